@@ -1,0 +1,1 @@
+"""From text to packed rows of tokens. Knows no model."""

@@ -1,0 +1,1 @@
+"""Starting runs on other machines. Knows commands, not tensors."""
