@@ -1,0 +1,49 @@
+"""Short causal depthwise convolution that never crosses the start of a document."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ShortConv(nn.Module):
+    """y_i = x_i + Σ_{s<width} weight_s · x_{i−s}, over rows of the same document only; one weight per channel.
+
+    A depthwise convolution of a few rows before the mixer, as in Primer (So et al. 2021, arXiv 2109.08668) and
+    Mamba (Gu & Dao 2023, arXiv 2312.00752). It is residual and starts at zero, hence as the identity, so that
+    switching it on leaves the initial model as it was (ours). The cache holds the last width − 1 rows of x.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.zeros(width, channels))
+
+    def _convolve(self, rows: Tensor, positions: Tensor | None) -> Tensor:
+        """`rows` begin width − 1 rows before the first output; rows before the start of a document count as zero."""
+        length = rows.shape[1] - self.width + 1
+        y = rows.narrow(1, self.width - 1, length) * (1 + self.weight[0])
+        for shift in range(1, self.width):
+            earlier = rows.narrow(1, self.width - 1 - shift, length)
+            if positions is not None:
+                earlier = earlier.masked_fill((positions < shift)[..., None], 0)
+            y = y + self.weight[shift] * earlier
+        return y
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x `[B, T, D]`, positions within documents `[B or 1, T]`."""
+        return self._convolve(F.pad(x, (0, 0, self.width - 1, 0)), positions)
+
+    def extend(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        """Continue a document with x `[B, T, D]`: the outputs and the new cache."""
+        rows = torch.cat((cache, x), dim=1)
+        return self._convolve(rows, None), rows[:, x.shape[1] :]
+
+    def empty_cache(self, batch: int) -> Tensor:
+        """`[B, width − 1, D]` of zeros: a document begins with nothing before it."""
+        return self.weight.new_zeros(batch, self.width - 1, self.weight.shape[1])
+
+    def cache_bytes(self) -> int:
+        """Bytes of the cache for one row of a batch."""
+        return (self.width - 1) * self.weight.shape[1] * self.weight.element_size()

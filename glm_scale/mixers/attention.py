@@ -1,0 +1,122 @@
+"""`attention` and `local:w`: softmax attention over the whole document, or over a row and the w − 1 before it.
+
+Queries and keys are rotated: a softmax over a set of rows cannot tell their order otherwise.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from glm_kernels import attention
+from torch import Tensor
+
+from glm_scale.layers.projection import Projection, projection_flops, split_heads
+from glm_scale.layers.rotary import Rotation
+from glm_scale.mixers.contract import MixerDims, MixerError
+from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.sequence import Sequence
+
+PAGE = 256
+"""Rows by which the cache of unlimited attention grows, so that decoding copies it once in so many tokens."""
+
+
+class AttentionCache(NamedTuple):
+    """Keys and values `[B, capacity, H, head_dim]` of documents that have seen `position` tokens.
+
+    The first `rows` of them count: all of the document without a window, at most the last w − 1 with one.
+    """
+
+    k: Tensor
+    v: Tensor
+    rows: int
+    position: int
+
+
+class AttentionMixing(HeadMixing):
+    """y_i = Σ_j softmax_j(scale · q_i·k_j) v_j over the rows j ≤ i, with a window over j > i − window only."""
+
+    sequence_strategies = ("a2a", "ring")
+
+    def __init__(self, window: int | None, dims: MixerDims) -> None:
+        super().__init__()
+        self.window = window
+        self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
+        self.q = Projection(dims.width, dims.heads * dims.head_dim)
+        self.k = Projection(dims.width, dims.heads * dims.head_dim)
+
+    def _queries_and_keys(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        return rotation(split_heads(self.q(x), self.heads)), rotation(split_heads(self.k(x), self.heads))
+
+    def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
+        q, k = self._queries_and_keys(x, sequence.rotation)
+        return attention(q, k, v, window=self.window, document_starts=sequence.document_starts)
+
+    def extend(self, x: Tensor, v: Tensor, cache: AttentionCache) -> tuple[Tensor, AttentionCache]:
+        positions = torch.arange(cache.position, cache.position + x.shape[1], device=x.device)
+        q, k = self._queries_and_keys(x, self.rotary(positions[None]))
+        cache = self._append(cache, k, v)
+        begins = cache.position == x.shape[1]
+        y = attention(q, k, v, window=self.window) if begins else self._attend(q, cache)
+        return y, self._trim(cache)
+
+    def _attend(self, q: Tensor, cache: AttentionCache) -> Tensor:
+        """The last rows of a document over the cache that they are already part of."""
+        new = q.shape[1]
+        mask = None
+        if new > 1:
+            ages = torch.arange(cache.rows - new, cache.rows, device=q.device)[:, None]
+            ages = ages - torch.arange(cache.rows, device=q.device)
+            mask = (ages >= 0) & (ages < (self.window or cache.rows))
+        q, k, v = (rows.transpose(1, 2) for rows in (q, cache.k[:, : cache.rows], cache.v[:, : cache.rows]))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+    def _append(self, cache: AttentionCache, k: Tensor, v: Tensor) -> AttentionCache:
+        rows, position = cache.rows + k.shape[1], cache.position + k.shape[1]
+        if self.window is not None:
+            return AttentionCache(torch.cat((cache.k, k), 1), torch.cat((cache.v, v), 1), rows, position)
+        missing = _paged(rows) - cache.k.shape[1]
+        buffers = [F.pad(buffer, (0, 0, 0, 0, 0, missing)) if missing else buffer for buffer in (cache.k, cache.v)]
+        for buffer, new in zip(buffers, (k, v), strict=True):
+            buffer[:, cache.rows : rows] = new
+        return AttentionCache(*buffers, rows, position)
+
+    def _trim(self, cache: AttentionCache) -> AttentionCache:
+        if self.window is None:
+            return cache
+        kept = min(cache.rows, self.window - 1)
+        gone = cache.rows - kept
+        return AttentionCache(cache.k[:, gone:].contiguous(), cache.v[:, gone:].contiguous(), kept, cache.position)
+
+    def empty_cache(self, batch: int) -> AttentionCache:
+        empty = self.k.weight.new_zeros(batch, 0, self.heads, self.head_dim)
+        return AttentionCache(empty, empty, rows=0, position=0)
+
+    def flops_per_token(self, length: int) -> float:
+        window = min(self.window or length, length)
+        pairs = window * (window + 1) / 2 + (length - window) * window
+        return projection_flops(self.q, self.k) + 4 * self.heads * self.head_dim * pairs / length
+
+    def cache_bytes(self, length: int) -> int:
+        rows = _paged(length) if self.window is None else min(length, self.window - 1)
+        return 2 * rows * self.heads * self.head_dim * self.k.weight.element_size()
+
+
+def _paged(rows: int) -> int:
+    return -(-rows // PAGE) * PAGE
+
+
+def read_attention(spelling: str, argument: str | None) -> StageSpec:
+    """`attention`: every row of the document up to and including the row itself."""
+    if argument is not None:
+        raise MixerError(f"mixer {spelling!r}: attention takes no argument; windowed attention is local:{argument}")
+    return StageSpec("attention", "inputs", partial(AttentionMixing, None))
+
+
+def read_local(spelling: str, argument: str | None) -> StageSpec:
+    """`local:w`: the row itself and the w − 1 rows before it."""
+    if argument is None or not argument.isdecimal() or int(argument) < 1:
+        raise MixerError(f"mixer {spelling!r}: local needs a whole number of rows ≥ 1, as in local:128")
+    return StageSpec(f"local:{int(argument)}", "inputs", partial(AttentionMixing, int(argument)))

@@ -1,0 +1,109 @@
+"""What the model, the trainer, the planner and the ladder know of a mixer, and all they know."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from glm_scale.errors import UserError
+from glm_scale.layers.rotary import Rotary
+from glm_scale.sequence import Sequence
+
+SequenceStrategy = Literal["scan", "ring", "a2a"]
+"""Ways to spread the rows of a sequence over ranks: all-gather of boundary summaries, boundary rows handed from rank
+to rank, all-to-all between sequence and heads."""
+
+Cache = Any
+"""What a mixer carries from row to row while decoding: a tensor or a NamedTuple of tensors, opaque outside it."""
+
+
+class MixerError(UserError, ValueError):
+    """A mixer that is misspelled, or asked for something it cannot do."""
+
+
+@dataclass(frozen=True)
+class MixerDims:
+    """The sizes a mixer is built from. `state_dim` is the state expansion N of the first-order SSM."""
+
+    width: int
+    heads: int
+    head_dim: int
+    state_dim: int
+    rotary: Rotary
+    norm_eps: float
+
+
+class Mixer(nn.Module, ABC):
+    """Mixes information between the rows of a sequence; never from a later row, never from another document."""
+
+    name: str
+    """The canonical spelling, as in configs, tags and error messages."""
+
+    sequence_strategies: tuple[SequenceStrategy, ...]
+    """The strategies under which this mixer can be exact over sequence shards, the cheapest first."""
+
+    splits_heads: ClassVar[bool] = True
+    """Whether every weight is laid out head by head, so that tensor parallelism can give each rank some heads."""
+
+    heads: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
+        """Whole rows: x `[B, T, D]` to `[B, T, D]`."""
+
+    @abstractmethod
+    def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """T more rows x `[B, T, D]` of the documents in `cache`, one document a row of the batch.
+
+        Returns the outputs and the cache after them. The cache given is used up: its storage may be reused.
+        """
+
+    @abstractmethod
+    def step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """One more row: `prefill` for x `[B, 1, D]`, at the cost of decoding."""
+
+    @abstractmethod
+    def empty_cache(self, batch: int) -> Cache:
+        """The cache before the first row of `batch` documents, on the device and in the dtype of the weights."""
+
+    @abstractmethod
+    def flops_per_token(self, length: int) -> float:
+        """Forward FLOPs of one token, the mean over a document of `length` tokens.
+
+        Matrix multiplications at two FLOPs per multiply–add, over the rows a token may read and no others: what the
+        definition asks for, not what an implementation spends on masked tiles. Softmax, norms, gates, rotations
+        and decays are not counted.
+        """
+
+    @abstractmethod
+    def cache_bytes(self, length: int) -> int:
+        """Bytes of the cache of one document after `length` tokens."""
+
+    def require_sequence_strategy(self, strategy: SequenceStrategy) -> None:
+        """Refuse a sequence-parallel strategy under which this mixer would not be exact."""
+        if strategy not in self.sequence_strategies:
+            raise MixerError(
+                f"mixer {self.name!r} cannot split the sequence axis by {strategy!r}; "
+                f"it can by {' or '.join(map(repr, self.sequence_strategies))}"
+            )
+
+    def require_tensor_parallel(self, ranks: int) -> None:
+        """Refuse a tensor-parallel size that does not give every rank the same number of whole heads."""
+        if self.heads % ranks:
+            nearest = max(size for size in range(1, ranks) if self.heads % size == 0)
+            raise MixerError(
+                f"mixer {self.name!r} cannot split its {self.heads} heads over {ranks} tensor-parallel ranks; "
+                f"the nearest size below that divides them is {nearest}"
+            )
+
+
+class MixerSpec(Protocol):
+    """A parsed spelling: its canonical form, and how to build it. Equal names are equal mixers."""
+
+    @property
+    def name(self) -> str: ...
+
+    def build(self, dims: MixerDims) -> Mixer: ...

@@ -1,0 +1,106 @@
+"""The frame that the mixers of this project share: project to values per head, mix them, project back.
+
+    v = W_v x      v ← stage(x, v) for every stage      y = W_o v
+
+One stage is an ordinary mixer. Two are a composition, V ← A X by attention and then a recurrence that reads V.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from glm_scale.layers.projection import Projection, ResidualProjection, projection_flops, split_heads
+from glm_scale.mixers.contract import Cache, Mixer, MixerDims, SequenceStrategy
+from glm_scale.sequence import Sequence
+
+
+class HeadMixing(nn.Module, ABC):
+    """A stage: mixes head values v `[B, T, H, head_dim]` with coefficients that it computes from x `[B, T, D]`.
+
+    `extend` continues the documents of a cache by T ≥ 1 rows. The rest is as in `Mixer`.
+    """
+
+    sequence_strategies: tuple[SequenceStrategy, ...]
+
+    @abstractmethod
+    def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor: ...
+
+    @abstractmethod
+    def extend(self, x: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]: ...
+
+    @abstractmethod
+    def empty_cache(self, batch: int) -> Cache: ...
+
+    @abstractmethod
+    def flops_per_token(self, length: int) -> float: ...
+
+    @abstractmethod
+    def cache_bytes(self, length: int) -> int: ...
+
+
+class MultiHead(Mixer):
+    """Value projection, stages, output projection. The weights of all four kinds lie head by head."""
+
+    def __init__(self, name: str, dims: MixerDims, stages: SequenceOf[HeadMixing]) -> None:
+        super().__init__()
+        self.name = name
+        self.heads = dims.heads
+        self.v = Projection(dims.width, dims.heads * dims.head_dim)
+        self.stages = nn.ModuleList(stages)
+        self.o = ResidualProjection(dims.heads * dims.head_dim, dims.width)
+        self.sequence_strategies = tuple(
+            strategy
+            for strategy in stages[-1].sequence_strategies
+            if all(strategy in stage.sequence_strategies for stage in stages)
+        )
+
+    def _stages(self) -> list[HeadMixing]:
+        return [stage for stage in self.stages if isinstance(stage, HeadMixing)]
+
+    def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
+        values = split_heads(self.v(x), self.heads)
+        for stage in self.stages:
+            values = stage(x, values, sequence)
+        return self.o(values.flatten(-2))
+
+    def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        values = split_heads(self.v(x), self.heads)
+        caches = []
+        for stage, before in zip(self._stages(), cache, strict=True):
+            values, after = stage.extend(x, values, before)
+            caches.append(after)
+        return self.o(values.flatten(-2)), tuple(caches)
+
+    def step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        return self.prefill(x, cache)
+
+    def empty_cache(self, batch: int) -> Cache:
+        return tuple(stage.empty_cache(batch) for stage in self._stages())
+
+    def flops_per_token(self, length: int) -> float:
+        own = projection_flops(self.v, self.o)
+        return own + sum(stage.flops_per_token(length) for stage in self._stages())
+
+    def cache_bytes(self, length: int) -> int:
+        return sum(stage.cache_bytes(length) for stage in self._stages())
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """The spelling of a mixer that is one stage.
+
+    `mixes` says which matrix of Y = (I − B)^-1 A X the stage is: "inputs" for A, "outputs" for the recurrence B.
+    """
+
+    name: str
+    mixes: Literal["inputs", "outputs"]
+    stage: Callable[[MixerDims], HeadMixing]
+
+    def build(self, dims: MixerDims) -> Mixer:
+        return MultiHead(self.name, dims, [self.stage(dims)])

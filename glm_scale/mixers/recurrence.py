@@ -1,0 +1,83 @@
+"""`window:w`, `dense`, `lattice:f`, `offsets:f`: structured recurrences with A = diagonal (arXiv 2605.31367).
+
+Every output is a convex combination of values: one softmax per row over the logit d of its own input and the scores
+of the outputs that its pattern lets it read.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step
+from glm_kernels.patterns import Dense
+from torch import Tensor
+
+from glm_scale.layers.projection import Projection, projection_flops, split_heads
+from glm_scale.layers.rotary import Rotation
+from glm_scale.mixers.contract import MixerDims, SequenceStrategy
+from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.sequence import Sequence
+
+INPUT_LOGIT_BIAS = 0.0
+
+
+class RecurrenceMixing(HeadMixing):
+    """y_i = α_i v_i + Σ_j β_ij y_j with (α_i, β_i·) = softmax([d_i, scale · q_i·k_j for j that row i reads]).
+
+    d is a learned projection of x, one logit a head (rather than scale · q_i·k_i), so that how much a row keeps of
+    its own input does not depend on how alike its query and key are. Queries and keys are rotated: a row reads a set
+    of rows, whose distances it could not see otherwise; d needs no rotation.
+    """
+
+    def __init__(self, pattern: Pattern, dims: MixerDims) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
+        self.q = Projection(dims.width, dims.heads * dims.head_dim)
+        self.k = Projection(dims.width, dims.heads * dims.head_dim)
+        self.d = Projection(dims.width, dims.heads, bias=True)
+        torch.nn.init.constant_(self.d.bias, INPUT_LOGIT_BIAS)
+        self.sequence_strategies = _strategies(pattern)
+
+    def _coefficients(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        q, k = (rotation(split_heads(project(x), self.heads)) for project in (self.q, self.k))
+        return q, k, self.d(x)
+
+    def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
+        q, k, d = self._coefficients(x, sequence.rotation)
+        return recurrence(q, k, v, d, self.pattern, document_starts=sequence.document_starts)[0]
+
+    def extend(self, x: Tensor, v: Tensor, cache: RecurrenceState) -> tuple[Tensor, RecurrenceState]:
+        rows = torch.arange(x.shape[1], device=x.device)
+        q, k, d = self._coefficients(x, self.rotary(cache.position[:, None] + rows))
+        if x.shape[1] == 1:
+            return recurrence_step(q, k, v, d, self.pattern, cache)
+        y, state = recurrence(q, k, v, d, self.pattern, initial_state=cache, output_final_state=True)
+        assert state is not None
+        return y, state
+
+    def empty_cache(self, batch: int) -> RecurrenceState:
+        size = self.head_dim
+        return empty_state(self.pattern, batch, self.heads, size, size, device=self.k.weight.device)
+
+    def flops_per_token(self, length: int) -> float:
+        reads = self.pattern.read_counts(length).sum().item() / length
+        return projection_flops(self.q, self.k, self.d) + 4 * self.heads * self.head_dim * reads
+
+    def cache_bytes(self, length: int) -> int:
+        position, fp32 = 8, 4
+        return position + 2 * self.pattern.slot_count(length) * self.heads * self.head_dim * fp32
+
+
+def _strategies(pattern: Pattern) -> tuple[SequenceStrategy, ...]:
+    """A scan exchanges s × s summaries of the s live rows: possible where they are few, senseless for `dense`."""
+    if isinstance(pattern, Lifetime) and not isinstance(pattern, Dense):
+        return ("scan", "ring", "a2a")
+    return ("a2a", "ring")
+
+
+def read_recurrence(spelling: str, argument: str | None) -> StageSpec:
+    """Any pattern of glm_kernels. Raises its PatternError, which shows the place in the spelling."""
+    pattern = parse_pattern(spelling)
+    return StageSpec(str(pattern), "outputs", partial(RecurrenceMixing, pattern))

@@ -1,0 +1,60 @@
+"""The mixers by the head word of their spelling. A new mixer is one new file and one line here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+from glm_scale.mixers.attention import read_attention, read_local
+from glm_scale.mixers.composed import compose
+from glm_scale.mixers.contract import MixerError, MixerSpec
+from glm_scale.mixers.recurrence import read_recurrence
+from glm_scale.mixers.ssm import read_ssm
+
+
+class Registered(NamedTuple):
+    """A mixer by its form, as error messages show it, and its reader.
+
+    The reader takes (spelling, what stands behind its ':' or None) and returns the parsed mixer.
+    """
+
+    form: str
+    read: Callable[[str, str | None], MixerSpec]
+
+
+MIXERS: Mapping[str, Registered] = MappingProxyType(
+    {
+        "attention": Registered("attention", read_attention),
+        "local": Registered("local:w", read_local),
+        "ssm": Registered("ssm", read_ssm),
+        "window": Registered("window:w", read_recurrence),
+        "dense": Registered("dense", read_recurrence),
+        "lattice": Registered("lattice:f", read_recurrence),
+        "offsets": Registered("offsets:f", read_recurrence),
+    }
+)
+
+
+@lru_cache(maxsize=256)
+def parse_mixer(spelling: str) -> MixerSpec:
+    """The mixer of a spelling: `attention`, `local:w`, `ssm`, `window:w`, `dense`, `lattice:f`, `offsets:f`, `A > B`.
+
+    Raises MixerError for a word that is no mixer, PatternError for a pattern that is none; both are ValueErrors.
+    """
+    parts = [_parse_part(part.strip(), spelling) for part in spelling.split(">")]
+    return parts[0] if len(parts) == 1 else compose(spelling, parts)
+
+
+def _parse_part(part: str, spelling: str) -> MixerSpec:
+    head, colon, argument = (piece.strip() for piece in part.partition(":"))
+    if head not in MIXERS:
+        nearest = difflib.get_close_matches(head, MIXERS, n=1)
+        meant = f" (did you mean {MIXERS[nearest[0]].form!r}?)" if nearest else ""
+        raise MixerError(
+            f"unknown mixer {head!r} in {spelling!r}{meant}; known are {', '.join(m.form for m in MIXERS.values())}, "
+            "and an input mixing in front of a recurrence, as in 'local:128 > lattice:2^k'"
+        )
+    return MIXERS[head].read(part, argument if colon else None)

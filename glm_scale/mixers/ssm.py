@@ -1,0 +1,102 @@
+"""`ssm`: a first-order diagonal state-space model with state expansion, the selective recurrence of Mamba-2.
+
+    S_i = exp(−A Δ_i) S_{i−1} + Δ_i k_i v_iᵀ      y_i = scale · q_iᵀ S_i + skip · v_i      Δ_i = softplus(W_dt x_i + b)
+
+Per head a state of `state_dim` × head_dim numbers and one data-dependent decay (Dao & Gu 2024, arXiv 2405.21060).
+Queries (Mamba's C) and keys (B) belong to each head, so that heads split over ranks. The decay carries the distance
+between rows, so nothing is rotated. The sum over the past is not normalised, unlike a softmax: its size varies with
+the decay, so every head is normalised by itself and then gated, as RetNet (arXiv 2307.08621), GLA (arXiv 2312.06635)
+and Mamba-2 found necessary. The gate costs one more width² than attention has; state_dim = head_dim / 2 makes the
+parameters equal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from glm_kernels import ssm, ssm_step
+from torch import Tensor, nn
+
+from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.projection import Projection, projection_flops, split_heads
+from glm_scale.mixers.contract import MixerDims, MixerError
+from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.sequence import Sequence
+
+RATE_RANGE = (1.0, 16.0)
+STEP_RANGE = (1e-3, 1e-1)
+"""Initial ranges of A and Δ in Mamba-2: memories from about one row to a thousand."""
+
+
+class SSMMixing(HeadMixing):
+    """The first-order recurrence with its skip, norm and gate. The cache is the state `[B, H, N, head_dim]`, fp32.
+
+    `log_rate` (log A) and `dt_bias` set decays close to one: whatever their dtype the decay is computed in fp32, and
+    training in bf16 must keep fp32 master weights of them. Both spread over the heads of a layer on a grid through
+    Mamba-2's ranges rather than at random, so that few heads cover them too (ours).
+    """
+
+    sequence_strategies = ("scan", "ring", "a2a")
+
+    def __init__(self, dims: MixerDims) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.state_dim = dims.heads, dims.head_dim, dims.state_dim
+        inner = dims.heads * dims.head_dim
+        self.q = Projection(dims.width, dims.heads * dims.state_dim)
+        self.k = Projection(dims.width, dims.heads * dims.state_dim)
+        self.dt = Projection(dims.width, dims.heads)
+        self.gate = Projection(dims.width, inner)
+        self.norm = RMSNorm(inner, dims.norm_eps, groups=dims.heads)
+        step = _grid(dims.heads, *STEP_RANGE)
+        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+        self.log_rate = nn.Parameter(_grid(dims.heads, *RATE_RANGE).log())
+        self.skip = nn.Parameter(torch.ones(dims.heads))
+
+    def _coefficients(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k `[B, T, H, N]` and the logarithm of the decay `[B, T, H]`, fp32."""
+        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
+        q, k = split_heads(self.q(x), self.heads), split_heads(self.k(x), self.heads)
+        return q, k * step[..., None].to(k.dtype), -step * self.log_rate.float().exp()
+
+    def _output(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        mixed = self.norm((y + self.skip[:, None] * v).flatten(-2)) * F.silu(self.gate(x))
+        return split_heads(mixed, self.heads)
+
+    def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
+        q, k, log_decay = self._coefficients(x)
+        y, _ = ssm(q, k, v, log_decay, document_starts=sequence.document_starts)
+        return self._output(x, y, v)
+
+    def extend(self, x: Tensor, v: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, log_decay = self._coefficients(x)
+        if x.shape[1] == 1:
+            y, state = ssm_step(q, k, v, log_decay, cache)
+        else:
+            y, state = ssm(q, k, v, log_decay, initial_state=cache, output_final_state=True)
+        return self._output(x, y, v), state
+
+    def empty_cache(self, batch: int) -> Tensor:
+        shape = (batch, self.heads, self.state_dim, self.head_dim)
+        return torch.zeros(shape, device=self.k.weight.device, dtype=torch.float32)
+
+    def flops_per_token(self, length: int) -> float:
+        state = self.heads * self.state_dim * self.head_dim
+        return projection_flops(self.q, self.k, self.dt, self.gate) + 4 * state
+
+    def cache_bytes(self, length: int) -> int:
+        return 4 * self.heads * self.state_dim * self.head_dim
+
+
+def _grid(points: int, low: float, high: float) -> Tensor:
+    """`points` values, evenly spaced in the logarithm, at the middles of equal parts of [low, high]."""
+    middles = (torch.arange(points) + 0.5) / points
+    return torch.exp(math.log(low) + middles * math.log(high / low))
+
+
+def read_ssm(spelling: str, argument: str | None) -> StageSpec:
+    """`ssm`; its state expansion is `ssm_state` of the model's configuration."""
+    if argument is not None:
+        raise MixerError(f"mixer {spelling!r}: ssm takes no argument; its state expansion is model.ssm_state")
+    return StageSpec("ssm", "outputs", SSMMixing)

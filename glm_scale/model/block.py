@@ -1,0 +1,62 @@
+"""One layer of the model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from glm_scale.layers.conv import ShortConv
+from glm_scale.layers.mlp import GatedMLP
+from glm_scale.layers.norm import RMSNorm
+from glm_scale.mixers import Mixer, MixerSpec
+from glm_scale.mixers.contract import Cache
+from glm_scale.model.config import ModelConfig
+from glm_scale.sequence import Sequence
+
+
+class BlockCache(NamedTuple):
+    """The mixer's cache and the few rows that the short convolution still reads (None without one)."""
+
+    mixer: Cache
+    conv: Tensor | None
+
+
+class Block(nn.Module):
+    """x ← x + mixer(conv(norm x)); x ← x + mlp(norm x). Pre-norm; the convolution is optional."""
+
+    def __init__(self, config: ModelConfig, mixer: MixerSpec) -> None:
+        super().__init__()
+        self.mixer_norm = RMSNorm(config.width, config.norm_eps)
+        self.conv = ShortConv(config.width, config.conv_width) if config.conv_width else None
+        self.mixer: Mixer = mixer.build(config.mixer_dims())
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = GatedMLP(config.width, config.mlp_size)
+
+    def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
+        """x `[B, T, width]` to `[B, T, width]`."""
+        mixed = self.mixer_norm(x)
+        if self.conv is not None:
+            mixed = self.conv(mixed, sequence.positions)
+        x = x + self.mixer(mixed, sequence)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def extend(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        """T more rows `[B, T, width]` of the documents in `cache`; the cache given is used up."""
+        mixed, conv = self.mixer_norm(x), cache.conv
+        if self.conv is not None and conv is not None:
+            mixed, conv = self.conv.extend(mixed, conv)
+        advance = self.mixer.step if x.shape[1] == 1 else self.mixer.prefill
+        mixed, mixer = advance(mixed, cache.mixer)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), BlockCache(mixer, conv)
+
+    def empty_cache(self, batch: int) -> BlockCache:
+        return BlockCache(self.mixer.empty_cache(batch), self.conv.empty_cache(batch) if self.conv else None)
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward FLOPs of the mixer and the MLP; the depthwise convolution is no matrix multiplication."""
+        return self.mixer.flops_per_token(length) + self.mlp.flops_per_token()
+
+    def cache_bytes(self, length: int) -> int:
+        return self.mixer.cache_bytes(length) + (self.conv.cache_bytes() if self.conv else 0)

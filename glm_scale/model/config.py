@@ -1,0 +1,98 @@
+"""The configuration of a language model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from glm_scale.layers.rotary import Rotary
+from glm_scale.mixers import MixerDims, MixerSpec, parse_mixer
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(BaseModel):
+    """Sizes and mixers of a model. Sizes count numbers, not bytes.
+
+    `mixers` repeats through the depth: layer i has mixer i modulo the length of the list. `head_dim` defaults to
+    width / heads; `mlp_width` to 8/3 of the width rounded up to a multiple of 64, which gives the gated MLP the
+    weights of a plain one four times as wide as the model (Touvron et al. 2023, arXiv 2302.13971).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vocab_size: Size
+    layers: Size
+    width: Size
+    heads: Size
+    head_dim: Size | None = None
+    mixers: Annotated[tuple[str, ...], Field(min_length=1)] = ("lattice:2^k",)
+    mlp_width: Size | None = None
+    conv_width: Annotated[int, Field(ge=0)] = 0
+    """Rows of the short convolution in front of every mixer, the row itself among them; 0 for none."""
+    tie_embeddings: bool = False
+    rotary_base: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10000.0
+    norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    ssm_state: Size = 64
+    """State expansion N of the `ssm` mixer: its state is N × head_dim a head."""
+
+    @field_validator("mixers", mode="before")
+    @classmethod
+    def _one_mixer_is_a_list(cls, mixers: object) -> object:
+        return (mixers,) if isinstance(mixers, str) else mixers
+
+    @field_validator("mixers")
+    @classmethod
+    def _canonical_spellings(cls, mixers: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_mixer(spelling).name for spelling in mixers)
+
+    @field_validator("conv_width")
+    @classmethod
+    def _convolution_reaches_back(cls, conv_width: int) -> int:
+        if conv_width == 1:
+            raise ValueError("conv_width 1 would read no earlier row; 0 means no convolution, 4 is usual")
+        return conv_width
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ModelConfig:
+        if self.head_dim is None and self.width % self.heads:
+            below = max(n for n in range(1, self.heads + 1) if self.width % n == 0)
+            raise ValueError(
+                f"width {self.width} does not divide into {self.heads} heads; "
+                f"take {below} heads, a width of {-(-self.width // self.heads) * self.heads}, or give head_dim"
+            )
+        if self.head_size % 2:
+            given = "head_dim" if self.head_dim is not None else f"width {self.width} / heads {self.heads} ="
+            raise ValueError(f"{given} {self.head_size} is odd, but rotary embeddings turn pairs of numbers")
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """Numbers a head, given or derived."""
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def mlp_size(self) -> int:
+        """Hidden units of the MLP, given or derived."""
+        return self.mlp_width or -(-8 * self.width // (3 * 64)) * 64
+
+    @property
+    def mixer_name(self) -> str:
+        """The mixers in one word, for tags and legends: `lattice:2^k+attention` for a hybrid of two."""
+        return "+".join(self.mixers)
+
+    def layer_mixers(self) -> list[MixerSpec]:
+        """The mixer of every layer, from the bottom."""
+        return [parse_mixer(self.mixers[layer % len(self.mixers)]) for layer in range(self.layers)]
+
+    def mixer_dims(self) -> MixerDims:
+        """What a mixer is built from."""
+        return MixerDims(
+            width=self.width,
+            heads=self.heads,
+            head_dim=self.head_size,
+            state_dim=self.ssm_state,
+            rotary=Rotary(self.head_size, self.rotary_base),
+            norm_eps=self.norm_eps,
+        )

@@ -1,0 +1,81 @@
+"""The output head: logits, or the loss without ever holding all of them.
+
+The loss multiplies by the vocabulary a few rows at a time and computes the gradients of those rows on the spot, so
+that neither logits nor their gradients of a whole batch exist at once, and no multiplication is done twice; the
+idea of Liger Kernel's fused linear cross entropy (Hsu et al. 2024, arXiv 2410.10989) in plain torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glm_scale.layers.projection import Projection
+
+IGNORED = -100
+"""The label of a token that does not count."""
+
+_CHUNK_LOGITS = 2**24
+"""fp32 logits that exist at once: 64 MiB."""
+
+
+class LanguageModelHead(Projection):
+    """Hidden states `[B, T, width]` to logits `[B, T, vocab]`, or to a loss if there are labels."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits in the dtype of x; with labels int64 `[B, T]` the sum of −log p(label) in nats, an fp32 scalar."""
+        if labels is None:
+            return super().forward(x)
+        return summed_cross_entropy(x.flatten(0, -2), self.weight, labels.flatten())
+
+
+def summed_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int | None = None) -> Tensor:
+    """Σ_rows −log softmax(weight x)[label], fp32, over the rows whose label is not IGNORED.
+
+    x `[rows, width]`, weight `[vocab, width]`, labels int64 `[rows]`. Softmax and sums are fp32. Differentiable once,
+    in x and weight; the gradients are made in the forward pass and held until the backward pass.
+    """
+    rows = chunk_rows or max(1, _CHUNK_LOGITS // weight.shape[0])
+    loss: Tensor = _SummedCrossEntropy.apply(x, weight, labels, rows)
+    return loss
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int) -> Tensor:
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        loss = torch.zeros((), dtype=torch.float32, device=x.device)
+        grad_x = torch.empty_like(x) if needs_x else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        for begin in range(0, x.shape[0], chunk_rows):
+            rows, targets = x[begin : begin + chunk_rows], labels[begin : begin + chunk_rows]
+            counted = (targets != IGNORED)[:, None]
+            targets = targets.clamp(min=0)
+            logits = (rows @ weight.T).float()
+            log_normalizer = logits.logsumexp(-1, keepdim=True)
+            loss += ((log_normalizer - logits.gather(-1, targets[:, None])) * counted).sum()
+            if grad_x is None and grad_weight is None:
+                continue
+            grad = logits.sub_(log_normalizer).exp_()  # softmax, in the storage of the logits
+            grad[torch.arange(len(targets), device=x.device), targets] -= 1
+            grad = grad.mul_(counted).to(x.dtype)
+            if grad_x is not None:
+                torch.mm(grad, weight, out=grad_x[begin : begin + chunk_rows])
+            if grad_weight is not None:
+                grad_weight += grad.T @ rows
+        ctx.save_for_backward(grad_x, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_x, grad_weight = ctx.saved_tensors
+        (scale,) = grad_outputs
+        return (
+            None if grad_x is None else grad_x * scale.to(grad_x.dtype),
+            None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
+            None,
+            None,
+        )

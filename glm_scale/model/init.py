@@ -1,0 +1,41 @@
+"""Initial weights.
+
+Matrices are normal with standard deviation √(2 / (5 · width)), the small init of Nguyen & Salazar 2019
+(arXiv 1910.05895), which is GPT-2's 0.02 at a width of 1,000; projections that write into the residual stream are
+divided by √(2 · layers), as GPT-2 (Radford et al. 2019) and Megatron-LM do, so that the stream's variance does not
+grow with depth. Vectors (norms, biases, decays, the short convolution) keep the constants of their own modules.
+
+Every matrix draws from a generator of its own, seeded by (seed, name). Its weights then depend on nothing else in
+the model: two models that differ in one mixer agree wherever their parameters do, and a rank that holds a part of a
+matrix can draw the whole and keep its part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import nn
+
+from glm_scale.layers.projection import Projection, ResidualProjection
+
+
+def parameter_generator(seed: int, name: str) -> torch.Generator:
+    """The generator, on the CPU, that draws the parameter `name`."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, *, width: int, layers: int, seed: int) -> None:
+    """Draw the weights of every projection and embedding of `model`, the same on every device and dtype."""
+    std = math.sqrt(2 / (5 * width))
+    drawn_already: set[nn.Parameter] = set()  # tied weights have two names; the first one draws
+    for name, module in model.named_modules():
+        if isinstance(module, Projection | nn.Embedding) and module.weight not in drawn_already:
+            drawn_already.add(module.weight)
+            scale = std / math.sqrt(2 * layers) if isinstance(module, ResidualProjection) else std
+            drawn = torch.empty(module.weight.shape, dtype=torch.float32)
+            drawn.normal_(0, scale, generator=parameter_generator(seed, f"{name}.weight"))
+            module.weight.copy_(drawn)

@@ -1,0 +1,97 @@
+"""LanguageModel: tokens to logits or to a loss, and the same model row by row with caches."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.projection import projection_flops
+from glm_scale.layers.rotary import Rotary
+from glm_scale.model.block import Block, BlockCache
+from glm_scale.model.config import ModelConfig
+from glm_scale.model.head import LanguageModelHead
+from glm_scale.model.init import initialize
+from glm_scale.sequence import Sequence
+
+ModelCache = list[BlockCache]
+"""What decoding carries from token to token: the cache of every block."""
+
+
+class LanguageModel(nn.Module):
+    """A pre-norm stack of token mixers and gated MLPs, with weights drawn from `seed`.
+
+    `activation_checkpointing`: keep only the inputs of the blocks for the backward pass and compute the rest again.
+    It changes no number, so the trainer sets it and the configuration of the model does not know it.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        self.rotary = Rotary(config.head_size, config.rotary_base)
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.layer_mixers())
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head = LanguageModelHead(config.width, config.vocab_size)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        initialize(self, width=config.width, layers=config.layers, seed=seed)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def forward(self, tokens: Tensor, document_starts: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Logits `[B, T, vocab]` of the next token at every position, or with labels their summed loss.
+
+        `tokens`: int64 `[B, T]`. `document_starts`: int32 `[B, T]`, the row index where each token's document starts;
+        None if every row is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then the result
+        is the sum, not the mean, of the token losses in nats, an fp32 scalar.
+        """
+        sequence = Sequence.of(tokens.shape[1], self.rotary, tokens.device, document_starts)
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            if self.activation_checkpointing and self.training:
+                # Nothing in a block draws random numbers, so there is no state of theirs to keep.
+                x = checkpoint(block, x, sequence, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, sequence)
+        return self.head(self.norm(x), labels)
+
+    def prefill(self, tokens: Tensor, caches: ModelCache, *, last_only: bool = False) -> tuple[Tensor, ModelCache]:
+        """Logits of T more tokens `[B, T]` of the documents in `caches`, one a row, and the caches after them.
+
+        The logits are `[B, T, vocab]`, or `[B, 1, vocab]` of the last token with `last_only`. The caches given are
+        used up.
+        """
+        x = self.embedding(tokens)
+        after = []
+        for block, cache in zip(self._blocks(), caches, strict=True):
+            x, cache = block.extend(x, cache)
+            after.append(cache)
+        return self.head(self.norm(x[:, -1:] if last_only else x)), after
+
+    def step(self, tokens: Tensor, caches: ModelCache) -> tuple[Tensor, ModelCache]:
+        """Logits `[B, 1, vocab]` after one more token `[B, 1]` of each document, and the caches after it."""
+        return self.prefill(tokens, caches)
+
+    def empty_caches(self, batch: int = 1) -> ModelCache:
+        """The caches before the first token of `batch` documents, on the device and in the dtype of the weights."""
+        return [block.empty_cache(batch) for block in self._blocks()]
+
+    def parameter_count(self, embedding: bool = True) -> int:
+        """Numbers learned; without `embedding` the embedding and the head, tied or not, are left out."""
+        tables = {self.embedding.weight, self.head.weight}
+        return sum(p.numel() for p in self.parameters() if embedding or p not in tables)
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward FLOPs of one token, the mean over a document of `length` tokens; training takes three times that.
+
+        Matrix multiplications at two FLOPs per multiply–add, the head's among them, the embedding's look-up not;
+        mixers as `Mixer.flops_per_token` says. What activation checkpointing computes again is not counted.
+        """
+        return projection_flops(self.head) + sum(block.flops_per_token(length) for block in self._blocks())
+
+    def cache_bytes(self, length: int) -> int:
+        """Bytes of the caches of one document after `length` tokens."""
+        return sum(block.cache_bytes(length) for block in self._blocks())
