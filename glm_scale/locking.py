@@ -1,0 +1,94 @@
+"""Files that one process holds at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+import weakref
+from pathlib import Path
+from typing import Self
+
+from glm_scale.errors import UserError
+
+
+class FileLock:
+    """Exclusive hold on a file, by `flock`; the kernel lets go when the process dies, however it dies.
+
+    Raises UserError naming the holder if another process holds the file. Where the file system knows no locks
+    (some network mounts) nothing is held and nothing is refused.
+    """
+
+    def __init__(self, path: Path, purpose: str, patience: float = 1.0) -> None:
+        self.path = path
+        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if _try_flock(self._file, fcntl.LOCK_EX, patience) is False:
+            holder = _holder(path)
+            os.close(self._file)
+            raise UserError(f"process {holder} is {purpose} {path.parent}; wait for it, or stop it first")
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        _close_in_forked_children(self)
+
+    def release(self) -> None:
+        """Let go; calling it again does nothing."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+def _close_in_forked_children(lock: FileLock) -> None:
+    """A forked worker shares the open file, and would hold the lock on after the trainer was killed."""
+    reference = weakref.ref(lock)
+
+    def close() -> None:
+        if (inherited := reference()) is not None:
+            inherited.release()
+
+    os.register_at_fork(after_in_child=close)
+
+
+def _try_flock(file: int, kind: int, patience: float) -> bool | None:
+    """Whether the lock could be taken within `patience` seconds; None if the file system has no locks."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                return None
+            raise
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if text := path.read_text().strip():
+            return text
+    return "(unknown)"
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process, this one included, holds the file; true as well where locks do not exist."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # A shared lock, so that two onlookers never take each other for the holder.
+        return _try_flock(file, fcntl.LOCK_SH, 0.0) is not True
+    finally:
+        os.close(file)

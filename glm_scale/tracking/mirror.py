@@ -1,0 +1,303 @@
+"""Copies a run directory into an MLflow run. Synchronous: every call talks to MLflow and may raise or take long.
+
+Calls are safe to repeat. A point keeps the time at which it was measured, and MLflow's database ignores a point it
+already has, so replaying part of the log changes nothing.
+
+MLflow plots metrics against an integer step and nothing else. The curves that runs are compared by are
+therefore logged three times, under names that say what the step counts:
+
+    train/loss                step = optimizer steps
+    by_tokens/train/loss      step = tokens
+    by_gflops/train/loss      step = GFLOPs of training (FLOPs themselves pass the largest 64-bit integer at 9e18,
+                              and petaflops would make one step of a small run)
+
+`progress/tokens` and `progress/flops` hold both against optimizer steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import (
+    MAX_ENTITY_KEY_LENGTH,
+    MAX_METRICS_PER_BATCH,
+    MAX_PARAM_VAL_LENGTH,
+    MAX_PARAMS_TAGS_PER_BATCH,
+    MAX_TAG_VAL_LENGTH,
+)
+
+from glm_scale.runs import RunDirectory, RunSummary
+from glm_scale.tracking.config import without_secrets
+from glm_scale.tracking.metrics_log import Record
+from glm_scale.tracking.state import TrackingState
+
+UID_TAG = "glm_scale.uid"
+_COMPARED = ("loss", "bits_per_byte")
+_BAD_KEY_CHARACTER = re.compile(r"[^\w\-. /:]")
+_MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+_logger = logging.getLogger(__name__)
+
+
+class Mirror:
+    """One run directory and its MLflow run. The caller holds the run's tracking lock."""
+
+    def __init__(self, run: RunDirectory, state: TrackingState) -> None:
+        self.run = run
+        self.state = state
+        self._client: MlflowClient | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None
+
+    def disconnect(self) -> None:
+        """Forget the connection; the next call makes it anew and checks that the MLflow run is still there."""
+        self._client = None
+
+    def catch_up(self) -> None:
+        """Send everything in metrics.jsonl that MLflow has not received."""
+        client = self._connected()
+        while (batch := self._next_batch()) is not None:
+            metrics, offset = batch
+            self._send(client, metrics)
+            self.state.advance(self.run.metrics, offset)
+            self.state.write(self.run)
+
+    def finish(self) -> None:
+        """Send what is left, upload the artifacts and set the final status, if the run has one by now."""
+        self.catch_up()
+        client, summary = self._connected(), self.run.read_summary()
+        if summary.status == "running":
+            return
+        self._upload_artifacts(client)
+        ended = None if summary.ended is None else round(summary.ended * 1000)
+        client.set_terminated(self._run_id, _MLFLOW_STATUS[summary.status], ended)
+        self.state.complete = True
+        self.state.write(self.run)
+
+    # The MLflow run --------------------------------------------------------------------------------------------
+
+    @property
+    def _run_id(self) -> str:
+        assert self.state.run_id is not None, "the MLflow run is found or created on connecting"
+        return self.state.run_id
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            client = MlflowClient(tracking_uri=self.state.uri)
+            summary = self.run.read_summary()
+            self._find_or_create_run(client, summary)
+            if summary.status == "running":
+                client.update_run(self._run_id, status="RUNNING")
+            self._describe(client, summary)
+            self._client = client
+        return self._client
+
+    def _find_or_create_run(self, client: MlflowClient, summary: RunSummary) -> None:
+        if self.state.run_id is not None and _is_active(client, self.state.run_id):
+            return
+        if self.state.run_id is not None:
+            _logger.warning("the MLflow run %s is gone; starting another and replaying", self.state.run_id)
+            self.state.marks.clear()
+        experiment = find_or_create_experiment(client, self.state.experiment)
+        # A creation whose answer got lost has left a run behind; its tag finds it.
+        left_behind = client.search_runs([experiment], f"tags.`{UID_TAG}` = '{self.state.uid}'", max_results=1)
+        if left_behind:
+            self.state.run_id = left_behind[0].info.run_id
+        else:
+            self.state.write(self.run)
+            tags = {UID_TAG: self.state.uid, "mlflow.user": _user(), "mlflow.source.name": "glm-scale"}
+            created = client.create_run(experiment, round(summary.started * 1000), tags, run_name=summary.name)
+            self.state.run_id = created.info.run_id
+        self.state.write(self.run)
+
+    def _describe(self, client: MlflowClient, summary: RunSummary) -> None:
+        """Parameters, tags and the files that are there from the start."""
+        known = client.get_run(self._run_id).data.params
+        parameters = run_parameters(self.run)
+        tags = run_tags(self.run, summary)
+        # MLflow's parameters never change. What a resumed run was told to do otherwise is kept as a tag.
+        tags |= {f"resumed.{key}": text for key, text in parameters.items() if known.get(key, text) != text}
+        new = [Param(key, text) for key, text in parameters.items() if key not in known]
+        for start in range(0, len(new), MAX_PARAMS_TAGS_PER_BATCH):
+            batch = new[start : start + MAX_PARAMS_TAGS_PER_BATCH]
+            client.log_batch(self._run_id, params=batch, synchronous=True)
+        entries = [RunTag(_usable_key(key), text[:MAX_TAG_VAL_LENGTH]) for key, text in tags.items()]
+        for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
+            batch_of_tags = entries[start : start + MAX_PARAMS_TAGS_PER_BATCH]
+            client.log_batch(self._run_id, tags=batch_of_tags, synchronous=True)
+        self._upload(client, self.run.config, self.run.version)
+
+    def _upload_artifacts(self, client: MlflowClient) -> None:
+        self._upload(client, self.run.config, self.run.version, self.run.summary)
+        for folder in (self.run.plots, self.run.samples):
+            if folder.is_dir() and any(folder.iterdir()):
+                self._upload(client, folder)
+
+    def _upload(self, client: MlflowClient, *paths: Path) -> None:
+        """An artifact store of its own (a bucket, say) may be out of reach while metrics go through."""
+        for path in paths:
+            try:
+                if path.is_dir():
+                    client.log_artifacts(self._run_id, str(path), path.name)
+                elif path.exists():
+                    client.log_artifact(self._run_id, str(path))
+            except Exception as error:
+                if isinstance(error, MlflowException) and "API request" in str(error):
+                    raise
+                _logger.warning("could not upload %s to MLflow: %s", path.name, first_line(error))
+
+    # Metrics ---------------------------------------------------------------------------------------------------
+
+    def _next_batch(self) -> tuple[list[Metric], int] | None:
+        """The next points to send and the offset behind their records; None if there is nothing new."""
+        path = self.run.metrics
+        if not path.exists():
+            return None
+        offset = start = self.state.offset(path)
+        metrics: list[Metric] = []
+        with path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                with contextlib.suppress(ValueError):
+                    points = list(metric_points(Record.from_json(line)))
+                    if metrics and len(metrics) + len(points) > MAX_METRICS_PER_BATCH:
+                        break
+                    metrics += points[:MAX_METRICS_PER_BATCH]
+                offset += len(line)
+        return (metrics, offset) if offset > start else None
+
+    def _send(self, client: MlflowClient, metrics: list[Metric]) -> None:
+        if not metrics:
+            return
+        try:
+            client.log_batch(self._run_id, metrics=metrics, synchronous=True)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            # One point that MLflow refuses must not hold up all that follow.
+            if len(metrics) == 1:
+                _logger.warning("MLflow refused %s at step %d: %s", metrics[0].key, metrics[0].step, first_line(error))
+                return
+            half = len(metrics) // 2
+            self._send(client, metrics[:half])
+            self._send(client, metrics[half:])
+
+
+def metric_points(record: Record) -> Iterator[Metric]:
+    """The MLflow points of a record, under the names that the module's docstring explains."""
+    milliseconds = round(record.time * 1000)
+
+    def point(name: str, value: float, step: int) -> Metric:
+        return Metric(_usable_key(name), value, milliseconds, step)
+
+    if record.kind == "event":
+        return
+    for name in record.values:
+        if (value := record.number(name)) is None:
+            continue
+        yield point(f"{record.kind}/{name}", value, record.step)
+        if name in _COMPARED and record.kind in ("train", "validation"):
+            yield point(f"by_tokens/{record.kind}/{name}", value, record.tokens)
+            yield point(f"by_gflops/{record.kind}/{name}", value, round(record.flops / 1e9))
+    if record.kind == "train":
+        yield point("progress/tokens", record.tokens, record.step)
+        yield point("progress/flops", record.flops, record.step)
+
+
+def _usable_key(name: str) -> str:
+    return _BAD_KEY_CHARACTER.sub("_", name)[:MAX_ENTITY_KEY_LENGTH]
+
+
+def find_or_create_experiment(client: MlflowClient, name: str) -> str:
+    """The id of the experiment called `name`; another process may be creating it at the same time."""
+    if (experiment := client.get_experiment_by_name(name)) is None:
+        try:
+            return client.create_experiment(name)
+        except MlflowException:
+            if (experiment := client.get_experiment_by_name(name)) is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise ValueError(
+            f"the experiment {name!r} was deleted in MLflow; set tracking.experiment to another name, or restore it"
+        )
+    return experiment.experiment_id
+
+
+def _is_active(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def run_parameters(run: RunDirectory) -> dict[str, str]:
+    """config.yaml as dotted keys and texts within MLflow's limits of length; nothing that is secret."""
+    try:
+        content = yaml.safe_load(run.config.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    flat = without_secrets(dict(_flatten(content if isinstance(content, dict) else {})))
+    return {
+        _BAD_KEY_CHARACTER.sub("_", key)[:MAX_ENTITY_KEY_LENGTH]: text[:MAX_PARAM_VAL_LENGTH]
+        for key, text in flat.items()
+    }
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{name}.")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            yield from _flatten(dict(enumerate(value)), f"{name}.")
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def run_tags(run: RunDirectory, summary: RunSummary) -> dict[str, str]:
+    """What one filters runs by."""
+    version = run.read_version()
+    tags = {
+        "mixer": summary.mixer,
+        "parameters": str(summary.parameters),
+        "non_embedding_parameters": str(summary.non_embedding_parameters),
+        "sequence_length": str(summary.sequence_length),
+        "run_directory": str(run.path),
+    }
+    if commit := version.get("git_commit"):
+        dirty = bool(version.get("git_dirty"))
+        tags |= {"git_commit": commit, "git_dirty": str(dirty).lower(), "mlflow.source.git.commit": commit}
+    for package in ("glm_scale", "torch", "deepspeed"):
+        if text := version.get(package):
+            tags[f"version.{package}"] = str(text)
+    return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut to a length that fits a log line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,107 @@
+"""What to mirror where (`Order`), and how far that has come: tracking.json (`TrackingState`)."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from glm_scale.runs import RunDirectory, write_atomically
+
+_MARKS = 64
+# The tail of a record holds its values and the head of the next line its time: this much text never repeats.
+_FINGERPRINT_BYTES = 512
+
+
+class Mark(BaseModel):
+    """A place in metrics.jsonl up to which everything was received, and a checksum of the text before it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    offset: int
+    checksum: int
+
+    @classmethod
+    def at(cls, metrics: Path, offset: int) -> Self:
+        return cls(offset=offset, checksum=_checksum(metrics, offset))
+
+    def holds(self, metrics: Path) -> bool:
+        """Whether the log still reads as it did when the mark was set."""
+        return self.checksum == _checksum(metrics, self.offset)
+
+
+class TrackingState(BaseModel):
+    """Content of tracking.json.
+
+    `uid` names the run for MLflow before MLflow has named it (`run_id`), so that a creation whose answer was lost is
+    found again instead of repeated. `requested_uri` is the URI as configured, `uri` the same made absolute.
+    `complete`: everything up to the end of the run, artifacts and final status included, has been received.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    requested_uri: str
+    uri: str
+    experiment: str
+    uid: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    run_id: str | None = None
+    complete: bool = False
+    marks: list[Mark] = []
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> Self | None:
+        """The state of a run; None if it has never been mirrored or the file is damaged."""
+        try:
+            return cls.model_validate_json(run.tracking.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def write(self, run: RunDirectory) -> None:
+        write_atomically(run.tracking, self.model_dump_json(indent=2) + "\n")
+
+    def offset(self, metrics: Path) -> int:
+        """Where to go on reading: the last mark that still fits the log.
+
+        A run that resumed has cut its log and written on, so text behind the cut is new whatever its length.
+        """
+        while self.marks and not self.marks[-1].holds(metrics):
+            self.marks.pop()
+        return self.marks[-1].offset if self.marks else 0
+
+    def advance(self, metrics: Path, offset: int) -> None:
+        """Remember that everything before `offset` was received. Old marks are thinned, recent ones stay dense."""
+        self.marks.append(Mark.at(metrics, offset))
+        if len(self.marks) > _MARKS:
+            half = _MARKS // 2
+            self.marks = self.marks[:half:2] + self.marks[half:]
+
+
+class Order(BaseModel):
+    """What to mirror to where. Without a URI the store is the one that tracking.json names.
+
+    `parent`: the process to watch; None sends what is there, sets the final status and ends.
+    `patience`: seconds to go on trying once asked to stop, or without a parent.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Path
+    uri: str | None = None
+    experiment: str | None = None
+    base: Path
+    parent: int | None = None
+    patience: float
+
+
+def _checksum(metrics: Path, offset: int) -> int:
+    start = max(0, offset - _FINGERPRINT_BYTES)
+    try:
+        with metrics.open("rb") as file:
+            file.seek(start)
+            text = file.read(offset - start)
+    except OSError:
+        return -1
+    return zlib.crc32(text) if len(text) == offset - start else -1
