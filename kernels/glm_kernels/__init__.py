@@ -1,1 +1,19 @@
 """Patterns and operators of structured generalized linear recurrences. Imports torch (and triton) only."""
+
+from glm_kernels import reference
+from glm_kernels.operators import recurrence, recurrence_step
+from glm_kernels.patterns import Lifetime, Offsets, Pattern, PatternError, parse_pattern
+from glm_kernels.state import RecurrenceState, empty_state
+
+__all__ = [
+    "Lifetime",
+    "Offsets",
+    "Pattern",
+    "PatternError",
+    "RecurrenceState",
+    "empty_state",
+    "parse_pattern",
+    "recurrence",
+    "recurrence_step",
+    "reference",
+]
