@@ -12,6 +12,7 @@ from glm_kernels.documents import documents_of
 from glm_kernels.patterns import Pattern, parse_pattern
 from glm_kernels.state import RecurrenceState
 from glm_kernels.torch_backend import recurrence as torch_recurrence
+from glm_kernels.torch_backend import ssm as torch_ssm
 
 Backend = Literal["auto", "triton", "torch", "reference"]
 
@@ -84,6 +85,47 @@ def recurrence_step(
     return torch_recurrence.step(q, k, v, d, pattern, scale, state)
 
 
+def ssm(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    *,
+    scale: float | None = None,
+    cu_seqlens: Tensor | None = None,
+    document_starts: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """First-order recurrence with state expansion, one decay per head and token (the diagonal SSM of Mamba-2).
+
+    h_t = exp(log_decay_t) h_{t−1} + k_t v_tᵀ and y_t = scale · q_tᵀ h_t. Source: arXiv 2405.21060.
+
+    q, k `[B, T, H, K]` with K the state expansion; v `[B, T, H, V]`; log_decay `[B, T, H]`, ≤ 0 for a state that
+    fades. The other keywords are those of `recurrence`; states are `[N, H, K, V]` float32 (float64 for float64 work).
+    Returns y `[B, T, H, V]` in v's dtype, and the state or None. Raises ValueError on bad arguments.
+    """
+    _check_rows(q, k, v, log_decay, "log_decay")
+    documents = documents_of(q.shape[0], q.shape[1], cu_seqlens, document_starts, q.device)
+    _check_ssm_state(initial_state, len(documents.entry), q, v)
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    operator = reference.ssm if chosen_backend(backend) == "reference" else torch_ssm.ssm
+    return operator(q, k, v, log_decay, scale, documents, initial_state, output_final_state)
+
+
+@torch.no_grad()
+def ssm_step(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, *, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """One token of decoding: `ssm` of a single row (T = 1) that continues `state`. Not differentiable."""
+    _check_rows(q, k, v, log_decay, "log_decay")
+    if q.shape[1] != 1:
+        raise ValueError(f"ssm_step takes one token (T = 1), got T = {q.shape[1]}; use ssm for more")
+    _check_ssm_state(state, q.shape[0], q, v)
+    return torch_ssm.step(q, k, v, log_decay, q.shape[3] ** -0.5 if scale is None else scale, state)
+
+
 def chosen_backend(backend: str) -> Backend:
     """The backend that will run: "auto" takes the fastest one that is there."""
     if backend not in get_args(Backend):
@@ -128,3 +170,9 @@ def _check_state(state: RecurrenceState | None, pattern: Pattern, carried: int, 
             )
     if state.k.shape[2] != state.y.shape[2]:
         raise ValueError(f"the state's k has {state.k.shape[2]} slots and its y {state.y.shape[2]}; they must agree")
+
+
+def _check_ssm_state(state: Tensor | None, carried: int, q: Tensor, v: Tensor) -> None:
+    expected = [carried, q.shape[2], q.shape[3], v.shape[3]]
+    if state is not None and list(state.shape) != expected:
+        raise ValueError(f"the state must have shape [N, H, K, V] = {expected}, got {list(state.shape)}")

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from glm_kernels.documents import documents_of
+from glm_kernels.documents import Documents, documents_of
 from glm_kernels.patterns import Pattern
 from glm_kernels.state import RecurrenceState
 
@@ -100,3 +100,32 @@ def _pack(documents: list[tuple[Tensor, Tensor]], pattern: Pattern) -> Recurrenc
             empty = source.new_zeros(source.shape[0], slot_count, source.shape[2])
             kept.append(empty.index_copy(1, slots, source[:, rows[slots]]))
     return RecurrenceState(torch.stack(ks), torch.stack(ys), torch.tensor(seen))
+
+
+def ssm(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    scale: float,
+    documents: Documents,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """h_t = exp(log_decay_t) h_{t−1} + k_t v_tᵀ, y_t = scale · q_tᵀ h_t, row by row; as in `glm_kernels.ssm`."""
+    batch, length, heads, key_dim = q.shape
+    per_row = len(documents.entry) // batch
+    zero = q.new_zeros(heads, key_dim, v.shape[3])
+    finals = [zero if initial_state is None else initial_state[n] for n in range(len(documents.entry))]
+    rows = []
+    for b in range(batch):
+        h = zero
+        for t in range(length):
+            document = int(documents.carried[b, t])
+            if int(documents.starts[b, t]) == t:
+                h = zero if initial_state is None or document < 0 else initial_state[document].to(q.dtype)
+            h = log_decay[b, t].exp()[:, None, None] * h + k[b, t].unsqueeze(2) * v[b, t].unsqueeze(1)
+            rows.append(scale * torch.einsum("hk,hkv->hv", q[b, t], h))
+            finals[document if per_row > 1 else b] = h
+    y = torch.stack(rows).view(batch, length, heads, -1)
+    return y, torch.stack(finals) if output_final_state else None

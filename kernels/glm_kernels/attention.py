@@ -1,0 +1,124 @@
+"""Causal attention by well-kept library kernels: SDPA, and FlexAttention for windows and packed documents on GPU.
+
+On CPU, where FlexAttention has no backward pass, a window becomes SDPA over pairs of blocks (memory O(T·w)) and packed
+documents one SDPA call each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None = None,
+    document_starts: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Causal softmax attention within documents.
+
+    q, k `[B, T, H, K]`; v `[B, T, H, V]`. window: a row attends to itself and the window − 1 rows before it, None for
+    all. document_starts: int `[B, T]`, the row at which each token's document starts. scale: K^-0.5 unless given.
+    Returns `[B, T, H, V]`. Raises ValueError for a window < 1.
+    """
+    if window is not None and window < 1:
+        raise ValueError(f"window = {window}; a row attends at least to itself, so it must be ≥ 1")
+    length = q.shape[1]
+    if window is not None and window >= length:
+        window = None
+    if document_starts is not None and not bool(document_starts.any()):
+        document_starts = None
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if window is None and document_starts is None:
+        y = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    elif q.device.type != "cpu":
+        y = _flex(q, k, v, window, document_starts, scale)
+    elif window is not None:
+        y = _block_pairs(q, k, v, window, document_starts, scale)
+    else:
+        assert document_starts is not None
+        y = _by_document(q, k, v, document_starts, scale)
+    return y.transpose(1, 2)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex_attention() -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    """FlexAttention materialises every score unless it is compiled."""
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, window: int | None, document_starts: Tensor | None, scale: float | None
+) -> Tensor:
+    batch, _, length, _ = q.shape
+    reach = length if window is None else window
+
+    def reads(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        allowed = (j <= i) & (i - j < reach)
+        return allowed if document_starts is None else allowed & (document_starts[b, i] <= j)
+
+    rows = None if document_starts is None else batch
+    mask = create_block_mask(reads, rows, None, length, length, device=str(q.device))
+    y = _compiled_flex_attention()(q, k, v, block_mask=mask, scale=scale)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def _by_document(q: Tensor, k: Tensor, v: Tensor, document_starts: Tensor, scale: float | None) -> Tensor:
+    length = q.shape[2]
+    rows = []
+    for b, starts in enumerate(document_starts):
+        bounds = [*starts.unique().tolist(), length]
+        spans = [slice(start, end) for start, end in pairwise(bounds)]
+        documents = [
+            scaled_dot_product_attention(
+                q[b : b + 1, :, span], k[b : b + 1, :, span], v[b : b + 1, :, span], is_causal=True, scale=scale
+            )
+            for span in spans
+        ]
+        rows.append(torch.cat(documents, 2))
+    return torch.cat(rows)
+
+
+def _block_pairs(
+    q: Tensor, k: Tensor, v: Tensor, window: int, document_starts: Tensor | None, scale: float | None
+) -> Tensor:
+    """A block of `window` rows attends to itself and the block before it, which hold all that a window reaches."""
+    batch, _, length, _ = q.shape
+    blocks = -(-length // window)
+    short = blocks * window - length
+    rows = torch.arange(blocks * window, device=q.device).view(blocks, window, 1)
+    columns = rows.view(blocks, 1, window)
+    columns = torch.cat([columns - window, columns], 2)
+    reads = (columns >= 0) & (columns <= rows) & (rows - columns < window)
+    if document_starts is not None:
+        starts = pad(document_starts, (0, short)).view(batch, blocks, window, 1)
+        # A padding row reads itself only, so that its softmax is defined.
+        reads = reads & ((columns >= starts) | (columns == rows))
+
+    def folded(x: Tensor) -> Tensor:
+        """`[B, H, T, D]` → `[B, blocks, H, window, D]`."""
+        return pad(x, (0, 0, 0, short)).unflatten(2, (blocks, window)).transpose(1, 2)
+
+    def with_previous(x: Tensor) -> Tensor:
+        x = folded(x)
+        return torch.cat([pad(x, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], x], 3)
+
+    y = scaled_dot_product_attention(
+        folded(q).flatten(0, 1),
+        with_previous(k).flatten(0, 1),
+        with_previous(v).flatten(0, 1),
+        attn_mask=reads.expand(batch, blocks, window, 2 * window).flatten(0, 1).unsqueeze(1),
+        scale=scale,
+    )
+    return y.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :length]
