@@ -77,11 +77,7 @@ class AttentionMixing(HeadMixing):
         rows, position = cache.rows + k.shape[1], cache.position + k.shape[1]
         if self.window is not None:
             return AttentionCache(torch.cat((cache.k, k), 1), torch.cat((cache.v, v), 1), rows, position)
-        missing = _paged(rows) - cache.k.shape[1]
-        buffers = [F.pad(buffer, (0, 0, 0, 0, 0, missing)) if missing else buffer for buffer in (cache.k, cache.v)]
-        for buffer, new in zip(buffers, (k, v), strict=True):
-            buffer[:, cache.rows : rows] = new
-        return AttentionCache(*buffers, rows, position)
+        return AttentionCache(_written(cache.k, cache.rows, k), _written(cache.v, cache.rows, v), rows, position)
 
     def _trim(self, cache: AttentionCache) -> AttentionCache:
         if self.window is None:
@@ -102,6 +98,15 @@ class AttentionMixing(HeadMixing):
     def cache_bytes(self, length: int) -> int:
         rows = _paged(length) if self.window is None else min(length, self.window - 1)
         return 2 * rows * self.heads * self.head_dim * self.k.weight.element_size()
+
+
+def _written(buffer: Tensor, at: int, new: Tensor) -> Tensor:
+    """`buffer` with `new` written in place from row `at` on, longer by whole pages if they do not fit."""
+    end = at + new.shape[1]
+    if end > buffer.shape[1]:
+        buffer = F.pad(buffer, (0, 0, 0, 0, 0, _paged(end) - buffer.shape[1]))
+    buffer[:, at:end] = new
+    return buffer
 
 
 def _paged(rows: int) -> int:

@@ -31,7 +31,7 @@ def parameter_generator(seed: int, name: str) -> torch.Generator:
 def initialize(model: nn.Module, *, width: int, layers: int, seed: int) -> None:
     """Draw the weights of every projection and embedding of `model`, the same on every device and dtype."""
     std = math.sqrt(2 / (5 * width))
-    drawn_already: set[nn.Parameter] = set()  # tied weights have two names; the first one draws
+    drawn_already: set[torch.Tensor] = set()  # tied weights have two names; the first one draws
     for name, module in model.named_modules():
         if isinstance(module, Projection | nn.Embedding) and module.weight not in drawn_already:
             drawn_already.add(module.weight)

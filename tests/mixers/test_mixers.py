@@ -1,0 +1,195 @@
+"""Every mixer keeps its contract: what a row may depend on, decoding equal to training, honest counts."""
+
+import pytest
+import torch
+from glm_kernels import parse_pattern
+from glm_scale.layers.rotary import Rotary
+from glm_scale.mixers import MixerDims, MixerError, parse_mixer
+from glm_scale.sequence import Sequence
+from torch.utils._pytree import tree_leaves
+
+DIMS = MixerDims(width=12, heads=2, head_dim=8, state_dim=4, rotary=Rotary(8, 50.0), norm_eps=1e-5)
+
+SPELLINGS = [
+    "attention",
+    "local:1",
+    "local:5",
+    "ssm",
+    "window:1",
+    "window:4",
+    "dense",
+    "lattice:2^k",
+    "lattice:k^2+1",
+    "lattice:3^k",
+    "lattice:floor(k*log(k+1))+k+1",
+    "offsets:2^k",
+    "offsets:k^2+1",
+    "offsets:k^3+1",
+    "local:3 > lattice:2^k",
+    "attention > offsets:2^k",
+    "local:4 > ssm",
+]
+
+PACKED = [[0] * 9 + [9] * 1 + [10] * 30, [0] * 23 + [23] * 17]
+"""Document starts of two rows of 40 tokens, with a document of one token among them."""
+
+
+def build(spelling, seed=0):
+    """A mixer with weights large enough that its softmax is far from flat."""
+    torch.manual_seed(seed)
+    mixer = parse_mixer(spelling).build(DIMS)
+    for parameter in mixer.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[1] ** -0.5)
+    return mixer
+
+
+def sequence(length, starts=None):
+    starts = None if starts is None else torch.tensor(starts, dtype=torch.int32)
+    return Sequence.of(length, DIMS.rotary, torch.device("cpu"), starts)
+
+
+def decode(mixer, x, cuts):
+    """The outputs of prefilling or stepping through x in pieces, and the last cache."""
+    cache, parts = mixer.empty_cache(x.shape[0]), []
+    for piece in x.split(cuts, dim=1):
+        y, cache = (mixer.step if piece.shape[1] == 1 else mixer.prefill)(piece, cache)
+        parts.append(y)
+    return torch.cat(parts, 1), cache
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("cuts", [[1] * 40, [40], [17, 1, 1, 9, 12]], ids=["steps", "prefill", "mixed"])
+@torch.no_grad()
+def test_decoding_equals_training(spelling, cuts):
+    mixer, x = build(spelling), torch.randn(2, 40, 12)
+    expected = mixer(x, sequence(40))
+    torch.testing.assert_close(decode(mixer, x, cuts)[0], expected, rtol=1e-5, atol=1e-5)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@torch.no_grad()
+def test_a_packed_document_equals_its_own_decode(spelling):
+    mixer, x = build(spelling), torch.randn(2, 40, 12)
+    packed = mixer(x, sequence(40, PACKED))
+    for row, starts in enumerate(PACKED):
+        bounds = [*sorted(set(starts)), 40]
+        for begin, end in zip(bounds, bounds[1:], strict=False):
+            alone, _ = decode(mixer, x[row : row + 1, begin:end], 1)
+            torch.testing.assert_close(packed[row : row + 1, begin:end], alone, rtol=1e-5, atol=1e-5)
+
+
+def reachable(spelling, starts):
+    """bool `[T, T]`: whether row i may depend on row j. All mixers but pure windows reach a document's first row."""
+    rows = torch.arange(len(starts))
+    age = rows[:, None] - rows
+    window = int(spelling.removeprefix("local:")) if spelling.startswith("local:") and ">" not in spelling else 10**9
+    return (age >= 0) & (age < window) & (rows >= torch.tensor(starts)[:, None])
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_rows_depend_on_all_rows_they_may_reach_and_no_others(spelling):
+    starts = [0] * 5 + [5] + [6] * 10
+    mixer = build(spelling, seed=1)
+    x = torch.randn(1, 16, 12, requires_grad=True)
+    y = mixer(x, sequence(16, [starts]))
+    direction = torch.randn(12)
+    gradients = [torch.autograd.grad(y[0, t] @ direction, x, retain_graph=True)[0] for t in range(16)]
+    depends = torch.stack([gradient[0].abs().amax(-1) for gradient in gradients])
+    expected = reachable(spelling, starts)
+    # The gradient of the SSM's decays is a difference of cumulative sums, which leaves some rounding.
+    assert (depends[~expected] < (1e-6 if "ssm" in spelling else 1e-30)).all()
+    assert (depends[expected] > 1e-5).all()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_parameter_learns(spelling):
+    mixer, x = build(spelling), torch.randn(2, 40, 12)
+    mixer(x, sequence(40, PACKED)).square().sum().backward()
+    silent = [name for name, p in mixer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A window of one row is v itself: there is nothing for its queries and keys to choose from.
+    assert silent == (["stages.0.q.weight", "stages.0.k.weight"] if spelling == "local:1" else [])
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 300])
+@torch.no_grad()
+def test_cache_bytes_are_the_bytes_of_the_cache(spelling, length):
+    mixer = build(spelling)
+    cache = mixer.empty_cache(3)
+    if length:
+        _, cache = mixer.prefill(torch.randn(3, length, 12), cache)
+    bytes_held = sum(leaf.nbytes for leaf in tree_leaves(cache) if isinstance(leaf, torch.Tensor))
+    assert bytes_held == 3 * mixer.cache_bytes(length)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@torch.no_grad()
+def test_a_cache_grown_by_steps_has_an_eighth_to_spare_at_most(spelling):
+    mixer = build(spelling)
+    _, cache = decode(mixer, torch.randn(1, 70, 12), 1)
+    held = sum(leaf.nbytes for leaf in tree_leaves(cache) if isinstance(leaf, torch.Tensor))
+    assert mixer.cache_bytes(70) <= held <= 1.125 * mixer.cache_bytes(70)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "least", "most"),
+    [
+        ("attention", 16, 16),
+        ("dense", 15.9, 16),
+        ("offsets:2^k", 15.9, 16),
+        ("local:64", 1, 1),
+        ("window:64", 1, 1),
+        ("ssm", 1, 1),
+        ("lattice:2^k", 1.2, 1.5),  # 16 / 12
+        ("lattice:k^2+1", 3.5, 4.5),  # √16
+        ("lattice:k^3+1", 2.0, 3.5),  # ∛16
+    ],
+)
+def test_a_cache_grows_with_the_length_as_its_structure_says(spelling, least, most):
+    mixer = build(spelling)
+    assert least <= mixer.cache_bytes(2**16) / mixer.cache_bytes(2**12) <= most
+
+
+@pytest.mark.parametrize(
+    ("spelling", "reads"),
+    [
+        ("attention", 50.5),
+        ("local:10", 9.55),
+        ("window:1", 0.99),
+        ("dense", 49.5),
+        ("lattice:2^k", None),
+        ("ssm", None),
+    ],
+)
+def test_flops_count_the_projections_and_the_rows_read(spelling, reads):
+    """Over 100 tokens, two multiplications (score and value) of heads · head_dim for every row read."""
+    mixer = build(spelling)
+    matrices = sum(p.numel() for p in mixer.parameters() if p.dim() == 2)
+    if spelling == "ssm":
+        mixing = 4 * 2 * 4 * 8
+    elif reads is None:
+        pattern = parse_pattern(spelling)
+        mixing = 4 * 2 * 8 * sum(len(pattern.reads(i)) for i in range(100)) / 100
+    else:
+        mixing = 4 * 2 * 8 * reads
+    assert mixer.flops_per_token(100) == pytest.approx(2 * matrices + mixing, rel=1e-12)
+
+
+def test_an_impossible_sequence_strategy_is_refused_with_what_works():
+    mixer = build("offsets:2^k")
+    mixer.require_sequence_strategy("a2a")
+    with pytest.raises(MixerError, match=r"'offsets:2\^k' cannot .* 'scan'; it can by 'a2a' or 'ring'"):
+        mixer.require_sequence_strategy("scan")
+
+
+def test_a_composition_splits_sequences_only_as_both_its_parts_can():
+    assert build("local:3 > lattice:2^k").sequence_strategies == ("ring", "a2a")
+    assert build("lattice:2^k").sequence_strategies == ("scan", "ring", "a2a")
+
+
+def test_heads_that_do_not_divide_over_ranks_are_refused_with_the_nearest_size():
+    build("dense").require_tensor_parallel(2)
+    with pytest.raises(MixerError, match="its 2 heads over 3 tensor-parallel ranks; .* 2"):
+        build("dense").require_tensor_parallel(3)
