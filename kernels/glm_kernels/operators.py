@@ -37,7 +37,8 @@ def recurrence(
     every output is a convex combination of inputs of its document. Source: arXiv 2605.31367 for the structures,
     the joint normalisation is this project's.
 
-    q, k `[B, T, H, K]`; v `[B, T, H, V]`; d `[B, T, H]`, the logit of the row's own input; one floating dtype.
+    q, k `[B, T, H, K]`; v `[B, T, H, V]`; d `[B, T, H]`, the logit of the row's own input; one floating dtype, or
+    d in float32.
     pattern: a Pattern or its spelling. scale: of q·k, K^-0.5 unless given.
     cu_seqlens: int `[documents + 1]`, documents packed one behind the other in one batch row (B = 1); or
     document_starts: int `[B, T]`, the row at which each token's document starts. Rows never read across documents.
@@ -103,7 +104,8 @@ def ssm(
     h_t = exp(log_decay_t) h_{t−1} + k_t v_tᵀ and y_t = scale · q_tᵀ h_t. Source: arXiv 2405.21060.
 
     q, k `[B, T, H, K]` with K the state expansion; v `[B, T, H, V]`; log_decay `[B, T, H]`, ≤ 0 for a state that
-    fades. The other keywords are those of `recurrence`; states are `[N, H, K, V]` float32 (float64 for float64 work).
+    fades; one floating dtype, or log_decay in float32. The other keywords are those of `recurrence`; states are
+    `[N, H, K, V]` float32 (float64 for float64 work).
     Returns y `[B, T, H, V]` in v's dtype, and the state or None. Raises ValueError on bad arguments.
     """
     _check_rows(q, k, v, log_decay, "log_decay")
@@ -147,10 +149,12 @@ def _check_rows(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, gate_name: str) -
     for name, tensor in (("q", q), ("k", k), ("v", v), (gate_name, gate)):
         if not tensor.is_floating_point():
             raise ValueError(f"{name} must be a floating tensor, got {tensor.dtype}")
-        if tensor.dtype != q.dtype or tensor.device != q.device:
+        # A decay close to one says more in float32 than bfloat16 can hold.
+        allowed = (q.dtype, torch.float32) if tensor is gate else (q.dtype,)
+        if tensor.dtype not in allowed or tensor.device != q.device:
             raise ValueError(
                 f"{name} is {tensor.dtype} on {tensor.device}, but q is {q.dtype} on {q.device}; "
-                "all operands must share dtype and device"
+                f"all operands must share dtype and device, but {gate_name} may be float32"
             )
 
 
