@@ -1,0 +1,59 @@
+"""Random operands for operator tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from glm_kernels import Pattern, RecurrenceState
+
+
+def leaves(*shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def packed_starts(batch: int, length: int, cuts: int, seed: int = 0) -> Tensor:
+    """int32 `[batch, length]` document starts with up to `cuts` random cuts in each row."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.zeros(batch, length, dtype=torch.int32)
+    for row in starts:
+        for cut in torch.randint(0, length, (cuts,), generator=generator).sort().values.tolist():
+            row[cut:] = cut
+    return starts
+
+
+def packed_bounds(length: int, cuts: int, seed: int = 0) -> Tensor:
+    """int32 cu_seqlens with `cuts` random cuts, empty documents included."""
+    generator = torch.Generator().manual_seed(seed)
+    inner = torch.randint(0, length + 1, (cuts,), generator=generator)
+    return torch.cat([torch.tensor([0]), inner, torch.tensor([length])]).sort().values.int()
+
+
+def random_state(pattern: Pattern, positions: list[int], heads: int, key_dim: int, value_dim: int, seed: int = 0):
+    """A state with the given positions and random rows in its slots."""
+    slots = max(map(pattern.slot_count, positions))
+    k, y = leaves((len(positions), heads, slots, key_dim), (len(positions), heads, slots, value_dim), seed=seed)
+    return RecurrenceState(k, y, torch.tensor(positions))
+
+
+def live_slots(pattern: Pattern, state: RecurrenceState) -> Tensor:
+    """bool `[N, 1, S, 1]`: which slots of a state mean anything."""
+    live = torch.zeros(len(state.position), state.k.shape[2], dtype=torch.bool)
+    for n, position in enumerate(state.position.tolist()):
+        rows = pattern.rows_in_slots(position)
+        live[n, : len(rows)] = rows >= 0
+    return live[:, None, :, None]
+
+
+def values_and_gradients(outputs: list[Tensor], inputs: list[Tensor], seed: int = 1) -> list[Tensor]:
+    """The outputs, and the gradients of a random linear function of them."""
+    generator = torch.Generator().manual_seed(seed)
+    loss = sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in outputs)
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return [*outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True))]
+
+
+def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
+    assert [x.shape for x in a] == [x.shape for x in b]
+    return max((float((x - y).detach().abs().max()) for x, y in zip(a, b, strict=True) if x.numel()), default=0.0)

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glm_kernels import ssm, ssm_step
+from tests.kernels.operands import largest_difference, leaves, packed_bounds, packed_starts, values_and_gradients
+
+
+def operands(batch: int, length: int, seed: int = 0):
+    keys = (batch, length, 2, 4)
+    q, k, v, a = leaves(keys, keys, (batch, length, 2, 3), (batch, length, 2), seed=seed)
+    return [q, k, v, (-a.detach().abs()).requires_grad_()]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    length=st.sampled_from([1, 5, 64, 65, 150]),
+    packing=st.sampled_from(["none", "document_starts", "cu_seqlens"]),
+    cuts=st.integers(0, 5),
+    continued=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_chunkwise_equals_the_reference(length, packing, cuts, continued, seed):
+    batch = 1 if packing == "cu_seqlens" else 2
+    given = {
+        "none": {},
+        "document_starts": {"document_starts": packed_starts(batch, length, cuts, seed)},
+        "cu_seqlens": {"cu_seqlens": packed_bounds(length, cuts, seed)},
+    }[packing]
+    carried = cuts + 1 if packing == "cu_seqlens" else batch
+    inputs = operands(batch, length, seed)
+    state = leaves((carried, 2, 4, 3), seed=seed + 1)[0] if continued else None
+    results = []
+    for backend in ("reference", "torch"):
+        y, final = ssm(*inputs, initial_state=state, output_final_state=True, backend=backend, **given)
+        results.append(values_and_gradients([y, final], inputs if state is None else [*inputs, state]))
+    assert largest_difference(*results) < 1e-10
+
+
+def test_gradcheck():
+    assert torch.autograd.gradcheck(lambda *x: ssm(*x)[0][:, ::13], operands(1, 70), fast_mode=True)
+
+
+def test_decoding_step_by_step_equals_the_whole_row():
+    inputs = operands(2, 70)
+    whole, final = ssm(*inputs, output_final_state=True)
+    _, state = ssm(*(x[:, :10] for x in inputs), output_final_state=True)
+    for t in range(10, 70):
+        y, state = ssm_step(*(x[:, t : t + 1] for x in inputs), state)
+        assert torch.allclose(y, whole[:, t : t + 1], atol=1e-12)
+    assert torch.allclose(state, final, atol=1e-12)
+
+
+def test_slow_decays_of_a_late_document_survive_fast_ones_before_it():
+    q, k, v, _ = (x.float() for x in operands(1, 4096))
+    starts = torch.zeros(1, 4096, dtype=torch.int32)
+    starts[:, 2048:] = 2048
+    a = torch.full((1, 4096, 2), -30.0)
+    a[:, 2048:] = -1e-4
+    state = torch.randn(1, 2, 4, 3)
+    _, final = ssm(q, k, v, a, document_starts=starts, initial_state=state, output_final_state=True)
+    _, expected = ssm(*(x[:, 2048:].double() for x in (q, k, v, a)), output_final_state=True)
+    assert (final - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_bad_state_is_named():
+    with pytest.raises(ValueError, match=r"\[N, H, K, V\] = \[2, 2, 4, 3\]"):
+        ssm(*operands(2, 5), initial_state=torch.zeros(1, 2, 4, 3))
