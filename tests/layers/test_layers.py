@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.mlp import GatedMLP
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.rotary import Rotary
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -1,12 +1,15 @@
 """Every mixer keeps its contract: what a row may depend on, decoding equal to training, honest counts."""
 
+import itertools
+
 import pytest
 import torch
 from glm_kernels import parse_pattern
+from torch.utils._pytree import tree_leaves
+
 from glm_scale.layers.rotary import Rotary
 from glm_scale.mixers import MixerDims, MixerError, parse_mixer
 from glm_scale.sequence import Sequence
-from torch.utils._pytree import tree_leaves
 
 DIMS = MixerDims(width=12, heads=2, head_dim=8, state_dim=4, rotary=Rotary(8, 50.0), norm_eps=1e-5)
 
@@ -75,7 +78,7 @@ def test_a_packed_document_equals_its_own_decode(spelling):
     packed = mixer(x, sequence(40, PACKED))
     for row, starts in enumerate(PACKED):
         bounds = [*sorted(set(starts)), 40]
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in itertools.pairwise(bounds):
             alone, _ = decode(mixer, x[row : row + 1, begin:end], 1)
             torch.testing.assert_close(packed[row : row + 1, begin:end], alone, rtol=1e-5, atol=1e-5)
 
@@ -191,5 +194,5 @@ def test_a_composition_splits_sequences_only_as_both_its_parts_can():
 
 def test_heads_that_do_not_divide_over_ranks_are_refused_with_the_nearest_size():
     build("dense").require_tensor_parallel(2)
-    with pytest.raises(MixerError, match="its 2 heads over 3 tensor-parallel ranks; .* 2"):
+    with pytest.raises(MixerError, match=r"its 2 heads over 3 tensor-parallel ranks; .* 2"):
         build("dense").require_tensor_parallel(3)

@@ -2,6 +2,7 @@
 
 import pytest
 from glm_kernels import PatternError
+
 from glm_scale.errors import UserError
 from glm_scale.mixers import MixerError, parse_mixer
 

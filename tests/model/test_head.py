@@ -1,0 +1,52 @@
+"""The chunked loss is plain cross entropy, and its gradients are autograd's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glm_scale.model.head import summed_cross_entropy
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4, 7, 13, 100])
+def test_chunked_loss_and_gradients_equal_cross_entropy(chunk_rows):
+    torch.manual_seed(0)
+    x = (3 * torch.randn(13, 8, dtype=torch.float64)).requires_grad_()
+    weight = torch.randn(11, 8, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 11, (13,))
+    labels[[0, 5, 12]] = -100
+    expected = F.cross_entropy(x @ weight.T, labels, reduction="sum")
+    expected_grads = torch.autograd.grad(0.37 * expected, (x, weight))
+    loss = summed_cross_entropy(x, weight, labels, chunk_rows)
+    grads = torch.autograd.grad(0.37 * loss, (x, weight))
+    assert loss.dtype is torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_without_labels_has_no_loss_and_no_gradient():
+    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    loss = summed_cross_entropy(x, weight, torch.full((4,), -100))
+    loss.backward()
+    assert loss == 0
+    assert not x.grad.any()
+    assert not weight.grad.any()
+
+
+def test_no_gradient_is_made_where_none_is_asked_for():
+    x, weight = torch.randn(4, 8), torch.randn(11, 8)
+    assert not summed_cross_entropy(x, weight, torch.tensor([1, 2, 3, 4])).requires_grad
+    frozen = torch.randn(11, 8)
+    moving = torch.randn(4, 8, requires_grad=True)
+    summed_cross_entropy(moving, frozen, torch.tensor([1, 2, 3, 4])).backward()
+    assert moving.grad is not None
+    assert frozen.grad is None
+
+
+def test_bf16_logits_are_summed_in_fp32():
+    """256 losses near 2.4 lose their last bits in bf16, where 600 + 2.4 is 604 or 600."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(256, 8).bfloat16(), (0.1 * torch.randn(11, 8)).bfloat16()
+    labels = torch.randint(0, 11, (256,))
+    expected = F.cross_entropy((x @ weight.T).double(), labels, reduction="sum")
+    torch.testing.assert_close(summed_cross_entropy(x, weight, labels).double(), expected, rtol=1e-6, atol=0)

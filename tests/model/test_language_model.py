@@ -1,0 +1,212 @@
+"""LanguageModel: decoding equals training, nothing leaks, checkpointing changes nothing, counts are honest."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from glm_scale.model import LanguageModel, ModelConfig
+
+HYBRIDS = {
+    "attention": ["attention"],
+    "lattice": ["lattice:2^k"],
+    "lattice + attention": ["lattice:k^2+1", "attention"],
+    "ssm + local": ["ssm", "local:5"],
+    "composed + offsets + dense": ["local:4 > lattice:2^k", "offsets:k^3+1", "dense"],
+}
+
+
+def build(mixers=("lattice:2^k",), seed=0, **changes):
+    """A small model whose weights are large enough that mixers, convolutions and logits are far from flat."""
+    sizes = {"vocab_size": 31, "layers": 3, "width": 16, "heads": 2, "mlp_width": 24, "ssm_state": 4} | changes
+    model = LanguageModel(ModelConfig(mixers=tuple(mixers), **sizes))
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return model
+
+
+STARTS = torch.tensor([[0] * 11 + [11] + [12] * 18, [0] * 30], dtype=torch.int32)
+
+
+@pytest.mark.parametrize("conv_width", [0, 3])
+@pytest.mark.parametrize("mixers", HYBRIDS.values(), ids=HYBRIDS.keys())
+@torch.no_grad()
+def test_packed_training_prefill_and_steps_agree(mixers, conv_width):
+    model = build(mixers, conv_width=conv_width)
+    tokens = torch.randint(0, 31, (2, 30))
+    packed = model(tokens, STARTS)
+    for row, begin, end in [(0, 0, 11), (0, 11, 12), (0, 12, 30), (1, 0, 30)]:
+        document, caches, logits = tokens[row : row + 1, begin:end], model.empty_caches(1), []
+        prompt = (end - begin) // 2
+        if prompt:
+            prefilled, caches = model.prefill(document[:, :prompt], caches)
+            logits.append(prefilled)
+        for t in range(prompt, end - begin):
+            step, caches = model.step(document[:, t : t + 1], caches)
+            logits.append(step)
+        torch.testing.assert_close(torch.cat(logits, 1)[0], packed[row, begin:end], rtol=1e-5, atol=1e-5)
+    assert packed.std() > 0.3
+
+
+@torch.no_grad()
+def test_prefill_can_return_the_last_logits_alone():
+    model, tokens = build(), torch.randint(0, 31, (2, 9))
+    everything, _ = model.prefill(tokens, model.empty_caches(2))
+    last, _ = model.prefill(tokens, model.empty_caches(2), last_only=True)
+    torch.testing.assert_close(last, everything[:, -1:])
+
+
+@pytest.mark.parametrize("mixers", HYBRIDS.values(), ids=HYBRIDS.keys())
+@torch.no_grad()
+def test_a_changed_token_changes_later_logits_of_its_document_only(mixers):
+    model, tokens = build(mixers, conv_width=4), torch.randint(0, 31, (2, 30))
+    before = model(tokens, STARTS)
+    changed = tokens.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 31
+    changed[1, 20] = (changed[1, 20] + 1) % 31
+    differs = (model(changed, STARTS) - before).abs().amax(-1) > 1e-5
+    rows = torch.arange(30)
+    assert differs[0].equal((rows >= 5) & (rows < 11))
+    assert not differs[1, :20].any()
+    assert differs[1, 20]
+
+
+@pytest.mark.parametrize("mixers", HYBRIDS.values(), ids=HYBRIDS.keys())
+def test_every_parameter_learns(mixers):
+    model, tokens = build(mixers, conv_width=3), torch.randint(0, 31, (2, 30))
+    model(tokens, STARTS, labels=tokens.roll(-1, 1)).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_the_loss_is_the_sum_of_token_losses():
+    model, tokens = build(), torch.randint(0, 31, (2, 30))
+    labels = tokens.roll(-1, 1)
+    labels[0, 10] = labels[1, 29] = -100
+    expected = F.cross_entropy(model(tokens, STARTS).flatten(0, 1), labels.flatten(), reduction="sum")
+    torch.testing.assert_close(model(tokens, STARTS, labels), expected)
+    assert expected > 58 * 2
+
+
+@pytest.mark.parametrize("mixers", HYBRIDS.values(), ids=HYBRIDS.keys())
+def test_activation_checkpointing_changes_no_bit(mixers):
+    tokens = torch.randint(0, 31, (2, 30))
+    gradients = []
+    for checkpointing in (False, True):
+        model = build(mixers)
+        model.activation_checkpointing = checkpointing
+        model(tokens, STARTS, labels=tokens.roll(-1, 1)).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        assert plain.equal(again)
+
+
+def test_activation_checkpointing_holds_less():
+    def held(checkpointing):
+        model = build(layers=6)
+        model.activation_checkpointing = checkpointing
+        total = 0
+
+        def pack(tensor):
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(torch.randint(0, 31, (2, 64)))
+        return total
+
+    assert held(True) < 0.3 * held(False)
+
+
+def test_weights_follow_from_the_seed_alone():
+    config = ModelConfig(vocab_size=31, layers=2, width=16, heads=2, mixers=["attention"])
+    first = LanguageModel(config, seed=3).state_dict()
+    torch.manual_seed(99)
+    again = LanguageModel(config, seed=3).state_dict()
+    other = LanguageModel(config, seed=4).state_dict()
+    assert all(first[name].equal(again[name]) for name in first)
+    assert not first["blocks.1.mlp.up.weight"].equal(other["blocks.1.mlp.up.weight"])
+
+
+def test_models_of_different_mixers_start_from_the_same_shared_weights():
+    sizes = {"vocab_size": 31, "layers": 2, "width": 16, "heads": 2}
+    one = LanguageModel(ModelConfig(mixers=["attention"], **sizes)).state_dict()
+    other = LanguageModel(ModelConfig(mixers=["lattice:2^k"], **sizes)).state_dict()
+    shared = one.keys() & other.keys()
+    assert {"embedding.weight", "blocks.1.mlp.down.weight", "blocks.0.mixer.v.weight"} <= shared
+    assert all(one[name].equal(other[name]) for name in shared)
+
+
+def test_initial_weights_have_the_documented_spread():
+    width, layers = 160, 8
+    model = LanguageModel(ModelConfig(vocab_size=500, layers=layers, width=width, heads=4, mixers=["attention"]))
+    std = (2 / (5 * width)) ** 0.5
+    block = model.blocks[3]
+    for weight in (model.embedding.weight, model.head.weight, block.mixer.v.weight, block.mlp.gate.weight):
+        assert weight.detach().std() == pytest.approx(std, rel=0.03)
+    for weight in (block.mixer.o.weight, block.mlp.down.weight):
+        assert weight.detach().std() == pytest.approx(std / (2 * layers) ** 0.5, rel=0.03)
+
+
+def test_an_untrained_model_is_nearly_uniform():
+    model = LanguageModel(ModelConfig(vocab_size=500, layers=4, width=64, heads=4))
+    tokens = torch.randint(0, 500, (2, 64))
+    loss = model(tokens, labels=tokens.roll(-1, 1)).item() / 128
+    assert loss == pytest.approx(torch.log(torch.tensor(500.0)).item(), abs=0.3)
+
+
+def test_tied_embeddings_are_one_parameter():
+    tied = LanguageModel(ModelConfig(vocab_size=31, layers=1, width=16, heads=2, tie_embeddings=True))
+    free = LanguageModel(ModelConfig(vocab_size=31, layers=1, width=16, heads=2))
+    assert tied.head.weight is tied.embedding.weight
+    assert tied.embedding.weight.equal(free.embedding.weight)
+    assert free.parameter_count() - tied.parameter_count() == 31 * 16
+    assert free.parameter_count(embedding=False) == tied.parameter_count(embedding=False)
+    tied(torch.tensor([[1, 2]]), labels=torch.tensor([[2, 3]])).backward()
+    assert tied.embedding.weight.grad[3].any()
+
+
+def test_parameters_of_a_known_model_are_counted_by_hand():
+    model = build(["attention"], layers=2)
+    block = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16
+    assert model.parameter_count(embedding=False) == 2 * block + 16
+    assert model.parameter_count() == 2 * block + 16 + 2 * 31 * 16
+
+
+@pytest.mark.parametrize("mixers", HYBRIDS.values(), ids=HYBRIDS.keys())
+@torch.no_grad()
+def test_flops_match_the_multiplications_of_one_token(mixers):
+    """Outside the mixing itself, which implementations pad and mask; its counts are tested with the mixers."""
+    model = build(mixers)
+    with FlopCounterMode(display=False) as counter:
+        model.step(torch.tensor([[3]]), model.empty_caches(1))
+    measured = sum(
+        flops for operator, flops in counter.get_flop_counts()["Global"].items() if operator.__name__ in ("mm", "addmm")
+    )
+    mixing = sum(
+        block.mixer.flops_per_token(1) - 2 * sum(p.numel() for p in block.mixer.parameters() if p.dim() == 2)
+        for block in model.blocks
+    )
+    assert model.flops_per_token(1) - mixing == measured
+
+
+@pytest.mark.parametrize("mixers", HYBRIDS.values(), ids=HYBRIDS.keys())
+@torch.no_grad()
+def test_cache_bytes_are_the_bytes_held(mixers):
+    model = build(mixers, conv_width=4).bfloat16()
+    _, caches = model.prefill(torch.randint(0, 31, (2, 45)), model.empty_caches(2))
+    held = sum(leaf.nbytes for leaf in tree_leaves(caches) if isinstance(leaf, torch.Tensor))
+    assert held == 2 * model.cache_bytes(45)
+
+
+@pytest.mark.parametrize("mixers", HYBRIDS.values(), ids=HYBRIDS.keys())
+@torch.no_grad()
+def test_a_bf16_model_is_close_to_its_fp32_twin(mixers):
+    model, tokens = build(mixers, conv_width=3).bfloat16(), torch.randint(0, 31, (2, 30))
+    rounded = model(tokens, STARTS).float()
+    exact = model.float()(tokens, STARTS)
+    assert (rounded - exact).square().mean().sqrt() < 0.05 * exact.square().mean().sqrt()
