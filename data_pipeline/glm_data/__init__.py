@@ -1,1 +1,55 @@
-"""From text to packed rows of tokens. Knows no model."""
+"""From text to packed rows of tokens. Knows no model.
+
+`build` turns text into a data set on disk; `PackedRows` and `batches` read it back in an order that is a pure function
+of the configuration and a sample number. Names are imported when first used: the build needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glm_data.builder import BuildConfig, build
+    from glm_data.errors import DataError
+    from glm_data.index import Index, load_index
+    from glm_data.loader import Batch, batches
+    from glm_data.rows import DataConfig, PackedRows, Row, SourceConfig
+    from glm_data.tokenizer import Tokenizer
+    from glm_data.tokenizer_training import train_tokenizer
+
+_HOMES = {
+    "Batch": "loader",
+    "BuildConfig": "builder",
+    "DataConfig": "rows",
+    "DataError": "errors",
+    "Index": "index",
+    "PackedRows": "rows",
+    "Row": "rows",
+    "SourceConfig": "rows",
+    "Tokenizer": "tokenizer",
+    "batches": "loader",
+    "build": "builder",
+    "load_index": "index",
+    "train_tokenizer": "tokenizer_training",
+}
+
+__all__ = [
+    "Batch",
+    "BuildConfig",
+    "DataConfig",
+    "DataError",
+    "Index",
+    "PackedRows",
+    "Row",
+    "SourceConfig",
+    "Tokenizer",
+    "batches",
+    "build",
+    "load_index",
+    "train_tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

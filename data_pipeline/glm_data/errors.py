@@ -1,0 +1,8 @@
+"""The one error of this package."""
+
+
+class DataError(Exception):
+    """Data that cannot be used as asked: shown to users as one message without a traceback.
+
+    The message names the value, its place (file and line, or shard and sample) and the way out.
+    """

@@ -1,0 +1,162 @@
+"""The index of a built data set: what it holds, where, and how to know that it is intact.
+
+A data set is a directory:
+
+    tokenizer.model                   the SentencePiece model
+    train-00000.tar …                 WebDataset shards: `<key>.tokens.npy` and `<key>.json` for every document
+    train.documents.npy               one `DOCUMENT` record a document: length, place and size
+    train.checksums.npy               CRC-32 of every block of every document
+    validation-…                      the same for the validation split
+    index.json                        this index, written last: without it there is no data set
+
+`index.json` carries a checksum of itself and the SHA-256 of every other file. The two tables are checked when a data
+set is opened, each block of tokens whenever it is read.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from glm_data.errors import DataError
+
+FORMAT = "glm-data/1"
+INDEX_NAME = "index.json"
+TOKENIZER_NAME = "tokenizer.model"
+BLOCK_BYTES = 16384  # bytes of tokens under one checksum
+SPLITS = ("train", "validation")
+
+# offset: of the first token within its shard; block: first entry in the table of checksums;
+# tokens: length with beginning and end token; text_bytes: UTF-8 bytes of the text.
+DOCUMENT = np.dtype([("offset", "<u8"), ("block", "<u8"), ("tokens", "<u4"), ("text_bytes", "<u4")])
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(_Record):
+    """One tar file: its size in bytes, its checksum, and what it holds."""
+
+    name: str
+    documents: int
+    tokens: int
+    text_bytes: int
+    bytes: int
+    sha256: str
+
+
+class Table(_Record):
+    """One array beside the index."""
+
+    name: str
+    sha256: str
+
+
+class Split(_Record):
+    """The shards of a split in order, and the tables that describe their documents."""
+
+    documents: int
+    tokens: int
+    text_bytes: int
+    shards: list[Shard]
+    document_table: Table
+    checksum_table: Table
+
+
+class Input(_Record):
+    """The files that the data set was made from; the SHA-256 is that of their names and sizes."""
+
+    files: int
+    bytes: int
+    sha256: str
+
+
+class Counts(_Record):
+    """What became of the records of the input."""
+
+    records: int
+    bad: int
+    empty: int
+    duplicates: int
+
+
+class Index(_Record):
+    """Everything that `index.json` says."""
+
+    format: Literal["glm-data/1"]
+    origin: str | None
+    dtype: Literal["uint16", "uint32"]
+    block_bytes: int
+    vocabulary_size: int
+    tokenizer_sha256: str
+    settings: dict[str, Any]
+    input: Input
+    documents_sha256: str
+    counts: Counts
+    splits: dict[str, Split]
+
+    def dumps(self) -> bytes:
+        """The file's content, with a checksum of the rest in its last line."""
+        content = self.model_dump(mode="json")
+        return (json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the index and so of all that it vouches for."""
+        return _checksum(self.model_dump(mode="json"))
+
+    def listed_files(self) -> list[str]:
+        """Names of all the files of the data set but the index itself."""
+        names = [TOKENIZER_NAME]
+        for split in self.splits.values():
+            names += [shard.name for shard in split.shards]
+            names += [split.document_table.name, split.checksum_table.name]
+        return names
+
+
+def load_index(directory: Path) -> Index:
+    """Read and check the index of a data set.
+
+    Raises:
+        DataError: there is none (the build was not finished), or it is damaged or of another format.
+    """
+    path = directory / INDEX_NAME
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(_no_index(directory)) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise DataError(f"{path}: damaged: {error}. Build the data set again with --overwrite.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path}: not an index of format {FORMAT!r}. Build the data set again with --overwrite.")
+    checksum = content.pop("checksum", None)
+    if checksum != _checksum(content):
+        raise DataError(
+            f"{path}: the checksum does not match: the file was damaged or edited. Build the data set again."
+        )
+    try:
+        return Index.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{path}: damaged: {error}") from error
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _no_index(directory: Path) -> str:
+    if not directory.exists():
+        return (
+            f"{directory}: there is no such data set. Build it with `glm-scale data build --input … --output "
+            f"{directory}`, or the demo corpus with `glm-scale data demo`."
+        )
+    if (directory / ".build").exists():
+        return f"{directory}: the build of this data set was not finished. Run the same build command again."
+    return f"{directory}: not a data set: it has no {INDEX_NAME}. Give a directory made by `glm-scale data build`."

@@ -1,0 +1,203 @@
+"""Batches of packed rows, prepared ahead of time by worker processes, in an order fixed by one counter."""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from glm_data.errors import DataError
+from glm_data.rows import PackedRows
+
+PADDING_SAMPLE = -1
+_BATCHES_AHEAD = 4  # per worker
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one rank's share of a batch.
+
+    Attributes:
+        tokens: int64 `[B, T]`.
+        labels: int64 `[B, T]`, already shifted; −100 is not counted.
+        document_starts: int32 `[B, T]`: position in the row where each token's document starts.
+        samples: int64 `[B]`: global sample numbers; −1 for a row of padding behind the last sample.
+        problems: one message for each piece that was skipped because it is damaged.
+    """
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    document_starts: torch.Tensor
+    samples: torch.Tensor
+    problems: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch on a device."""
+        return Batch(
+            self.tokens.to(device, non_blocking=non_blocking),
+            self.labels.to(device, non_blocking=non_blocking),
+            self.document_starts.to(device, non_blocking=non_blocking),
+            self.samples.to(device, non_blocking=non_blocking),
+            self.problems,
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from where copies to a GPU can overlap with work."""
+        return Batch(
+            self.tokens.pin_memory(),
+            self.labels.pin_memory(),
+            self.document_starts.pin_memory(),
+            self.samples,
+            self.problems,
+        )
+
+
+def batches(
+    rows: PackedRows,
+    start: int,
+    batch_size: int,
+    *,
+    stop: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """Iterate over batches of samples from `start` on.
+
+    The n-th batch holds `batch_size` samples from `start + n * batch_size` on, over all ranks together; this rank gets
+    its contiguous share of them. To continue an interrupted stream, on any number of ranks, start at the first
+    sample not yet used. All batches have the same shape: where `stop` cuts the last one short, rows of padding
+    fill it (sample −1, no labels), so that all ranks see equally many batches.
+
+    Closing the iterator (or dropping it) stops the worker processes.
+
+    Args:
+        rows: what to read.
+        start: global number of the first sample.
+        batch_size: rows of a batch over all ranks together; a multiple of `world_size`.
+        stop: global number behind the last sample; None is no end for training, the split's end for validation.
+        rank: of this process, `0 … world_size − 1`.
+        world_size: number of processes that share the batches.
+        workers: processes that prepare batches; None takes the configuration's, 0 prepares them here.
+
+    Raises:
+        DataError: a sample is damaged and the configuration says stop.
+        ValueError: `batch_size` is no multiple of `world_size`, or the rank is none of them.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size}")
+    if batch_size < 1 or batch_size % world_size:
+        raise ValueError(f"a batch of {batch_size} rows cannot be shared evenly by {world_size} ranks")
+    if stop is None and rows.split == "validation":
+        stop = len(rows)
+    workers = rows.config.workers if workers is None else workers
+    return _batches(rows, _Shares(start, stop, batch_size, rank, world_size), workers)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """The sample numbers of one rank's share of each batch."""
+
+    start: int
+    stop: int | None
+    batch_size: int
+    rank: int
+    world_size: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // self.world_size
+        first = self.start
+        while self.stop is None or first < self.stop:
+            begin = first + self.rank * share
+            yield [
+                sample if self.stop is None or sample < self.stop else PADDING_SAMPLE
+                for sample in range(begin, begin + share)
+            ]
+            first += self.batch_size
+
+
+def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]:
+    loader = DataLoader(
+        _Shareable(rows),
+        sampler=shares,
+        batch_size=None,
+        collate_fn=_same,
+        num_workers=workers,
+        prefetch_factor=_BATCHES_AHEAD if workers else None,
+        # Forking a process that runs threads (of torch, of a tracker) can deadlock the child.
+        multiprocessing_context=_context() if workers else None,
+        worker_init_fn=_ignore_interrupts if workers else None,
+    )
+    iterator = iter(loader)
+    try:
+        for item in iterator:
+            if isinstance(item, DataError):
+                raise item
+            yield _to_batch(item)
+    finally:
+        # The workers end with the iterator, not at some later garbage collection.
+        with contextlib.suppress(AttributeError):
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the parent decides what to do about it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _same(item: object) -> object:
+    return item
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """A batch on its way between processes.
+
+    Plain arrays travel through a pipe; tensors would need shared memory, which containers are short of.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    document_starts: np.ndarray
+    samples: np.ndarray
+    problems: tuple[str, ...]
+
+
+class _Shareable(Dataset):
+    """What a worker process runs. Errors travel as values: an exception would come back wrapped in a traceback."""
+
+    def __init__(self, rows: PackedRows):
+        self._rows = rows
+
+    def __getitem__(self, samples: list[int]) -> _Arrays | DataError:
+        try:
+            rows = [self._rows.padding_row() if sample == PADDING_SAMPLE else self._rows[sample] for sample in samples]
+        except DataError as error:
+            return error
+        return _Arrays(
+            np.stack([row.tokens for row in rows]),
+            np.stack([row.labels for row in rows]),
+            np.stack([row.document_starts for row in rows]),
+            np.array([row.sample for row in rows], dtype=np.int64),
+            tuple(problem for row in rows for problem in row.problems),
+        )
+
+
+def _to_batch(arrays: _Arrays) -> Batch:
+    return Batch(
+        torch.from_numpy(arrays.tokens),
+        torch.from_numpy(arrays.labels),
+        torch.from_numpy(arrays.document_starts),
+        torch.from_numpy(arrays.samples),
+        arrays.problems,
+    )

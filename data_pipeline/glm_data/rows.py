@@ -1,0 +1,294 @@
+"""Random access to packed rows: row i of a run is a pure function of (configuration, i).
+
+The order has no state to save but one number. Sample i belongs to a source by the weights, to an epoch of that source
+by its number of rows, and to a row of that epoch by a plan that follows from (seed, source, epoch) and the lengths of
+the documents; its tokens are read at recorded offsets. Any process on any number of ranks can compute any sample.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from glm_data.errors import DataError
+from glm_data.index import TOKENIZER_NAME, Index, load_index
+from glm_data.ordering import Interleave
+from glm_data.packing import RowPlan, count_rows, plan_rows
+from glm_data.shards import SplitReader
+from glm_data.tokenizer import Tokenizer
+
+SplitName = Literal["train", "validation"]
+NO_LABEL = -100  # what torch's cross entropy ignores
+_PLANS_KEPT = 2  # per source: one epoch may still be read while the next begins
+
+
+class SourceConfig(BaseModel):
+    """A built data set and its share of the training samples, relative to the other weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
+class DataConfig(BaseModel):
+    """What to read and how.
+
+    Attributes:
+        sources: data sets made by `glm-scale data build`, with the same tokenizer.
+        sequence_length: tokens of a row.
+        seed: of the training order.
+        workers: processes that prepare batches ahead of time; 0 prepares them in the calling process.
+        on_bad_sample: "stop" at a damaged sample, or "skip": it becomes padding without labels, so that the
+            order of everything else stays the same, and is counted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: list[SourceConfig] = Field(min_length=1)
+    sequence_length: int = Field(ge=2)
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=1, ge=0)
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One packed row of T tokens.
+
+    Attributes:
+        tokens: int64 `[T]`; padding at the end holds the end token.
+        labels: int64 `[T]`: the next token of the same document, −100 where there is none.
+        document_starts: int32 `[T]`: position in the row where each token's document (or piece, or padding) starts.
+        sample: global sample number.
+        problems: one message for each piece that was skipped.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    document_starts: np.ndarray
+    sample: int
+    problems: tuple[str, ...] = ()
+
+
+class Location(NamedTuple):
+    """Where a sample comes from: the source, its epoch, and the row within the epoch."""
+
+    source: int
+    epoch: int
+    row: int
+
+
+class _Source:
+    """One split of one data set and the plans of its epochs."""
+
+    def __init__(self, config: DataConfig, number: int, split: SplitName, verify: bool):
+        self._config = config
+        self._number = number
+        self._shuffled = split == "train"
+        path = config.sources[number].path
+        self.index: Index = load_index(path)
+        if verify:
+            tokenizer = Tokenizer.load(path)
+            if tokenizer.fingerprint != self.index.tokenizer_sha256 or tokenizer.size != self.index.vocabulary_size:
+                raise DataError(
+                    f"{path / TOKENIZER_NAME}: not the tokenizer that this data set was built with (SHA-256 "
+                    f"{tokenizer.fingerprint[:12]}…, recorded {self.index.tokenizer_sha256[:12]}…). Restore it, or "
+                    "rebuild the data set."
+                )
+        self.reader = SplitReader(path, self.index, split, verify=verify)
+        if not len(self.reader):
+            raise DataError(
+                f"{path}: the {split} split holds no documents. Build the data set from two documents or more; one "
+                "long text can be cut with --document-separator."
+            )
+        self._plans: OrderedDict[int, RowPlan] = OrderedDict()
+        self.row_count = count_rows(self.reader.lengths, config.sequence_length)
+
+    def plan(self, epoch: int) -> RowPlan:
+        if epoch not in self._plans:
+            seeds = (self._config.seed, self._number, epoch) if self._shuffled else None
+            self._plans[epoch] = plan_rows(self.reader.lengths, self._config.sequence_length, seeds)
+            while len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(epoch)
+        return self._plans[epoch]
+
+
+class PackedRows:
+    """The rows of a split: `rows[i]` is sample i, for training without end, for validation one pass in order.
+
+    Opening it reads the index and its tables, and of the shards nothing but their sizes. It can be pickled.
+
+    Args:
+        config: sources, row length, seed.
+        split: "train" (shuffled anew in each epoch of each source, sources mixed by weight) or "validation"
+            (each source's rows once, source after source, in the order of the documents).
+        tokenizer: fingerprint that the sources must have, such as the one that a run recorded.
+
+    Attributes:
+        vocabulary_size: number of token ids of the sources.
+        tokenizer_fingerprint: SHA-256 of their tokenizer.
+        fingerprint: SHA-256 of everything that decides what `rows[i]` is.
+
+    Raises:
+        DataError: a source is missing, unfinished or damaged, or the tokenizers differ.
+    """
+
+    def __init__(self, config: DataConfig, split: SplitName = "train", *, tokenizer: str | None = None):
+        self._open(config, split, verify=True)
+        self._check_tokenizers(tokenizer)
+        self._check_documents()
+
+    def _open(self, config: DataConfig, split: SplitName, *, verify: bool) -> None:
+        self.config = config
+        self.split: SplitName = split
+        self._sources = [_Source(config, number, split, verify) for number in range(len(config.sources))]
+        self._interleave = Interleave([source.weight for source in config.sources])
+        self._first_rows = np.cumsum([0] + [source.row_count for source in self._sources])
+        index = self._sources[0].index
+        self.vocabulary_size = index.vocabulary_size
+        self.tokenizer_fingerprint = index.tokenizer_sha256
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "split": self.split, "padding": self._padding}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._open(state["config"], state["split"], verify=False)
+        self._padding = state["padding"]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the sources."""
+        return Tokenizer.load(self.config.sources[0].path)
+
+    @property
+    def fingerprint(self) -> str:
+        """Two `PackedRows` of equal fingerprint give the same row for every sample."""
+        identity = {
+            "split": self.split,
+            "sequence_length": self.config.sequence_length,
+            "seed": self.config.seed,
+            "sources": [
+                (source.index.fingerprint, str(entry.weight))
+                for source, entry in zip(self._sources, self.config.sources, strict=True)
+            ],
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        if self.split == "train":
+            raise TypeError("training rows have no end; `rows_per_epoch` says how many make one epoch of each source")
+        return int(self._first_rows[-1])
+
+    @property
+    def rows_per_epoch(self) -> list[int]:
+        """Rows of one pass over each source."""
+        return [source.row_count for source in self._sources]
+
+    @property
+    def packing_efficiency(self) -> float:
+        """Share of the positions of one pass that hold tokens rather than padding."""
+        tokens = sum(int(source.reader.lengths.sum(dtype=np.int64)) for source in self._sources)
+        return tokens / (sum(self.rows_per_epoch) * self.config.sequence_length)
+
+    def locate(self, sample: int) -> Location:
+        """Where global sample number `sample` comes from, without reading it."""
+        if sample < 0:
+            raise IndexError(f"sample {sample} is negative")
+        if self.split == "train":
+            source, number = self._interleave.locate(sample)
+            epoch, row = divmod(number, self._sources[source].row_count)
+            return Location(source, epoch, row)
+        if sample >= len(self):
+            raise IndexError(f"sample {sample} of {len(self)} validation rows")
+        source = int(np.searchsorted(self._first_rows, sample, side="right")) - 1
+        return Location(source, 0, sample - int(self._first_rows[source]))
+
+    def pieces(self, sample: int) -> list[tuple[int, int, int]]:
+        """The pieces of a sample's row: (document of the source's split, first token, tokens)."""
+        location = self.locate(sample)
+        source = self._sources[location.source]
+        plan = source.plan(location.epoch)
+        span = slice(int(plan.bounds[location.row]), int(plan.bounds[location.row + 1]))
+        return [
+            (
+                int(document),
+                int(start),
+                min(self.config.sequence_length, source.reader.length(int(document)) - int(start)),
+            )
+            for document, start in zip(plan.documents[span], plan.starts[span], strict=True)
+        ]
+
+    def __getitem__(self, sample: int) -> Row:
+        """Read a row.
+
+        Raises:
+            DataError: a sample is damaged and the configuration says stop.
+        """
+        length = self.config.sequence_length
+        reader = self._sources[self.locate(sample).source].reader
+        row = self.padding_row(sample)
+        problems: list[str] = []
+        end = 0
+        for document, start, count in self.pieces(sample):
+            begin, end = end, end + count
+            row.document_starts[begin:end] = begin
+            try:
+                tokens = reader.read(document, start, start + count + 1)
+            except DataError as error:
+                if self.config.on_bad_sample == "stop":
+                    raise
+                problems.append(str(error))
+                continue
+            row.tokens[begin:end] = tokens[:count]
+            row.labels[begin : begin + len(tokens) - 1] = tokens[1:]
+        row.document_starts[end:length] = end
+        return Row(row.tokens, row.labels, row.document_starts, sample, tuple(problems))
+
+    def padding_row(self, sample: int = -1) -> Row:
+        """A row of padding: one document of end tokens, no labels."""
+        length = self.config.sequence_length
+        return Row(
+            np.full(length, self._padding, dtype=np.int64),
+            np.full(length, NO_LABEL, dtype=np.int64),
+            np.zeros(length, dtype=np.int32),
+            sample,
+        )
+
+    def _check_tokenizers(self, expected: str | None) -> None:
+        first = self.config.sources[0].path
+        for source, entry in zip(self._sources, self.config.sources, strict=True):
+            if source.index.tokenizer_sha256 != self.tokenizer_fingerprint:
+                raise DataError(
+                    f"{entry.path} and {first} were built with different tokenizers. Build one of them again with "
+                    f"`--tokenizer {first / TOKENIZER_NAME}`."
+                )
+        if expected is not None and expected != self.tokenizer_fingerprint:
+            raise DataError(
+                f"{first}: its tokenizer (SHA-256 {self.tokenizer_fingerprint[:12]}…) is not the one that the run was "
+                f"started with ({expected[:12]}…). Use the run's data sets, or start a new run."
+            )
+        self._padding = self.tokenizer.eos
+
+    def _check_documents(self) -> None:
+        """Lengths are known from the index: an empty document is found before anything is read."""
+        if self.config.on_bad_sample == "skip":
+            return
+        for source in self._sources:
+            empty = np.flatnonzero(source.reader.lengths <= 2)
+            if len(empty):
+                raise DataError(
+                    f"{source.reader.name(int(empty[0]))}: the document is empty ({len(empty)} of {len(source.reader)} "
+                    "are). Rebuild the data set, or set data.on_bad_sample=skip."
+                )
+
+    def close(self) -> None:
+        """Close the shards; they open again when read."""
+        for source in self._sources:
+            source.reader.close()

@@ -1,0 +1,279 @@
+"""WebDataset tar shards of tokenised documents: writing them whole, reading any part of one with its checksum.
+
+Every document is two members of a POSIX tar file, `<key>.tokens.npy` (its ids, beginning and end token included) and
+`<key>.json` (where it came from), so `webdataset.WebDataset` reads the shards as they are. The loader does not walk
+the tar: it reads tokens at the offsets that the index recorded.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glm_data.errors import DataError
+from glm_data.files import sha256_file, sync_directory
+from glm_data.index import BLOCK_BYTES, DOCUMENT, Index, Shard, Split
+
+_TAR_BLOCK = 512
+_MOST_OPEN_FILES = 64
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a shard."""
+    return f"{split}-{number:05d}.tar"
+
+
+class _HashingFile:
+    """A file that takes the SHA-256 of what is written to it."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb", buffering=1 << 20)
+        self.sha256 = hashlib.sha256()
+        self.position = 0
+
+    def write(self, data: bytes) -> int:
+        self._file.write(data)
+        self.sha256.update(data)
+        self.position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.position
+
+    def close(self, *, sync: bool) -> None:
+        if sync:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class ShardWriter:
+    """Writes one shard under a temporary name; `finish` makes it appear.
+
+    The bytes depend on the documents alone: no times, no users.
+
+    Args:
+        directory: of the data set.
+        split: "train" or "validation".
+        number: of the shard within its split.
+        first_document: of the shard within its split; keys count through the split.
+        dtype: of the tokens, "uint16" or "uint32".
+        temporary: path to write to until it is whole.
+    """
+
+    def __init__(self, directory: Path, split: str, number: int, first_document: int, dtype: str, temporary: Path):
+        self._path = directory / shard_name(split, number)
+        self._temporary = temporary
+        self._split = split
+        self._next_document = first_document
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._file = _HashingFile(temporary)
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
+        self._documents: list[tuple[int, int, int]] = []
+        self._checksums: list[int] = []
+
+    def add(self, tokens: np.ndarray, metadata: dict[str, Any]) -> None:
+        """Append a document: `tokens` `[n]` with beginning and end token, `metadata["bytes"]` its text's bytes."""
+        key = f"{self._split}-{self._next_document:010d}"
+        tokens = np.ascontiguousarray(tokens, dtype=self._dtype)
+        member = io.BytesIO()
+        np.lib.format.write_array(member, tokens, version=(1, 0), allow_pickle=False)
+        content = member.getvalue()
+        offset = self._file.position + _TAR_BLOCK + len(content) - tokens.nbytes
+        self._add_member(f"{key}.tokens.npy", content)
+        self._add_member(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
+        raw = tokens.tobytes()
+        self._checksums += [zlib.crc32(raw[at : at + BLOCK_BYTES]) for at in range(0, len(raw), BLOCK_BYTES)]
+        self._documents.append((offset, len(tokens), metadata["bytes"]))
+        self._next_document += 1
+
+    def _add_member(self, name: str, content: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        member.mode = 0o644
+        self._tar.addfile(member, io.BytesIO(content))
+
+    def finish(self) -> tuple[Shard, np.ndarray, np.ndarray]:
+        """Make the shard appear, and describe it.
+
+        Returns:
+            the shard's entry, its documents (`DOCUMENT` `[documents]`, `block` relative to the shard) and the
+            CRC-32 of its blocks (uint32 `[blocks]`).
+        """
+        self._tar.close()
+        self._file.close(sync=True)
+        self._temporary.replace(self._path)
+        sync_directory(self._path.parent)
+        documents = np.zeros(len(self._documents), dtype=DOCUMENT)
+        for column, name in enumerate(("offset", "tokens", "text_bytes")):
+            documents[name] = [document[column] for document in self._documents]
+        documents["block"] = _first_blocks(documents["tokens"], self._dtype.itemsize)[:-1]
+        shard = Shard(
+            name=self._path.name,
+            documents=len(documents),
+            tokens=int(documents["tokens"].sum(dtype=np.int64)),
+            text_bytes=int(documents["text_bytes"].sum(dtype=np.int64)),
+            bytes=self._file.position,
+            sha256=self._file.sha256.hexdigest(),
+        )
+        return shard, documents, np.array(self._checksums, dtype="<u4")
+
+    def abandon(self) -> None:
+        """Close and remove the unfinished file."""
+        self._file.close(sync=False)
+        self._temporary.unlink(missing_ok=True)
+
+
+def _first_blocks(lengths: np.ndarray, itemsize: int) -> np.ndarray:
+    """int64 `[documents + 1]`: first block of each document, and the number of blocks."""
+    blocks = -(-lengths.astype(np.int64) * itemsize // BLOCK_BYTES)
+    return np.concatenate([[0], np.cumsum(blocks)])
+
+
+class SplitReader:
+    """Random access to the tokens of one split of a data set. Safe to pickle; files open when they are needed.
+
+    Args:
+        directory: of the data set.
+        index: its index.
+        split: "train" or "validation".
+        verify: check the tables against their SHA-256, and the sizes of the shards. A worker process, whose parent
+            did so, may leave it out.
+
+    Raises:
+        DataError: a file is missing, has another size than recorded, or a table is damaged.
+    """
+
+    def __init__(self, directory: Path, index: Index, split: str, *, verify: bool = True):
+        entry = index.splits[split]
+        self._directory = directory
+        self._split = split
+        self._entry = entry
+        self._vocabulary_size = index.vocabulary_size
+        self._dtype = np.dtype(index.dtype).newbyteorder("<")
+        if verify:
+            _check_files(directory, entry)
+        self._documents = _open_table(directory / entry.document_table.name, DOCUMENT, entry.documents)
+        self._checksums = _open_table(directory / entry.checksum_table.name, np.dtype("<u4"), None)
+        self._first_documents = np.concatenate([[0], np.cumsum([shard.documents for shard in entry.shards])])
+        self._block_tokens = index.block_bytes // self._dtype.itemsize
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._entry.documents
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """uint32 `[documents]`: tokens of each document, beginning and end token included."""
+        return np.ascontiguousarray(self._documents["tokens"])
+
+    def length(self, document: int) -> int:
+        """Tokens of one document."""
+        return int(self._documents[document]["tokens"])
+
+    def name(self, document: int) -> str:
+        """The shard and sample of a document, for messages."""
+        shard = self._entry.shards[self._shard_of(document)].name
+        return f"{self._directory / shard}, sample {self._split}-{document:010d}"
+
+    def read(self, document: int, start: int, stop: int) -> np.ndarray:
+        """Tokens `start` to `stop` (exclusive) of a document, every block of them checked.
+
+        Raises:
+            DataError: the shard cannot be read, a checksum does not match, or an id is outside the vocabulary.
+        """
+        record = self._documents[document]
+        length = int(record["tokens"])
+        first = start // self._block_tokens
+        last = -(-min(stop, length) // self._block_tokens)
+        begin = first * self._block_tokens
+        end = min(last * self._block_tokens, length)
+        raw = self._read_bytes(document, int(record["offset"]) + begin * self._dtype.itemsize, end - begin)
+        step = self._block_tokens * self._dtype.itemsize
+        view = memoryview(raw)
+        for number in range(last - first):
+            block = int(record["block"]) + first + number
+            if zlib.crc32(view[number * step : (number + 1) * step]) != int(self._checksums[block]):
+                raise DataError(
+                    f"{self.name(document)}: checksum mismatch in tokens {begin + number * self._block_tokens} and on: "
+                    "the shard is damaged. Restore or rebuild it, or set data.on_bad_sample=skip."
+                )
+        tokens = np.frombuffer(raw, dtype=self._dtype)[start - begin : stop - begin]
+        if tokens.size and int(tokens.max()) >= self._vocabulary_size:
+            raise DataError(
+                f"{self.name(document)}: token id {int(tokens.max())} is outside the vocabulary of "
+                f"{self._vocabulary_size} tokens. Rebuild the data set, or set data.on_bad_sample=skip."
+            )
+        return tokens
+
+    def _shard_of(self, document: int) -> int:
+        return int(np.searchsorted(self._first_documents, document, side="right")) - 1
+
+    def _read_bytes(self, document: int, offset: int, tokens: int) -> bytes:
+        wanted = tokens * self._dtype.itemsize
+        try:
+            raw = os.pread(self._descriptor(self._shard_of(document)), wanted, offset)
+        except OSError as error:
+            raise DataError(
+                f"{self.name(document)}: cannot be read: {error.strerror or error}. Restore or rebuild the shard, or "
+                "set data.on_bad_sample=skip."
+            ) from error
+        if len(raw) != wanted:
+            raise DataError(
+                f"{self.name(document)}: the shard ends within the sample: it is truncated. Restore or rebuild "
+                "it, or set data.on_bad_sample=skip."
+            )
+        return raw
+
+    def _descriptor(self, shard: int) -> int:
+        if shard in self._descriptors:
+            self._descriptors.move_to_end(shard)
+            return self._descriptors[shard]
+        while len(self._descriptors) >= _MOST_OPEN_FILES:
+            os.close(self._descriptors.popitem(last=False)[1])
+        descriptor = os.open(self._directory / self._entry.shards[shard].name, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptors[shard] = descriptor
+        return descriptor
+
+    def close(self) -> None:
+        """Close the shards; they open again when read."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptors"):
+            self.close()
+
+
+def _check_files(directory: Path, entry: Split) -> None:
+    for table in (entry.document_table, entry.checksum_table):
+        if sha256_file(directory / table.name) != table.sha256:
+            raise DataError(f"{directory / table.name}: checksum mismatch: the file is damaged. Rebuild the data set.")
+    for shard in entry.shards:
+        path = directory / shard.name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"{path}: the shard cannot be read: {error.strerror or error}. Restore or rebuild it."
+            ) from error
+        if size != shard.bytes:
+            raise DataError(f"{path}: the shard has {size} bytes, the index says {shard.bytes}. Restore or rebuild it.")
+
+
+def _open_table(path: Path, dtype: np.dtype, length: int | None) -> np.ndarray:
+    try:
+        # mmap cannot map an empty array.
+        table = np.load(path, mmap_mode="r", allow_pickle=False) if length != 0 else np.zeros(0, dtype)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}. Rebuild the data set.") from error
+    if table.dtype != dtype or table.ndim != 1 or (length is not None and len(table) != length):
+        raise DataError(f"{path}: not the table that the index describes. Rebuild the data set.")
+    return table
