@@ -1,0 +1,144 @@
+"""Streaming generation: whole characters, sampling by its definition, and the same text as without caches."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glm_scale.errors import UserError
+from glm_scale.generation import Generation, Sampling, TextStream, sample
+from glm_scale.model import LanguageModel, ModelConfig
+
+
+class ByteCodec:
+    """Bytes as tokens 0–255, with one token for " the" and, like SentencePiece, no space before the first word."""
+
+    size, bos, eos, the = 259, 256, 257, 258
+
+    def encode(self, text):
+        pieces = text.encode().split(b" the")
+        return [*pieces[0], *(token for piece in pieces[1:] for token in (self.the, *piece))]
+
+    def decode(self, ids):
+        data = b"".join(b" the" if i == self.the else bytes([i]) if i < 256 else b"" for i in ids)
+        text = data.decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if ids and ids[0] == self.the else text
+
+
+CODEC = ByteCodec()
+
+
+def model(mixers=("lattice:2^k",), vocab_size=CODEC.size):
+    config = ModelConfig(vocab_size=vocab_size, layers=2, width=16, heads=2, mixers=mixers, ssm_state=4, conv_width=2)
+    built = LanguageModel(config, seed=1)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.mul_(4)
+    return built
+
+
+@given(st.text(alphabet=st.sampled_from("ab é€🙂\n the\ufffd"), max_size=12), st.sampled_from(["", "x", "é", " the"]))
+def test_streamed_pieces_join_to_the_text_and_never_show_half_a_character(text, prompt):
+    stream = TextStream(CODEC, [CODEC.bos, *CODEC.encode(prompt)])
+    pieces = [stream.push(token) for token in CODEC.encode(text)] + [stream.flush()]
+    assert "".join(pieces) == text
+    assert "\ufffd" in text or "\ufffd" not in "".join(pieces)
+
+
+def test_characters_appear_as_soon_as_they_are_whole():
+    stream = TextStream(CODEC, [CODEC.bos])
+    assert [stream.push(token) for token in "a€b".encode()] == ["a", "", "", "€", "b"]
+
+
+def test_bytes_that_never_become_a_character_are_shown_at_the_end():
+    stream = TextStream(CODEC, [CODEC.bos])
+    assert stream.push("€".encode()[0]) == ""
+    assert stream.flush() == "\ufffd"
+
+
+@pytest.mark.parametrize("mixers", [("lattice:2^k",), ("attention",), ("ssm", "local:3")])
+def test_greedy_text_is_what_the_model_says_without_caches(mixers):
+    untrained = model(mixers)
+    generation = Generation(untrained, CODEC, "so", max_tokens=25, sampling=Sampling(temperature=0))
+    text = "".join(generation)
+    tokens = [CODEC.bos, *CODEC.encode("so")]
+    for _ in range(25):
+        tokens.append(int(untrained(torch.tensor([tokens]))[0, -1].argmax()))
+        if tokens[-1] == CODEC.eos:
+            break
+    assert text == CODEC.decode(tokens).removeprefix("so")
+    assert text
+
+
+def test_the_same_seed_draws_the_same_text_and_another_seed_another():
+    def text(seed):
+        return "".join(Generation(model(), CODEC, "a", max_tokens=30, sampling=Sampling(seed=seed)))
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_the_report_counts_tokens_and_the_bytes_of_the_caches():
+    untrained = model(("attention",))
+    generation = Generation(untrained, CODEC, "abc", max_tokens=10, sampling=Sampling(temperature=0))
+    assert list(generation)
+    report = generation.report
+    assert (report.prompt_tokens, report.new_tokens, report.cached_tokens) == (4, 10, 13)
+    assert report.cache_bytes == untrained.cache_bytes(13)
+    assert report.tokens_per_second == pytest.approx(9 / report.decode_seconds)
+    assert "4 prompt tokens" in str(report)
+    assert f"cache {report.cache_bytes:,} bytes after 13 tokens" in str(report)
+
+
+def test_generation_stops_at_the_end_of_the_document():
+    ending = model()
+    with torch.no_grad():
+        ending.head.weight.zero_()
+        ending.head.weight[CODEC.eos] = 1e3 * ending.norm(ending.embedding.weight[CODEC.bos])
+        ending.blocks.apply(lambda module: [p.zero_() for p in module.parameters(recurse=False)])
+    generation = Generation(ending, CODEC, "", max_tokens=10)
+    assert list(generation) == []
+    assert generation.report.ended
+    assert generation.report.new_tokens == 0
+
+
+def test_tokens_beyond_the_tokenizer_are_never_drawn():
+    """A vocabulary may be padded; the padding is no text."""
+    padded = model(vocab_size=320)
+    with torch.no_grad():
+        padded.head.weight[CODEC.size :] = 100 * padded.head.weight[: 320 - CODEC.size]
+    assert "".join(Generation(padded, CODEC, "a", max_tokens=20))
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused():
+    with pytest.raises(UserError, match="259 tokens but the model's vocabulary 200"):
+        Generation(model(vocab_size=200), CODEC, "a", max_tokens=1)
+
+
+PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
+
+
+def drawn(**sampling):
+    generator = torch.Generator().manual_seed(0)
+    counts = Counter(sample(PROBABILITIES.log(), Sampling(**sampling), generator) for _ in range(4000))
+    return [counts[token] / 4000 for token in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.2, 0.3]),
+        ({"temperature": 0.0}, [0, 1, 0, 0]),
+        ({"temperature": 0.5}, [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_k": 9}, [0.1, 0.4, 0.2, 0.3]),
+        ({"top_p": 0.65}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_p": 0.75}, [0, 4 / 9, 2 / 9, 3 / 9]),
+        ({"top_p": 1e-6}, [0, 1, 0, 0]),
+        ({"top_k": 3, "top_p": 0.4}, [0, 1, 0, 0]),
+    ],
+)
+def test_tokens_are_drawn_with_the_documented_probabilities(sampling, expected):
+    assert drawn(**sampling) == pytest.approx(expected, abs=0.03)
