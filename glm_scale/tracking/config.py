@@ -72,7 +72,7 @@ def store_folder(uri: str) -> Path | None:
 
 
 _SECRET_KEY = re.compile(
-    r"(password|passwd|secret|credential|api_?key|access_?key|private_?key|auth|(^|[._])token$)", re.I
+    r"(password|passwd|secret|credential|api_?key|access_?key|private_?key|authorization|(^|[._])(auth|token)$)", re.I
 )
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 

@@ -80,20 +80,20 @@ class TrackingState(BaseModel):
 
 
 class Order(BaseModel):
-    """What to mirror to where. Without a URI the store is the one that tracking.json names.
+    """What to mirror to where; a relative sqlite path in `uri` starts at `base`.
 
-    `parent`: the process to watch; None sends what is there, sets the final status and ends.
-    `patience`: seconds to go on trying once asked to stop, or without a parent.
+    `parent`: the process to watch. Without one, what is there is sent and the final status set, once;
+    `patience`: then, seconds to go on trying.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: Path
-    uri: str | None = None
-    experiment: str | None = None
+    uri: str
+    experiment: str
     base: Path
     parent: int | None = None
-    patience: float
+    patience: float = 0.0
 
 
 def _checksum(metrics: Path, offset: int) -> int:

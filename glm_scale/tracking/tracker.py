@@ -48,7 +48,6 @@ class Tracker:
                 experiment=self._config.experiment,
                 base=Path.cwd(),
                 parent=os.getpid(),
-                patience=3600.0,  # `close` sets the limit
             )
             try:
                 self._worker = Worker(self._run, order)
@@ -104,8 +103,8 @@ class Worker:
         )
         self._listener.start()
 
-    def wait(self, timeout: float) -> int | None:
-        """The exit code; None, and the process is ended, if it takes longer than `timeout` seconds."""
+    def wait(self, timeout: float | None) -> int | None:
+        """The exit code; None, and the process is ended, if it takes longer than `timeout` seconds (None: no limit)."""
         try:
             code: int | None = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -120,7 +119,7 @@ class Worker:
 
     def stop(self, timeout: float) -> int | None:
         """Ask it to deliver the rest and to end; then like `wait`."""
-        self._say("stop")
+        self._say(f"stop {timeout}")
         return self.wait(timeout)
 
     def _say(self, line: str) -> None:

@@ -4,7 +4,7 @@ A process of its own, not a thread of the trainer: importing MLflow takes second
 a dead server cannot be interrupted, MLflow's time limits are environment variables, and only a process that
 outlives the trainer can report that the trainer was killed.
 
-It reads one JSON object on its standard input (`glm_scale.tracking.state.Order`), then a line that says "stop", or
+It reads one JSON object on its standard input (`glm_scale.tracking.state.Order`), then a line "stop SECONDS", or
 the end of the file. On standard output it writes what the user should know, one line each, "LEVEL text"; libraries
 speak on standard error.
 Exit code: 0 if everything has been received, 1 if not, 2 if the run cannot be mirrored.
@@ -18,6 +18,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
+from io import FileIO, RawIOBase
 
 from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory
@@ -35,17 +36,16 @@ _logger = logging.getLogger("glm_scale.tracking")
 def open_state(run: RunDirectory, order: Order) -> TrackingState:
     """The state to go on from: what tracking.json says, unless the order names another store or experiment."""
     state = TrackingState.read(run)
-    if state is not None:
-        same_uri = order.uri in (None, state.requested_uri, state.uri)
-        if same_uri and order.experiment in (None, state.experiment):
-            return state
-    if order.uri is None or order.experiment is None:
-        raise UserError(f"{run.path} was never tracked, so its MLflow store is unknown; name one with --tracking-uri")
+    if state is not None and order.uri in (state.requested_uri, state.uri) and order.experiment == state.experiment:
+        return state
     return TrackingState(requested_uri=order.uri, uri=resolve_uri(order.uri, order.base), experiment=order.experiment)
 
 
-def mirror(run: RunDirectory, state: TrackingState, order: Order, stop: Callable[[float], bool]) -> bool:
-    """Mirror until `stop(seconds)` (waits that long, or until asked to stop) says so; whether all was received."""
+def mirror(run: RunDirectory, state: TrackingState, stop: Callable[[float], float | None]) -> bool:
+    """Mirror until told to stop; whether everything was received.
+
+    `stop(seconds)` waits that long for a request to stop; it returns for how many seconds to go on trying, or None.
+    """
     # The import is part of what must not hold up the caller.
     from glm_scale.tracking.mirror import Mirror, first_line
 
@@ -53,10 +53,10 @@ def mirror(run: RunDirectory, state: TrackingState, order: Order, stop: Callable
     deadline: float | None = None
     pause, failures = 0.0, 0
     while True:
-        if deadline is None and stop(pause):
-            deadline = time.monotonic() + order.patience
-        elif deadline is not None:
+        if deadline is not None:
             time.sleep(pause)
+        elif (patience := stop(pause)) is not None:
+            deadline = time.monotonic() + patience
         try:
             mirrored.catch_up()
             if failures:
@@ -68,13 +68,9 @@ def mirror(run: RunDirectory, state: TrackingState, order: Order, stop: Callable
                 return True
         except Exception as error:
             mirrored.disconnect()
-            if failures == 0:
-                _logger.warning(
-                    "MLflow at %s cannot be reached, training goes on and it is tried again: %s",
-                    state.uri,
-                    first_line(error),
-                )
             failures += 1
+            if failures == 1:
+                _logger.warning("MLflow at %s cannot be reached and is tried again: %s", state.uri, first_line(error))
             pause = min(_POLL_S * 2 ** (failures - 1), _LONGEST_PAUSE_S)
             if deadline is not None:
                 pause = min(pause, _POLL_S)
@@ -82,20 +78,20 @@ def mirror(run: RunDirectory, state: TrackingState, order: Order, stop: Callable
                     return False
 
 
-def _stop_request(parent: int | None) -> Callable[[float], bool]:
+def _stop_request(requests: RawIOBase, parent: int) -> Callable[[float], float | None]:
     """Waits for word on standard input. A parent that died cannot close the pipe if its workers hold it too."""
-    if parent is None:
-        return lambda seconds: True
 
-    def stop(seconds: float) -> bool:
+    def stop(seconds: float) -> float | None:
         end = time.monotonic() + seconds
         while True:
             left = end - time.monotonic()
-            readable, _, _ = select.select([sys.stdin], [], [], max(0.0, min(left, _POLL_S)))
+            readable, _, _ = select.select([requests], [], [], max(0.0, min(left, _POLL_S)))
+            if readable and (request := requests.readline().split()):
+                return float(request[1])
             if readable or os.getppid() != parent:
-                return True
+                return _ORPHAN_PATIENCE_S
             if left <= 0:
-                return False
+                return None
 
     return stop
 
@@ -107,7 +103,9 @@ def main() -> int:
     _logger.addHandler(speaker)
     _logger.setLevel(logging.INFO)
     _logger.propagate = False
-    order = Order.model_validate_json(sys.stdin.readline())
+    # Unbuffered: a request to stop that came along with the order must not hide from `select` in a buffer.
+    requests = FileIO(sys.stdin.fileno(), closefd=False)
+    order = Order.model_validate_json(requests.readline())
     run = RunDirectory(order.run)
     try:
         # A worker whose trainer was killed a moment ago may still be at work here.
@@ -119,7 +117,8 @@ def main() -> int:
                 # MLflow puts the artifacts of a new sqlite store into ./mlruns: keep them beside the database.
                 folder.mkdir(parents=True, exist_ok=True)
                 os.chdir(folder)
-            return 0 if mirror(run, state, order, _stop_request(order.parent)) else 1
+            parent, patience = order.parent, order.patience
+            return 0 if mirror(run, state, _stop_request(requests, parent) if parent else lambda _: patience) else 1
     except (UserError, OSError) as error:
         _logger.warning("%s", error)
         return 2

@@ -1,0 +1,45 @@
+"""`glm-scale track`: the MLflow side of runs."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sync(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.")],
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store; default: the one the run was tracked with.")
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow experiment; default: the one the run was tracked with.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Give up on a dead server after this many seconds.")] = 60.0,
+) -> None:
+    """Deliver to MLflow what it has missed: metrics, artifacts and the final status of runs."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    from glm_scale.runs import find_runs
+    from glm_scale.tracking.sync import sync as replay
+
+    console = Console()
+    logger = logging.getLogger("glm_scale.tracking")
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    logger.addHandler(handler)
+    missed = 0
+    try:
+        for run in find_runs(runs):
+            with console.status(f"{run.name}: replaying to MLflow"):
+                state = replay(run, tracking_uri, experiment, timeout)
+            if state is None:
+                missed += 1
+                console.print(f"[red]✗[/red] {run.name}: not everything was delivered")
+            else:
+                status = run.read_summary().status
+                console.print(f"[green]✓[/green] {run.name}: {status}, MLflow run {state.run_id} at {state.uri}")
+    finally:
+        logger.removeHandler(handler)
+    if missed:
+        raise typer.Exit(1)

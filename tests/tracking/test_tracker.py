@@ -1,0 +1,230 @@
+"""The trainer's side: nothing waits for MLflow, and what happened is told truthfully in the end. Real processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from synthetic_training import only_run, steps_of, train
+
+from glm_scale.errors import UserError
+from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig, read_metrics
+from glm_scale.tracking.state import TrackingState
+from glm_scale.tracking.sync import sync
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    """A working directory that is not the run's."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def received(run) -> int:
+    """How many bytes of the log MLflow has, by the run's own account."""
+    state = TrackingState.read(run)
+    return state.marks[-1].offset if state and state.marks else 0
+
+
+def test_a_run_reaches_the_default_store_and_goes_on_there_from_another_folder(make_run, elsewhere, monkeypatch):
+    run, config = make_run(), TrackingConfig(system_metrics=0.1)
+    with run.lock(), MetricsLog(run.metrics) as log:
+        tracker = Tracker(config, run, log)
+        tracker.start()
+        train(log, 1, 20)
+        until(lambda: any(True for _ in read_metrics(run.metrics, "system")))
+        assert tracker.close("failed", deadline=30.0)
+    uri = f"sqlite:///{elsewhere}/mlflow.db"
+    assert only_run(uri).info.status == "FAILED"
+    assert run.read_summary().status == "failed"
+
+    monkeypatch.chdir(elsewhere.parent)
+    with run.lock(), MetricsLog(run.metrics) as log:
+        run.update_summary(status="running", ended=None)
+        log.truncate(after_step=10)
+        tracker = Tracker(config, run, log)
+        tracker.start()
+        until(lambda: only_run(uri).info.status == "RUNNING")
+        train(log, 11, 40)
+        assert tracker.close("finished", deadline=30.0)
+    assert not (elsewhere.parent / "mlflow.db").exists()
+    assert only_run(uri).info.status == "FINISHED"
+    assert {step for step, _ in steps_of(uri, "train/loss")} == set(range(1, 41))
+    assert "system/process_cpu_percent" in only_run(uri).data.metrics
+
+
+def test_a_server_that_never_answers_delays_nothing(make_run, elsewhere, caplog):
+    environment = dict(os.environ)
+    run = make_run()
+    with socket.create_server(("127.0.0.1", 0)) as silent, run.lock(), MetricsLog(run.metrics) as log:
+        config = TrackingConfig(uri=f"http://127.0.0.1:{silent.getsockname()[1]}", system_metrics=None)
+        tracker = Tracker(config, run, log)
+        start = time.monotonic()
+        tracker.start()
+        train(log, 1, 1000)
+        assert time.monotonic() - start < 0.5
+        silent.settimeout(20)
+        connection, _ = silent.accept()  # the request is under way, and will hang
+        start = time.monotonic()
+        assert not tracker.close("finished", deadline=1.0)
+        assert time.monotonic() - start < 2.0
+        connection.close()
+    assert f"glm-scale track sync {run.path}" in caplog.text
+    assert dict(os.environ) == environment
+    assert run.read_summary().status == "finished"
+    assert not psutil.Process().children()
+
+    assert sync(run, uri="sqlite:///replayed.db") is not None
+    uri = f"sqlite:///{elsewhere}/replayed.db"
+    assert only_run(uri).info.status == "FINISHED"
+    assert len(steps_of(uri, "train/loss")) == 1000
+
+
+@pytest.mark.parametrize("uri", ["htp://localhost", "http://127.0.0.1:9"])
+def test_a_uri_that_leads_nowhere_is_a_warning(make_run, elsewhere, caplog, uri):
+    run = make_run()
+    with caplog.at_level(logging.INFO), run.lock(), MetricsLog(run.metrics) as log:
+        tracker = Tracker(TrackingConfig(uri=uri, system_metrics=None), run, log)
+        tracker.start()
+        train(log, 1, 3)
+        until(lambda: "cannot be reached" in caplog.text)
+        tracker.close("finished", deadline=2.0)
+    assert uri in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+def test_disabled_tracking_starts_no_process_and_still_samples_the_machine(make_run, elsewhere):
+    run = make_run()
+    with run.lock(), MetricsLog(run.metrics) as log:
+        tracker = Tracker(TrackingConfig(enabled=False, system_metrics=0.1), run, log)
+        tracker.start()
+        train(log, 1, 1)
+        assert not psutil.Process().children()
+        until(lambda: any(True for _ in read_metrics(run.metrics, "system")))
+        tracker.close("finished")
+    (sample, *_) = read_metrics(run.metrics, "system")
+    assert sample.step == 1
+    assert 0 < sample.number("memory_percent") < 100
+    assert sample.number("process_memory_gib") > 0.01
+
+
+TRAINER = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from glm_scale.runs import RunDirectory
+from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
+from synthetic_training import train
+run = RunDirectory(sys.argv[1])
+lock, log = run.lock(), MetricsLog(run.metrics)
+Tracker(TrackingConfig(system_metrics=None), run, log).start()
+train(log, 1, 30)
+print("trained", flush=True)
+time.sleep(60)
+"""
+
+
+def trainer_in(run) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, run.path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "trained\n"
+    return process
+
+
+def test_a_killed_trainer_is_reported_as_killed(make_run, elsewhere):
+    run = make_run()
+    trainer = trainer_in(run)
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+    until(lambda: run.read_summary().status == "killed")
+    uri = f"sqlite:///{elsewhere}/mlflow.db"
+    until(lambda: only_run(uri).info.status == "KILLED")
+    assert len(steps_of(uri, "train/loss")) == 30
+
+
+def test_sync_finds_that_a_run_was_killed_with_all_its_processes(make_run, elsewhere):
+    run = make_run()
+    trainer = trainer_in(run)
+    family = [*psutil.Process(trainer.pid).children(recursive=True), trainer]
+    until(lambda: run.tracking.exists())
+    for process in family:
+        process.send_signal(signal.SIGKILL)
+    trainer.wait()
+    assert run.read_summary().status == "running"
+
+    state = sync(run)
+    assert state is not None
+    assert run.read_summary().status == "killed"
+    uri = f"sqlite:///{elsewhere}/mlflow.db"
+    assert state.uri == uri
+    assert only_run(uri).info.status == "KILLED"
+    assert len(steps_of(uri, "train/loss")) == 30
+
+
+def test_sync_refuses_what_cannot_work(make_run, elsewhere, caplog):
+    run = make_run(status="finished")
+    with pytest.raises(UserError, match=r"sqlite:///mlflow\.db"):
+        sync(run, uri="file:///tmp/mlruns")
+    with run.tracking_lock():
+        assert sync(run) is None
+    assert f"process {os.getpid()} on" in caplog.text
+
+
+def server(store: Path, port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    stores = ["--backend-store-uri", f"sqlite:///{store}/s.db", "--artifacts-destination", f"{store}/artifacts"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command + stores, start_new_session=True, **quiet)
+
+
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_server_that_dies_and_comes_back_receives_everything(make_run, elsewhere, caplog):
+    run = make_run()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    serving = server(elsewhere, port)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        with caplog.at_level(logging.INFO), run.lock(), MetricsLog(run.metrics) as log:
+            tracker = Tracker(TrackingConfig(uri=uri, system_metrics=None), run, log)
+            tracker.start()
+            train(log, 1, 100)
+            log.append("train", step=101, tokens=1, flops=1, loss=float("nan"), grad_norm=float("inf"))
+            until(lambda: received(run) == run.metrics.stat().st_size, timeout=60)
+            stop_server(serving)
+            start = time.monotonic()
+            train(log, 102, 300)
+            assert time.monotonic() - start < 0.5
+            until(lambda: "cannot be reached" in caplog.text.split("Traceback")[-1])
+            serving = server(elsewhere, port)
+            until(lambda: received(run) == run.metrics.stat().st_size, timeout=60)
+            assert "answers again" in caplog.text
+            assert tracker.close("finished", deadline=30)
+        assert only_run(uri).info.status == "FINISHED"
+        assert sorted({step for step, _ in steps_of(uri, "train/loss")}) == list(range(1, 301))
+        assert len(steps_of(uri, "train/loss")) == 300
+    finally:
+        stop_server(serving)
