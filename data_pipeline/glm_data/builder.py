@@ -28,6 +28,7 @@ from glm_data.index import (
     Counts,
     Index,
     Input,
+    check_complete,
     load_index,
 )
 from glm_data.journal import Journal, discard, locked, remove_shards
@@ -199,12 +200,7 @@ class _Build:
             discard(self._output)
             return None
         index = load_index(self._output)
-        missing = [name for name in index.listed_files() if not (self._output / name).exists()]
-        if missing:
-            raise DataError(
-                f"{self._output}: {missing[0]} is missing from the data set. Restore it, or build again with "
-                "--overwrite."
-            )
+        check_complete(self._output, index)
         self._refuse_other(
             index.model_dump(mode="json", include={"settings", "input", "origin"}), "a finished data set"
         )

@@ -146,6 +146,20 @@ def load_index(directory: Path) -> Index:
         raise DataError(f"{path}: damaged: {error}") from error
 
 
+def check_complete(directory: Path, index: Index) -> None:
+    """Check that the files of a data set are there.
+
+    Raises:
+        DataError: one is missing.
+    """
+    missing = [name for name in index.listed_files() if not (directory / name).exists()]
+    if missing:
+        raise DataError(
+            f"{directory / missing[0]}: missing from the data set ({len(missing)} of {len(index.listed_files())} files "
+            "are). Restore it, or build again with --overwrite."
+        )
+
+
 def _checksum(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

