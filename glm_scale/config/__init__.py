@@ -1,0 +1,17 @@
+"""Configuration of runs: a tree of typed groups, read from YAML and command-line overrides."""
+
+from glm_scale.config.environment import check_environment
+from glm_scale.config.loading import load_config, resolved_yaml, validate
+from glm_scale.config.problems import ConfigError, Problem
+from glm_scale.config.run import LadderConfig, RunConfig
+
+__all__ = [
+    "ConfigError",
+    "LadderConfig",
+    "Problem",
+    "RunConfig",
+    "check_environment",
+    "load_config",
+    "resolved_yaml",
+    "validate",
+]

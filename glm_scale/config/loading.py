@@ -1,0 +1,100 @@
+"""Read a configuration: YAML and `a.b=c` overrides, merged by OmegaConf, checked by pydantic.
+
+Whatever is wrong is reported as one `ConfigError` that lists every problem.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from glm_scale.config.problems import ConfigError, Problem, booleans_for_numbers, problems_of
+from glm_scale.config.run import RunConfig
+
+__all__ = ["load_config", "resolved_yaml", "validate"]
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run configuration in the YAML file `path`, with `overrides` such as "training.seed=7" applied.
+
+    Values may refer to one another by OmegaConf's interpolation, `${data.sequence_length}`.
+
+    Raises:
+        ConfigError: naming every problem, the file and the keys.
+    """
+    merged = _merge(_read(path), overrides, str(path))
+    keys = [override.partition("=")[0] for override in overrides]
+    return validate(RunConfig, merged, str(path), keys)
+
+
+def validate(schema: type[Config], values: Any, origin: str, overridden: Sequence[str] = ()) -> Config:
+    """`values` as an instance of `schema`; errors name their source `origin`, and which keys were `overridden`."""
+    problems = list(booleans_for_numbers(values, schema))
+    try:
+        config = schema.model_validate(values)
+    except ValidationError as error:
+        told = {problem.path for problem in problems}
+        problems += [problem for problem in problems_of(error, schema) if problem.path not in told]
+    if problems:
+        raise ConfigError(origin, problems, overridden)
+    return config
+
+
+def resolved_yaml(config: BaseModel) -> str:
+    """A configuration with every default filled in, as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        values = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(str(path), [Problem("", _missing_file(path))]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [Problem("", f"cannot be read: {error}")]) from None
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(str(path), [Problem("", f"is not valid YAML: {_one_line(error)}")]) from None
+    if not isinstance(values, DictConfig):
+        raise ConfigError(
+            str(path), [Problem("", "must hold groups of keys (name: …, model: …), not a list or a value")]
+        )
+    return values
+
+
+def _merge(values: DictConfig, overrides: Sequence[str], origin: str) -> Any:
+    problems: list[Problem] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(Problem("", f"override {override!r} is not of the form key=value, such as training.seed=7"))
+            continue
+        try:
+            # The value is read as YAML; a group is merged into what is there, a list replaces it.
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+            OmegaConf.update(values, key, parsed["value"], force_add=True)  # type: ignore[index,call-overload]
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
+            problems.append(Problem("", f"override {override!r} cannot be applied: {_one_line(error)}"))
+    try:
+        merged = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        problems.append(Problem(str(error.full_key or ""), _one_line(error), show_value=False))
+    if problems:
+        raise ConfigError(origin, problems)
+    return merged
+
+
+def _missing_file(path: Path) -> str:
+    neighbours = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    if not neighbours:
+        return "no such file"
+    return f"no such file; there are {', '.join(str(neighbour) for neighbour in neighbours)}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split("full_key:")[0].split())

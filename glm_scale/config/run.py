@@ -1,0 +1,70 @@
+"""The whole configuration of a run, and the rules between its groups."""
+
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from glm_data import DataConfig
+from glm_scale.model.config import ModelConfig
+from glm_scale.tracking.config import TrackingConfig
+from glm_scale.training.config import CheckpointConfig, EvaluationConfig, TrainingConfig
+
+__all__ = ["LadderConfig", "RunConfig"]
+
+
+class LadderConfig(BaseModel):
+    """Runs that differ only in mixer and size: every one of `mixers` at every one of `sizes`.
+
+    A mixer is a spelling ("lattice:2^k") or a list of them that repeats through the depth. A size is a group of
+    overrides of the run's keys, such as {model.layers: 4, model.width: 128}; an empty one changes nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mixers: list[str | list[str]] = Field(min_length=1)
+    sizes: list[dict[str, Any]] = Field(default=[{}], min_length=1)
+    sample_tokens: int = Field(64, gt=0)
+    prompt: str = "The state of the union is"
+
+
+class RunConfig(BaseModel):
+    """One run: `glm-scale train` trains it into run_root/name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    run_root: Path = Path("runs")
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    ladder: LadderConfig | None = None
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one optimizer step."""
+        return self.training.batch_tokens // (self.training.micro_batch * self.data.sequence_length)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_directory_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+^_=-]*", name):
+            raise ValueError("names a directory: letters, digits and . + ^ _ = - only, starting with a letter or digit")
+        return name
+
+    @model_validator(mode="after")
+    def _batch_is_whole_micro_batches(self) -> Self:
+        training, length = self.training, self.data.sequence_length
+        micro = training.micro_batch * length
+        if training.batch_tokens % micro:
+            below = training.batch_tokens // micro * micro
+            nearest = " or ".join(str(tokens) for tokens in (below, below + micro) if tokens)
+            raise ValueError(
+                f"training.batch_tokens = {training.batch_tokens} is no multiple of training.micro_batch "
+                f"{training.micro_batch} × data.sequence_length {length} = {micro}; nearest: {nearest}"
+            )
+        return self

@@ -1,0 +1,110 @@
+"""What a user may choose about training. Free of torch: a configuration is checked before anything heavy loads."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["CheckpointConfig", "EvaluationConfig", "OptimizerConfig", "ScheduleConfig", "TrainingConfig"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OptimizerConfig(_Config):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) with clipping of the global gradient norm.
+
+    `weight_decay` acts on matrices of the blocks and of the output head alone, see `optimizer.parameter_groups`.
+    `clip` is the largest global L2 norm of the gradient; null turns clipping off.
+    """
+
+    learning_rate: float = Field(3e-4, gt=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0, lt=1)
+    clip: float | None = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _betas_are_decay_rates(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas are decay rates: both at least 0 and below 1")
+        return self
+
+
+class ScheduleConfig(_Config):
+    """Learning rate against tokens, see `schedule.learning_rate`.
+
+    `decay_tokens` is the length of the last phase of `wsd` (default: a fifth of the budget); `cosine` decays from the
+    end of the warmup to the end of the budget and has no such length. `final_fraction` is the last learning rate as
+    a fraction of the peak.
+    """
+
+    kind: Literal["cosine", "wsd"] = "cosine"
+    warmup_tokens: int = Field(0, ge=0)
+    decay_tokens: int | None = Field(None, gt=0)
+    final_fraction: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _decay_length_belongs_to_wsd(self) -> Self:
+        if self.kind == "cosine" and self.decay_tokens is not None:
+            raise ValueError("decay_tokens belongs to kind: wsd; cosine decays over the whole budget, so leave it out")
+        return self
+
+
+class TrainingConfig(_Config):
+    """How one run is trained. All token counts are positions of packed rows, padding included.
+
+    `tokens` is the budget of the run, `batch_tokens` of one optimizer step, `micro_batch` the rows of one forward
+    pass; the gradient of a step is accumulated over batch_tokens / (micro_batch · sequence_length) forward passes.
+    `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run.
+    """
+
+    tokens: int = Field(gt=0)
+    batch_tokens: int = Field(gt=0)
+    micro_batch: int = Field(gt=0)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    activation_checkpointing: bool = False
+    compile: bool = False
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    bad_step_limit: int = Field(10, gt=0)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole budget, the last one counted whole."""
+        return -(-self.tokens // self.batch_tokens)
+
+    @model_validator(mode="after")
+    def _bf16_needs_zero(self) -> Self:
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError(
+                "precision: bf16 needs zero_stage 1, 2 or 3 (fp32 master weights live in the ZeRO optimizer; "
+                "DeepSpeed's bf16 without ZeRO trains wrongly): set zero_stage: 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_fit_the_budget(self) -> Self:
+        if self.batch_tokens > self.tokens:
+            raise ValueError(f"batch_tokens {self.batch_tokens} exceeds the budget of tokens {self.tokens}")
+        phases = self.schedule.warmup_tokens + (self.schedule.decay_tokens or 0)
+        if phases > self.tokens:
+            raise ValueError(f"schedule: warmup and decay take {phases} tokens, the budget is tokens {self.tokens}")
+        return self
+
+
+class EvaluationConfig(_Config):
+    """Validation every `every` steps (null: only at the end) on the first `rows` rows (null: the whole split)."""
+
+    every: int | None = Field(None, gt=0)
+    rows: int | None = Field(None, gt=0)
+
+
+class CheckpointConfig(_Config):
+    """A checkpoint every `every` steps (null: only at the end); the newest `keep` stay on disk."""
+
+    every: int | None = Field(None, gt=0)
+    keep: int = Field(2, gt=0)

@@ -1,0 +1,38 @@
+"""How far a run has come: the few numbers that a checkpoint carries beside its tensors."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+from glm_scale.training.engine import StepResult
+
+__all__ = ["Counters"]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """`step`: batches consumed, skipped ones included. `samples`: rows consumed, the whole state of the data.
+
+    `tokens`: positions consumed. `skipped`: steps not applied for a non-finite loss or gradient, `bad_streak` how many
+    of them in a row.
+    """
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    bad_streak: int = 0
+
+    def after(self, rows: int, tokens: int, result: StepResult) -> Self:
+        """The counters after one more step over `rows` rows of `tokens` positions together."""
+        return dataclasses.replace(
+            self,
+            step=self.step + 1,
+            samples=self.samples + rows,
+            tokens=self.tokens + tokens,
+            skipped=self.skipped + (not result.applied),
+            bad_streak=0 if result.applied else self.bad_streak + 1,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

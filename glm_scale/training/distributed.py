@@ -1,0 +1,115 @@
+"""The process group under DeepSpeed, set up without asking the user for a single environment variable.
+
+Started by a launcher (RANK, WORLD_SIZE and the rest are set) the values are taken as they are; started by hand the
+process becomes rank 0 of 1 on a free local port.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from glm_scale.errors import UserError
+
+__all__ = ["first_start_compiles", "quiet", "resolve_device", "start"]
+
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """The device a run uses: "auto" takes the GPU of this rank where there is one."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UserError(
+            "training.device = 'cuda', but this machine shows no CUDA device; set training.device=cpu or auto"
+        )
+    if wanted == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def start(device: torch.device) -> None:
+    """Start DeepSpeed's process group (gloo on CPU, NCCL on GPU); does nothing if it runs already.
+
+    Raises:
+        UserError: the compiler that DeepSpeed needs on CPU is missing.
+    """
+    if torch.distributed.is_initialized():
+        return
+    # DeepSpeed picks its accelerator while it is imported, by this variable or by guessing.
+    os.environ["DS_ACCELERATOR"] = device.type
+    _find_ninja()
+    if device.type == "cpu" and shutil.which("g++") is None and shutil.which(os.environ.get("CXX", "c++")) is None:
+        raise UserError(
+            "DeepSpeed compiles a small communication op on its first use on a CPU and finds no C++ compiler (g++); "
+            "on Debian: apt-get install g++ python3-dev"
+        )
+    if "RANK" not in os.environ:
+        alone = ("0", "1", "0", "127.0.0.1", str(_free_port()))
+        os.environ.update(zip(_LAUNCHED, alone, strict=True))
+    # DeepSpeed calls collectives by names that newer torch renames; nothing a user could do about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import deepspeed
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+
+
+def first_start_compiles(device: torch.device) -> bool:
+    """Whether `start` will compile DeepSpeed's communication op (about half a minute, once per machine)."""
+    if device.type != "cpu":
+        return False
+    from torch.utils import cpp_extension
+
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    return not any(Path(root).glob("**/deepspeed_shm_comm*.so"))
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """Send everything written to stdout and stderr, by this process and its children, to the file `log`.
+
+    DeepSpeed prints, logs to stdout and runs a compiler; redirecting the descriptors catches all three.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)
+
+
+def send_library_logs_to(handler: logging.Handler) -> None:
+    """Let DeepSpeed's logger write through `handler` alone instead of to stdout."""
+    logger = logging.getLogger("DeepSpeed")
+    logger.handlers = [handler]
+
+
+def _find_ninja() -> None:
+    """torch calls `ninja` by name; it lies beside the interpreter, on PATH only if the environment was activated."""
+    beside = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    if beside not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([beside, path])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

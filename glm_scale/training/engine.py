@@ -1,0 +1,156 @@
+"""One optimizer step over DeepSpeed: the same path for CPU and GPU, fp32 and bf16, ZeRO 0 to 3."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from glm_scale.training.clock import Clock
+from glm_scale.training.config import TrainingConfig
+from glm_scale.training.optimizer import build_optimizer
+from glm_scale.training.zero_state import LogicalState
+
+__all__ = ["Engine", "MicroBatch", "StepResult"]
+
+_LARGEST_BUCKET = 200_000_000
+
+
+class MicroBatch(Protocol):
+    """What the engine reads of a batch, all [B, T]: int64 `tokens` and `labels` (−100: not counted), int32 starts."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def document_starts(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss`: mean over all valid tokens of the accumulated batch, in nats. `grad_norm`: before clipping.
+
+    `applied` is False where loss or gradient was not finite: weights and moments are as before the step.
+    """
+
+    loss: float
+    grad_norm: float
+    applied: bool
+
+
+class Engine:
+    """A model with its optimizer under DeepSpeed, stepped by whole accumulated batches.
+
+    `model(tokens, document_starts=…, labels=…)` must return the *sum* of the token losses. The process group has to run
+    (`distributed.start`). `accumulation` is the number of micro-batches of every step. `state` reads and writes weights
+    and moments by parameter name.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, accumulation: int, device: torch.device) -> None:
+        import deepspeed
+
+        self.config = config
+        self.device = device
+        guarded = config.zero_stage == 0
+        optimizer = build_optimizer(model, config.optimizer, guarded=guarded, fused=True)
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=_deepspeed_config(model, config, accumulation),
+            dist_init_required=False,
+        )
+        self.state = LogicalState(self.deepspeed)
+        self._world_size = torch.distributed.get_world_size()
+        self._accumulation = accumulation
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself, for what needs no gradient; its weights are in the training precision."""
+        return self.deepspeed.module
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        """Sum of the token losses of a batch in nats, fp32 scalar on the device."""
+        return self.deepspeed(
+            batch.tokens.to(self.device, non_blocking=True),
+            document_starts=batch.document_starts.to(self.device, non_blocking=True),
+            labels=batch.labels.to(self.device, non_blocking=True),
+        )
+
+    def step(self, batches: Sequence[MicroBatch], learning_rate: float, clock: Clock | None = None) -> StepResult:
+        """One optimizer step on the mean loss over all valid tokens of `batches` (and of every rank).
+
+        The labels of the whole step are counted first, so each micro-batch weighs by its valid tokens and the
+        gradient is that of one large batch however it is cut.
+        """
+        if len(batches) != self._accumulation:
+            raise ValueError(f"a step takes {self._accumulation} micro-batches, got {len(batches)}")
+        clock = clock or Clock()
+        self._set_learning_rate(learning_rate)
+        with clock.phase("forward_backward"):
+            valid = self._sum_over_ranks(sum((batch.labels >= 0).sum() for batch in batches))
+            # DeepSpeed averages gradients over ranks; the factor turns that average into the sum.
+            weight = self._world_size / max(int(valid), 1)
+        total = torch.zeros((), device=self.device)
+        for index, batch in enumerate(batches):
+            with clock.phase("forward_backward"):
+                loss = self.forward(batch) * weight
+                total += loss.detach()
+                if index == len(batches) - 1:
+                    loss = loss * _poison(total)
+                self.deepspeed.backward(loss, scale_wrt_gas=False)
+            with clock.phase("optimizer"):
+                self.deepspeed.step()
+        with clock.phase("optimizer"):
+            return self._result(total)
+
+    def _result(self, total: Tensor) -> StepResult:
+        loss = self._sum_over_ranks(total) / self._world_size
+        norm = self.deepspeed.get_global_grad_norm()
+        return StepResult(float(loss), float(norm), bool(self.deepspeed.was_step_applied()))
+
+    def _set_learning_rate(self, learning_rate: float) -> None:
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def _sum_over_ranks(self, value: Tensor | int) -> Tensor:
+        total = torch.as_tensor(value)
+        if self._world_size > 1:
+            total = total.to(self.device)
+            torch.distributed.all_reduce(total)
+        return total
+
+
+def _poison(total: Tensor) -> Tensor:
+    """1 where the summed loss is finite, NaN otherwise.
+
+    A loss can be infinite with finite gradients (a saturated token, say). Multiplied into the last micro-batch this
+    makes the gradient NaN in exactly that case, so the one check of the gradient norm that every ZeRO stage makes
+    before it touches a weight covers the loss as well, on every rank, without waiting for the device.
+    """
+    return torch.where(torch.isfinite(total), 1.0, torch.nan)
+
+
+def _deepspeed_config(model: nn.Module, config: TrainingConfig, accumulation: int) -> dict[str, Any]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            # The default of 5e8 elements is allocated even for a model of a million.
+            "reduce_bucket_size": min(parameters, _LARGEST_BUCKET),
+            "allgather_bucket_size": min(parameters, _LARGEST_BUCKET),
+        },
+        # Explicit, because DeepSpeed clips at 1.0 if it is left out. Without ZeRO, GuardedAdamW clips.
+        "gradient_clipping": 0.0 if config.zero_stage == 0 else config.optimizer.clip or 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }
+    if config.precision == "bf16":
+        settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        # Many small bf16 gradients added in bf16 lose most of their digits.
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings

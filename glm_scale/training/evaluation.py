@@ -1,0 +1,96 @@
+"""Loss on held-out text, per token and per byte."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glm_data import PackedRows, SourceConfig, batches
+from glm_data.rows import SplitName
+from glm_scale.training.checkpoint import LoadedModel
+from glm_scale.training.engine import MicroBatch
+
+__all__ = ["Evaluation", "evaluate", "evaluate_model"]
+
+# Positions of one forward pass: enough to keep a device busy, little enough for any.
+_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Summed loss in `nats` over `tokens` predicted tokens, which stand for `bytes` bytes of UTF-8."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Mean loss in nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Total loss in bits over the bytes of the text: comparable between tokenizers.
+
+        The end-of-document token costs bits and stands for no byte, so it counts against the model.
+        """
+        return self.nats / math.log(2) / self.bytes
+
+
+def evaluate(
+    summed_loss: Callable[[MicroBatch], Tensor], batches: Iterable[MicroBatch], token_bytes: Tensor
+) -> Evaluation:
+    """Loss over all of `batches`.
+
+    `summed_loss` gives the sum of the token losses of a batch in nats; `token_bytes`, int [vocab], is the bytes that
+    each token stands for.
+
+    Raises:
+        ValueError: there is nothing to predict in the batches.
+    """
+    nats = torch.zeros((), dtype=torch.float64)
+    tokens = characters = 0
+    with torch.no_grad():
+        for batch in batches:
+            nats += summed_loss(batch).double().cpu()
+            labels = batch.labels[batch.labels >= 0]
+            tokens += labels.numel()
+            characters += int(token_bytes[labels].sum())
+    if tokens == 0 or characters == 0:
+        raise ValueError("the evaluation data hold no token to predict")
+    return Evaluation(float(nats), tokens, characters)
+
+
+def evaluate_model(
+    loaded: LoadedModel, data: Path | None, split: SplitName, sequence_length: int | None, rows: int | None
+) -> Evaluation:
+    """Loss of a trained model on `rows` rows (None: one pass) of a split of the data set in `data`.
+
+    None for `data` and `sequence_length` means those of its training.
+
+    Raises:
+        DataError: the data set cannot be read, or was built with another tokenizer.
+    """
+    config = loaded.config.data
+    changes: dict[str, object] = {}
+    if data is not None:
+        changes["sources"] = [SourceConfig(path=data)]
+    if sequence_length is not None:
+        changes["sequence_length"] = sequence_length
+    source = PackedRows(config.model_copy(update=changes), split, tokenizer=loaded.tokenizer.fingerprint)
+    available = len(source) if split == "validation" else sum(source.rows_per_epoch)
+    count = available if rows is None else min(rows, available)
+    device = next(loaded.model.parameters()).device
+
+    def summed_loss(batch: MicroBatch) -> Tensor:
+        return loaded.model(
+            batch.tokens.to(device), document_starts=batch.document_starts.to(device), labels=batch.labels.to(device)
+        )
+
+    batch_rows = max(1, _BATCH_TOKENS // source.config.sequence_length)
+    token_bytes = torch.from_numpy(loaded.tokenizer.token_bytes)
+    return evaluate(summed_loss, batches(source, 0, batch_rows, stop=count), token_bytes)

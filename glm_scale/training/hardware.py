@@ -1,0 +1,31 @@
+"""Peak matrix throughput of known GPUs, the denominator of model FLOPs utilisation (MFU)."""
+
+import torch
+
+__all__ = ["peak_flops"]
+
+# FLOP/s of dense matrix products, without sparsity: (bf16 on tensor cores, fp32 without TF32). From NVIDIA's data
+# sheets of each product. More specific names come first.
+_PEAKS: tuple[tuple[str, float, float], ...] = (
+    ("B200", 2250e12, 75e12),
+    ("H200", 989e12, 67e12),
+    ("H100 PCIe", 756e12, 51e12),
+    ("H100 NVL", 835e12, 60e12),
+    ("H100", 989e12, 67e12),
+    ("A100", 312e12, 19.5e12),
+    ("L40S", 362e12, 91.6e12),
+    ("L4", 121e12, 30.3e12),
+    ("A10G", 70e12, 35e12),
+    ("A10", 125e12, 31.2e12),
+)
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Peak FLOP/s of the device for "bf16" or "fp32" matrices; None where it is not known (every CPU)."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    for known, bf16, fp32 in _PEAKS:
+        if known in name:
+            return bf16 if precision == "bf16" else fp32
+    return None

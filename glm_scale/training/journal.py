@@ -1,0 +1,123 @@
+"""Everything a run says about itself while it trains: metrics records, the progress line, remarks."""
+
+import math
+from typing import Any
+
+from glm_scale.tracking import MetricsLog
+from glm_scale.training.clock import COMPUTE, Clock
+from glm_scale.training.counters import Counters
+from glm_scale.training.engine import StepResult
+from glm_scale.training.evaluation import Evaluation
+from glm_scale.training.progress import Progress, StepView
+
+__all__ = ["Journal"]
+
+# Weight of the newest step in the smoothed time per step behind the estimated end.
+_SMOOTHING = 0.05
+_PAUSES = ("evaluation", "checkpoint")
+
+
+class Journal:
+    """Writes to the metrics log and to the progress line.
+
+    `flops_per_token` are those of forward and backward; `peak_flops` the device's FLOP/s, None if not known; `steps`
+    the length of the run, for the estimated end.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        progress: Progress,
+        clock: Clock,
+        *,
+        steps: int,
+        flops_per_token: float,
+        peak_flops: float | None,
+    ) -> None:
+        self._log = log
+        self._progress = progress
+        self._clock = clock
+        self._steps = steps
+        self._flops_per_token = flops_per_token
+        self._peak_flops = peak_flops
+        self._tokens = 0
+        self._training_seconds = 0.0
+        self._seconds_per_step: float | None = None
+
+    def begin(self, counters: Counters) -> None:
+        """Start measuring rates from here."""
+        self._tokens = counters.tokens
+        self._training_seconds = self._seconds_in_training()
+
+    def step(self, counters: Counters, result: StepResult, learning_rate: float) -> None:
+        """Record one optimizer step."""
+        rate = self._rate(counters)
+        mfu = rate * self._flops_per_token / self._peak_flops if self._peak_flops else None
+        values: dict[str, Any] = {
+            "loss": result.loss,
+            "lr": learning_rate,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": rate,
+            "overhead_fraction": self._clock.overhead_fraction(),
+        }
+        if mfu is not None:
+            values["mfu"] = mfu
+        self._log.append("train", **self._position(counters), **values)
+        if not result.applied:
+            self.event(
+                counters,
+                "skipped_step",
+                f"step {counters.step} skipped: loss {result.loss}, gradient norm {result.grad_norm} "
+                f"({counters.bad_streak} in a row)",
+            )
+        eta = (self._steps - counters.step) * (self._seconds_per_step or 0.0)
+        self._progress.step(StepView(counters.step, self._steps, result.loss, rate, mfu, eta))
+
+    def validation(self, counters: Counters, evaluation: Evaluation, *, final: bool) -> None:
+        """Record the loss on the validation split; `final` marks the one at the end of the budget."""
+        self._log.append(
+            "validation",
+            **self._position(counters),
+            loss=evaluation.loss,
+            bits_per_byte=evaluation.bits_per_byte,
+            **({"final": True} if final else {}),
+        )
+        self._progress.say(
+            f"step {counters.step}: validation loss {evaluation.loss:.4f} nats/token, "
+            f"{evaluation.bits_per_byte:.4f} bits/byte"
+        )
+
+    def event(self, counters: Counters, event: str, message: str) -> None:
+        """Record that something out of the ordinary happened, and tell the user."""
+        self._log.append("event", **self._position(counters), event=event, message=message)
+        self._progress.say(message)
+
+    def say(self, message: str) -> None:
+        self._progress.say(message)
+
+    def time_spent(self) -> str:
+        """Where the time of this process went, in one line."""
+        seconds = self._clock.seconds()
+        training = sum(value for phase, value in seconds.items() if phase != "evaluation")
+        parts = ", ".join(f"{phase.replace('_', '+')} {value:.1f}" for phase, value in seconds.items())
+        return (
+            f"seconds: {parts}; {self._clock.overhead_fraction():.1%} of {training:.1f} s of training "
+            f"outside {' and '.join(sorted(phase.replace('_', '+') for phase in COMPUTE))}"
+        )
+
+    def _position(self, counters: Counters) -> dict[str, Any]:
+        flops = counters.tokens * self._flops_per_token
+        return {"step": counters.step, "tokens": counters.tokens, "flops": flops}
+
+    def _rate(self, counters: Counters) -> float:
+        """Tokens per second of the latest step, evaluation and checkpoints left out."""
+        now = self._seconds_in_training()
+        seconds, tokens = now - self._training_seconds, counters.tokens - self._tokens
+        self._training_seconds, self._tokens = now, counters.tokens
+        before = self._seconds_per_step
+        self._seconds_per_step = seconds if before is None else before + _SMOOTHING * (seconds - before)
+        return tokens / seconds if seconds > 0 else math.nan
+
+    def _seconds_in_training(self) -> float:
+        seconds = self._clock.seconds()
+        return sum(seconds.values()) - sum(seconds.get(phase, 0.0) for phase in _PAUSES)

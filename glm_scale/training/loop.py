@@ -1,0 +1,110 @@
+"""The training loop. What a run does is here, top to bottom; how each part does it is in the components it calls."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from glm_scale.errors import UserError
+from glm_scale.training.checkpoint import Saver
+from glm_scale.training.clock import Clock
+from glm_scale.training.config import TrainingConfig
+from glm_scale.training.counters import Counters
+from glm_scale.training.engine import Engine, MicroBatch
+from glm_scale.training.journal import Journal
+from glm_scale.training.schedule import learning_rate
+from glm_scale.training.signals import StopRequest
+from glm_scale.training.validator import Validator
+
+__all__ = ["DivergenceError", "Trainer"]
+
+
+class DivergenceError(UserError):
+    """Training cannot go on; the message says why and what to try."""
+
+    exit_code = 1
+
+
+class Trainer:
+    """One run from `counters` to the end of its budget.
+
+    `steps` yields the micro-batches of one step after the other. `stop` is looked at between steps.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        engine: Engine,
+        steps: Iterator[Sequence[MicroBatch]],
+        validator: Validator,
+        saver: Saver,
+        journal: Journal,
+        clock: Clock,
+        stop: StopRequest,
+        counters: Counters,
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.steps = steps
+        self.validator = validator
+        self.saver = saver
+        self.journal = journal
+        self.clock = clock
+        self.stop = stop
+        self.counters = counters
+
+    def train(self) -> Literal["finished", "killed"]:
+        """Train until the budget is spent or `stop` is set; either way the last step is on disk afterwards."""
+        self.journal.begin(self.counters)
+        while not self.finished and not self.stop:
+            with self.clock.phase("data"):
+                batches = next(self.steps)
+            rate = self.learning_rate(batches)
+            result = self.engine.step(batches, rate, self.clock)
+            with self.clock.phase("logging"):
+                self.counters = self.counters.after(_rows(batches), _tokens(batches), result)
+                self.journal.step(self.counters, result, rate)
+            self.stop_if_diverged()
+            if not self.finished and self.validator.due(self.counters.step):
+                self.evaluate()
+            if not self.finished and self.saver.due(self.counters.step):
+                self.save()
+        if self.finished:
+            self.evaluate(final=True)
+        self.save()
+        return "finished" if self.finished else "killed"
+
+    @property
+    def finished(self) -> bool:
+        return self.counters.tokens >= self.config.tokens
+
+    def learning_rate(self, batches: Sequence[MicroBatch]) -> float:
+        tokens = self.counters.tokens + _tokens(batches)
+        return learning_rate(self.config.schedule, self.config.optimizer.learning_rate, tokens, self.config.tokens)
+
+    def evaluate(self, final: bool = False) -> None:
+        with self.clock.phase("evaluation"):
+            evaluation = self.validator.evaluate(self.engine)
+            self.journal.validation(self.counters, evaluation, final=final)
+
+    def save(self) -> None:
+        with self.clock.phase("checkpoint"):
+            self.saver.save(self.counters)
+
+    def stop_if_diverged(self) -> None:
+        if self.counters.bad_streak < self.config.bad_step_limit:
+            return
+        message = (
+            f"stopped after {self.counters.bad_streak} consecutive steps with a non-finite loss or gradient "
+            f"(training.bad_step_limit = {self.config.bad_step_limit}); the weights are those of step "
+            f"{self.counters.step - self.counters.bad_streak}. A lower training.optimizer.learning_rate or a longer "
+            "training.schedule.warmup_tokens usually helps"
+        )
+        self.journal.event(self.counters, "diverged", message)
+        raise DivergenceError(message)
+
+
+def _rows(batches: Sequence[MicroBatch]) -> int:
+    return sum(batch.tokens.shape[0] for batch in batches)
+
+
+def _tokens(batches: Sequence[MicroBatch]) -> int:
+    return sum(batch.tokens.numel() for batch in batches)

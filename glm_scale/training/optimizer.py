@@ -1,0 +1,69 @@
+"""AdamW, its two groups of parameters, and the guard that stands before a step without ZeRO."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glm_scale.training.config import OptimizerConfig
+
+__all__ = ["GuardedAdamW", "build_optimizer", "parameter_groups"]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices, which decay, and everything else, which does not.
+
+    No decay for vectors (norm gains, biases, decay rates: shrinking them changes what a layer computes rather than
+    how smooth it is), nor for embedding tables: a row gets a gradient only when its token occurs, but decay at every
+    step, so rare tokens would be pulled to zero. A table tied to the output head counts as an embedding.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decays = [parameter.ndim >= 2 and id(parameter) not in tables for parameter in parameters]
+    groups = (
+        ([p for p, decay in zip(parameters, decays, strict=True) if decay], weight_decay),
+        ([p for p, decay in zip(parameters, decays, strict=True) if not decay], 0.0),
+    )
+    return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig, *, guarded: bool, fused: bool) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; `guarded` adds the clipping and the non-finite check that ZeRO has."""
+    groups = parameter_groups(model, config.weight_decay)
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.eps,
+        "fused": fused,
+    }
+    if guarded:
+        return GuardedAdamW(groups, clip=config.clip, **options)
+    return torch.optim.AdamW(groups, **options)
+
+
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW that clips by the global norm and refuses a step whose gradient is not finite.
+
+    After a step `overflow` says whether it was refused and `_global_grad_norm` the norm before clipping: the two
+    attributes DeepSpeed reads from its ZeRO optimizers, so a step without ZeRO looks the same from outside.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, clip: float | None, **options: Any) -> None:
+        super().__init__(groups, **options)
+        self.clip = clip
+        self.overflow = False
+        self._global_grad_norm: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self._global_grad_norm = norm
+        self.overflow = not bool(torch.isfinite(norm))
+        if self.overflow:
+            return None
+        if self.clip is not None:
+            scale = torch.clamp(self.clip / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_(gradients, scale)
+        return super().step(closure)

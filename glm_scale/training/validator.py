@@ -1,0 +1,35 @@
+"""When the validation loss is measured, and on which rows."""
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from glm_scale.training.config import EvaluationConfig
+from glm_scale.training.engine import Engine, MicroBatch
+from glm_scale.training.evaluation import Evaluation, evaluate
+
+__all__ = ["Validator"]
+
+
+class Validator:
+    """Measures the validation loss of an engine.
+
+    `batches` makes a fresh iterator over the validation rows; `token_bytes` int [vocab] as `evaluate` takes it.
+    """
+
+    def __init__(
+        self, config: EvaluationConfig, batches: Callable[[], Iterable[MicroBatch]], token_bytes: Tensor
+    ) -> None:
+        self._config = config
+        self._batches = batches
+        self._token_bytes = token_bytes
+
+    def due(self, step: int) -> bool:
+        return self._config.every is not None and step % self._config.every == 0
+
+    def evaluate(self, engine: Engine) -> Evaluation:
+        engine.deepspeed.eval()
+        try:
+            return evaluate(engine.forward, self._batches(), self._token_bytes)
+        finally:
+            engine.deepspeed.train()

@@ -1,0 +1,62 @@
+"""A small data set and the configuration of a run that trains on it in a second."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from glm_data import BuildConfig, build
+
+VOCABULARY = 300
+LENGTH = 32
+
+
+def tiny_data(factory: pytest.TempPathFactory) -> Path:
+    """A data set of short made-up documents; built once a session."""
+    output = factory.getbasetemp() / "tiny-data"
+    if not output.exists():
+        source = factory.mktemp("text") / "documents.jsonl"
+        draw = random.Random(1)
+        words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
+        texts = (" ".join(draw.choices(words, k=draw.randint(3, 60))) for _ in range(120))
+        source.write_text("".join(f'{{"text": "{text}."}}\n' for text in texts))
+        build(
+            BuildConfig(
+                inputs=[source], output=output, vocabulary_size=VOCABULARY, validation_fraction=0.1, workers=1
+            )
+        )
+    return output
+
+
+def tiny_config(data: Path, folder: Path, **training: Any) -> dict[str, Any]:
+    """The configuration tree of a run of six steps of two micro-batches; `training` replaces values of that group."""
+    return {
+        "name": "tiny",
+        "run_root": str(folder / "runs"),
+        "model": {
+            "vocab_size": 320,
+            "layers": 2,
+            "width": 16,
+            "heads": 2,
+            "mixers": ["lattice:2^k", "attention"],
+            "mlp_width": 32,
+        },
+        "data": {"sources": [{"path": str(data)}], "sequence_length": LENGTH, "workers": 0},
+        "training": {
+            "tokens": 6 * 4 * LENGTH,
+            "batch_tokens": 4 * LENGTH,
+            "micro_batch": 2,
+            "optimizer": {"learning_rate": 0.01},
+            "device": "cpu",
+            **training,
+        },
+        "evaluation": {"every": 3, "rows": 4},
+        "checkpoint": {"every": 2, "keep": 2},
+        "tracking": {"enabled": False, "system_metrics": None},
+    }
+
+
+def write_config(path: Path, config: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(config))
+    return path

@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from glm_scale.training import distributed
+from tests.tiny_run import tiny_data
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small built data set."""
+    return tiny_data(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """DeepSpeed's process group of one, on the CPU."""
+    with distributed.quiet(tmp_path_factory.mktemp("deepspeed") / "log"):
+        distributed.start(torch.device("cpu"))

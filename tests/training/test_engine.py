@@ -1,0 +1,183 @@
+"""One step of the engine, in every combination of precision and ZeRO stage that is offered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from glm_scale.training.config import TrainingConfig
+from glm_scale.training.distributed import quiet
+from glm_scale.training.engine import Engine, StepResult
+from glm_scale.training.optimizer import parameter_groups
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+LAYOUTS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
+CPU = torch.device("cpu")
+VOCABULARY, ROWS, LENGTH, ACCUMULATION = 40, 2, 8, 3
+RATE = 0.01
+
+
+@dataclass
+class Batch:
+    tokens: Tensor
+    labels: Tensor
+    document_starts: Tensor
+
+
+class TinyModel(nn.Module):
+    """Stands for a language model; `fault` spoils its next losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.embedding = nn.Embedding(VOCABULARY, 12)
+        self.inner = nn.Linear(12, 16)
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, VOCABULARY, bias=False)
+        self.fault: str | None = None
+
+    def forward(self, tokens: Tensor, document_starts: Tensor, labels: Tensor) -> Tensor:
+        logits = self.head(self.norm(torch.tanh(self.inner(self.embedding(tokens))))).float()
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        if self.fault == "infinite loss with finite gradient":
+            return loss + torch.inf
+        return loss * torch.nan if self.fault == "nan" else loss
+
+
+def micro_batches(step: int) -> list[Batch]:
+    """Micro-batches with very different numbers of valid labels."""
+    draw = torch.Generator().manual_seed(step)
+    made = []
+    for index in range(ACCUMULATION):
+        tokens, labels = torch.randint(VOCABULARY, (2, ROWS, LENGTH), generator=draw)
+        labels[:, : 3 * index] = -100
+        made.append(Batch(tokens, labels, torch.zeros(ROWS, LENGTH, dtype=torch.int32)))
+    return made
+
+
+def make_engine(precision: str, stage: int, folder: Path, model: nn.Module | None = None) -> Engine:
+    config = TrainingConfig.model_validate(
+        {
+            "tokens": 1000,
+            "batch_tokens": ROWS * LENGTH * ACCUMULATION,
+            "micro_batch": ROWS,
+            "optimizer": {"clip": 0.5, "learning_rate": RATE},
+            "precision": precision,
+            "zero_stage": stage,
+        }
+    )
+    with quiet(folder / "log"):
+        return Engine(model or TinyModel(), config, ACCUMULATION, CPU)
+
+
+def run(engine: Engine, steps: Sequence[int]) -> list[StepResult]:
+    return [engine.step(micro_batches(step), RATE) for step in steps]
+
+
+def plain_torch(steps: int) -> list[tuple[float, float]]:
+    """Loss and gradient norm of a plain loop over whole batches, the judge of the engine."""
+    model = TinyModel()
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=RATE, betas=(0.9, 0.95), eps=1e-8)
+    curve = []
+    for step in range(steps):
+        parts = micro_batches(step)
+        whole = [
+            torch.cat([getattr(part, field) for part in parts]) for field in ("tokens", "document_starts", "labels")
+        ]
+        loss = model(*whole) / (whole[2] >= 0).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        curve.append((loss.item(), norm.item()))
+    return curve
+
+
+def snapshot(engine: Engine) -> dict[str, Tensor]:
+    return {
+        f"{name}/{kind}": tensor for name in engine.state.shapes() for kind, tensor in engine.state.read(name).items()
+    }
+
+
+@pytest.fixture(params=LAYOUTS, ids=lambda layout: f"{layout[0]}-zero{layout[1]}")
+def layout(request: pytest.FixtureRequest) -> tuple[str, int]:
+    return request.param
+
+
+def test_follows_plain_torch_on_the_whole_batch(layout: tuple[str, int], tmp_path: Path) -> None:
+    results = run(make_engine(*layout, tmp_path), range(5))
+    expected = plain_torch(5)
+    tolerance = 2e-6 if layout[0] == "fp32" else 5e-3
+    assert [result.loss for result in results] == pytest.approx([loss for loss, _ in expected], abs=tolerance)
+    assert [result.grad_norm for result in results] == pytest.approx([norm for _, norm in expected], abs=3 * tolerance)
+    assert expected[0][1] > 0.5, "the test must clip"
+
+
+@pytest.mark.parametrize("fault", ["nan", "infinite loss with finite gradient"])
+def test_a_bad_step_changes_nothing_and_leaves_nothing_behind(
+    layout: tuple[str, int], fault: str, tmp_path: Path
+) -> None:
+    model = TinyModel()
+    engine = make_engine(*layout, tmp_path, model)
+    run(engine, range(2))
+    before, steps = snapshot(engine), engine.state.applied_steps
+    model.fault = fault
+    assert not run(engine, [99])[0].applied
+    model.fault = None
+    after = snapshot(engine)
+    assert engine.state.applied_steps == steps == 2
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor), name
+    untroubled = make_engine(*layout, tmp_path)
+    run(untroubled, range(2))
+    assert run(engine, range(2, 4)) == run(untroubled, range(2, 4))
+
+
+def test_state_moves_to_a_fresh_engine_bit_for_bit(layout: tuple[str, int], tmp_path: Path) -> None:
+    engine = make_engine(*layout, tmp_path)
+    run(engine, range(3))
+    saved = {name: engine.state.read(name) for name in engine.state.shapes()}
+    steps = engine.state.applied_steps
+    model = TinyModel()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    fresh = make_engine(*layout, tmp_path, model)
+    for name, state in saved.items():
+        fresh.state.write(name, state)
+    fresh.state.applied_steps = steps
+    fresh.state.publish()
+    with torch.no_grad():
+        assert torch.equal(fresh.forward(micro_batches(7)[0]), engine.forward(micro_batches(7)[0]))
+    assert run(fresh, range(3, 6)) == run(engine, range(3, 6))
+
+
+@pytest.mark.parametrize(("source", "target"), [(0, 3), (3, 1), (2, 0)])
+def test_state_moves_between_zero_stages(source: int, target: int, tmp_path: Path) -> None:
+    engine, other = make_engine("fp32", source, tmp_path), make_engine("fp32", target, tmp_path)
+    run(engine, range(3))
+    for name in engine.state.shapes():
+        other.state.write(name, engine.state.read(name))
+    other.state.applied_steps = engine.state.applied_steps
+    other.state.publish()
+    losses = [result.loss for result in run(engine, range(3, 6))]
+    assert [result.loss for result in run(other, range(3, 6))] == pytest.approx(losses, abs=1e-6)
+
+
+def test_the_first_rate_counts(tmp_path: Path) -> None:
+    engine = make_engine("fp32", 1, tmp_path)
+    before = snapshot(engine)
+    engine.step(micro_batches(0), 0.0)
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in snapshot(engine).items() if name.endswith("weight")
+    )
+
+
+def test_a_step_of_the_wrong_size_is_refused(tmp_path: Path) -> None:
+    engine = make_engine("fp32", 0, tmp_path)
+    with pytest.raises(ValueError, match="3 micro-batches, got 2"):
+        engine.step(micro_batches(0)[:2], RATE)
