@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -18,14 +17,6 @@ from glm_scale.runs import RunDirectory
 from glm_scale.tracking import MetricsLog
 from glm_scale.tracking.mirror import Mirror, metric_points, run_parameters
 from glm_scale.tracking.state import Mark, TrackingState
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """Making a store takes MLflow a second; tests copy this one."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -192,8 +193,9 @@ def test_sync_refuses_what_cannot_work(make_run, elsewhere, caplog):
 def server(store: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     stores = ["--backend-store-uri", f"sqlite:///{store}/s.db", "--artifacts-destination", f"{store}/artifacts"]
+    lean = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command + stores, start_new_session=True, **quiet)
+    return subprocess.Popen(command + stores, start_new_session=True, env=lean, **quiet)
 
 
 def stop_server(process: subprocess.Popen[bytes]) -> None:
@@ -201,8 +203,9 @@ def stop_server(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def test_a_server_that_dies_and_comes_back_receives_everything(make_run, elsewhere, caplog):
+def test_a_server_that_dies_and_comes_back_receives_everything(make_run, elsewhere, empty_store, caplog):
     run = make_run()
+    shutil.copy(empty_store, elsewhere / "s.db")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     serving = server(elsewhere, port)
