@@ -134,7 +134,7 @@ class Mirror:
         for start in range(0, len(new), MAX_PARAMS_TAGS_PER_BATCH):
             batch = new[start : start + MAX_PARAMS_TAGS_PER_BATCH]
             client.log_batch(self._run_id, params=batch, synchronous=True)
-        entries = [RunTag(_usable_key(key), text[:MAX_TAG_VAL_LENGTH]) for key, text in tags.items()]
+        entries = [RunTag(usable_key(key), text[:MAX_TAG_VAL_LENGTH]) for key, text in tags.items()]
         for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
             batch_of_tags = entries[start : start + MAX_PARAMS_TAGS_PER_BATCH]
             client.log_batch(self._run_id, tags=batch_of_tags, synchronous=True)
@@ -203,7 +203,7 @@ def metric_points(record: Record) -> Iterator[Metric]:
     milliseconds = round(record.time * 1000)
 
     def point(name: str, value: float, step: int) -> Metric:
-        return Metric(_usable_key(name), value, milliseconds, step)
+        return Metric(usable_key(name), value, milliseconds, step)
 
     if record.kind == "event":
         return
@@ -219,7 +219,8 @@ def metric_points(record: Record) -> Iterator[Metric]:
         yield point("progress/flops", record.flops, record.step)
 
 
-def _usable_key(name: str) -> str:
+def usable_key(name: str) -> str:
+    """`name` with the characters and the length that MLflow allows for keys."""
     return _BAD_KEY_CHARACTER.sub("_", name)[:MAX_ENTITY_KEY_LENGTH]
 
 

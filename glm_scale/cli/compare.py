@@ -1,0 +1,94 @@
+"""`glm-scale compare`: runs side by side, and the scaling curves of mixers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from glm_scale.scaling.report import Report
+
+# Where output goes to a file or a pipe, rich would assume 80 columns and fold the table.
+_WIDE = 160
+
+
+def compare(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directories, or folders that hold some.", show_default="runs"),
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Scaling curve: final loss of each mixer by size.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the figures; default: `comparison` beside the runs.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store to log to; default: the one the runs were tracked with.")
+    ] = None,
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Do not log to MLflow.")] = False,
+) -> None:
+    """Compare runs: a table, and their losses against tokens and FLOPs as HTML and PNG."""
+    from rich.console import Console
+
+    from glm_scale.errors import UserError
+    from glm_scale.runs import find_runs
+    from glm_scale.tracking.config import check_uri
+
+    if tracking_uri is not None:
+        try:
+            check_uri(tracking_uri)
+        except ValueError as error:
+            raise UserError(f"--tracking-uri: {error}") from error
+    found = find_runs(runs or [Path("runs")])
+    from glm_scale.scaling.report import write_report
+
+    parents = [run.path.parent for run in found]
+    folder = output or Path(os.path.commonpath(parents)) / "comparison"
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    report = write_report(found, folder, scaling=curve)
+    show(report, console)
+    if not no_tracking:
+        _publish(report, tracking_uri, console)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, the fits, the remarks and where the files are."""
+    import numpy as np
+
+    from glm_scale.scaling.comparison import describe_law, render_table
+
+    console.print(render_table(report.comparison))
+    for curve in report.curves:
+        sizes = len(np.unique(curve.parameters))
+        console.print(f"\n{curve.mixer}", style="bold", markup=False)
+        console.print(f"  parameters N: {describe_law(curve.by_parameters, sizes, 'N')}", markup=False)
+        budgets = len(np.unique(curve.flops))
+        console.print(f"  training FLOPs C: {describe_law(curve.by_flops, budgets, 'C')}", markup=False)
+    console.print()
+    for remark in report.comparison.remarks:
+        console.print(f"note: {remark}", style="yellow", markup=False)
+    for path in report.files[:2]:
+        console.print(f"wrote {path}", markup=False)
+
+
+def _publish(report: Report, uri: str | None, console: Console) -> None:
+    """Log to MLflow where that is possible; a comparison is good without it."""
+    from glm_scale.scaling.publish import publish, where_tracked
+    from glm_scale.tracking.config import TrackingConfig
+
+    tracked = where_tracked(report)
+    experiment = tracked[1] if tracked else TrackingConfig().experiment
+    store = uri or (tracked[0] if tracked else None)
+    if store is None:
+        return
+    try:
+        with console.status("logging to MLflow"):
+            run_id = publish(report, store, experiment)
+        console.print(f"MLflow: run {run_id} ({report.name}) at {store}", markup=False)
+    except RuntimeError as error:
+        console.print(f"note: not logged to MLflow at {store}: {error}", style="yellow", markup=False)

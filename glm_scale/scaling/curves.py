@@ -1,0 +1,135 @@
+"""What a comparison knows of a run: its summary, its curves, and the few numbers one looks at first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from glm_scale.runs import RunDirectory, RunStatus, RunSummary
+from glm_scale.tracking.metrics_log import Record, read_metrics
+
+# The training loss "at the end" is the mean over this share of the steps: one batch says little.
+_FINAL_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A loss (nats per token) against training tokens and FLOPs; arrays of equal length in the order of training."""
+
+    tokens: np.ndarray
+    flops: np.ndarray
+    loss: np.ndarray
+
+    @classmethod
+    def of(cls, records: list[Record]) -> Curve:
+        """From the records that hold a finite loss; a skipped step's NaN is no point of a curve."""
+        points = [(r.tokens, r.flops, loss) for r in records if (loss := r.number("loss")) is not None]
+        array = np.array(points, dtype=np.float64).reshape(-1, 3)
+        array = array[np.isfinite(array[:, 2])]
+        return cls(array[:, 0], array[:, 1], array[:, 2])
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def smoothed(self, width: float = 0.05) -> Curve:
+        """Each point the mean of those within ± `width` of its place in training.
+
+        The window grows with the place, so it is equally wide everywhere on a logarithmic axis, and centred, so the
+        curve does not lag.
+        """
+        place = np.arange(len(self))
+        first = np.floor(place * (1 - width)).astype(np.int64)
+        last = np.minimum(np.ceil(place * (1 + width)).astype(np.int64) + 1, len(self))
+        total = np.concatenate([[0.0], np.cumsum(self.loss)])
+        return Curve(self.tokens, self.flops, (total[last] - total[first]) / (last - first))
+
+    def thinned(self, points: int) -> Curve:
+        """At most about `points` points, evenly spread on a logarithmic axis, the last one among them."""
+        if len(self) <= points:
+            return self
+        keep = np.unique(np.geomspace(1, len(self), points).round().astype(np.int64)) - 1
+        return Curve(self.tokens[keep], self.flops[keep], self.loss[keep])
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run as read from its directory. Losses are in nats per token; None where nothing was measured.
+
+    `validation_loss` and `bits_per_byte` come from the validation marked final, else (`provisional`) from the latest.
+    """
+
+    directory: RunDirectory
+    summary: RunSummary
+    status: RunStatus
+    tokens: int
+    flops: float
+    train: Curve
+    validation: Curve
+    train_loss: float | None
+    validation_loss: float | None
+    bits_per_byte: float | None
+    provisional: bool
+    tokens_per_second: float | None
+    config: dict[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.summary.name
+
+    @property
+    def mixer(self) -> str:
+        return self.summary.mixer
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths of the training data."""
+        data = self.config.get("data")
+        sources = data.get("sources") if isinstance(data, dict) else None
+        if not isinstance(sources, list):
+            return ()
+        return tuple(str(source.get("path") if isinstance(source, dict) else source) for source in sources)
+
+
+def load_run(directory: RunDirectory) -> TrainedRun:
+    """Read a run. Raises UserError if its summary is damaged."""
+    summary, status = directory.read_summary(), directory.status()
+    records = list(read_metrics(directory.metrics))
+    steps = [record for record in records if record.kind == "train"]
+    validations = [r for r in records if r.kind == "validation" and _finite(r.number("loss")) is not None]
+    final = next((r for r in reversed(validations) if r.values.get("final") is True), None)
+    shown = final or (validations[-1] if validations else None)
+    train = Curve.of(steps)
+    tokens = max([summary.tokens, *(record.tokens for record in steps[-1:])])
+    speeds = [speed for r in steps if (speed := _finite(r.number("tokens_per_second"))) is not None]
+    return TrainedRun(
+        directory=directory,
+        summary=summary,
+        status=status,
+        tokens=tokens,
+        flops=steps[-1].flops if steps else tokens * summary.train_flops_per_token,
+        train=train,
+        validation=Curve.of(validations),
+        train_loss=float(train.loss[-math.ceil(len(train) * _FINAL_SHARE) :].mean()) if len(train) else None,
+        validation_loss=shown.number("loss") if shown else None,
+        bits_per_byte=_finite(shown.number("bits_per_byte")) if shown else None,
+        provisional=final is None,
+        tokens_per_second=float(np.median(speeds)) if speeds else None,
+        config=_read_config(directory.config),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

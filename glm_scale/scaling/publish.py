@@ -1,0 +1,120 @@
+"""Logs a report to MLflow, from a process of its own that is given a limited time (see glm_scale.tracking.worker)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from glm_scale.scaling.fit import PowerLaw
+from glm_scale.scaling.report import Report
+from glm_scale.tracking.config import resolve_uri, store_folder
+from glm_scale.tracking.state import TrackingState
+from glm_scale.tracking.tracker import mlflow_environment
+
+
+class Publication(BaseModel):
+    """What goes into the MLflow run of a report, and to where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uri: str
+    experiment: str
+    name: str
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    artifacts: list[Path]
+
+
+def where_tracked(report: Report) -> tuple[str, str] | None:
+    """Tracking URI and experiment of the first compared run that has been tracked; None if none has."""
+    for run in report.comparison.runs:
+        if (state := TrackingState.read(run.directory)) is not None:
+            return state.uri, state.experiment
+    return None
+
+
+def publish(report: Report, uri: str, experiment: str, timeout: float = 30.0) -> str:
+    """Log the report to MLflow as a run of its own.
+
+    Returns its run id. Raises RuntimeError with the reason if that was not possible within `timeout` seconds.
+    """
+    publication = Publication(
+        uri=resolve_uri(uri),
+        experiment=experiment,
+        name=report.name,
+        metrics=dict(_metrics(report)),
+        tags={"kind": report.name.partition(":")[0], "runs": ", ".join(run.name for run in report.comparison.runs)},
+        artifacts=[path.resolve() for path in report.files],
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "glm_scale.scaling.publish"],
+            input=publication.model_dump_json(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=mlflow_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"no answer within {timeout:.0f} seconds") from error
+    except OSError as error:
+        raise RuntimeError(str(error)) from error
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout.strip() or done.stderr.strip().rpartition("\n")[2])
+    return done.stdout.strip()
+
+
+def _metrics(report: Report) -> Iterator[tuple[str, float]]:
+    for run in report.comparison.runs:
+        for name, value in (("validation_loss", run.validation_loss), ("bits_per_byte", run.bits_per_byte)):
+            if value is not None:
+                yield f"{name}/{run.name}", value
+    for curve in report.curves:
+        for basis, law in (("by_parameters", curve.by_parameters), ("by_flops", curve.by_flops)):
+            if law is not None:
+                yield from _law_metrics(f"scaling/{curve.mixer}/{basis}", law)
+
+
+def _law_metrics(prefix: str, law: PowerLaw) -> Iterator[tuple[str, float]]:
+    for name in ("irreducible", "scale", "exponent", "residual"):
+        yield f"{prefix}/{name}", getattr(law, name)
+
+
+def main() -> int:
+    publication = Publication.model_validate_json(sys.stdin.read())
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
+    from mlflow.utils.validation import MAX_METRICS_PER_BATCH
+
+    from glm_scale.tracking.mirror import find_or_create_experiment, first_line, usable_key
+
+    try:
+        if (folder := store_folder(publication.uri)) is not None:
+            os.chdir(folder)
+        client = MlflowClient(tracking_uri=publication.uri)
+        experiment = find_or_create_experiment(client, publication.experiment)
+        run_id = client.create_run(experiment, run_name=publication.name, tags=publication.tags).info.run_id
+        now = round(time.time() * 1000)
+        metrics = [Metric(usable_key(name), value, now, 0) for name, value in publication.metrics.items()]
+        for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+            batch = metrics[start : start + MAX_METRICS_PER_BATCH]
+            client.log_batch(run_id, metrics=batch, synchronous=True)
+        for path in publication.artifacts:
+            client.log_artifact(run_id, str(path))
+        client.set_terminated(run_id)
+    except Exception as error:
+        print(first_line(error))
+        return 1
+    print(run_id)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
