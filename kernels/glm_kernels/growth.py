@@ -8,8 +8,8 @@ A small recursive-descent grammar, never `eval`:
     power   = atom [ "^" signed ]                  (right associative: 2^k^2 = 2^(k^2))
     atom    = integer | "k" | function "(" sum ")" | "(" sum ")"
 
-Arithmetic is exact on integers and fractions; roots and logarithms are computed to 60 decimal digits, so the
-values are the same on every platform.
+Arithmetic is exact on integers and fractions; roots, logarithms and very large powers are computed to 60 decimal
+digits, so the values are the same on every platform.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from decimal import Context, Decimal, InvalidOperation, localcontext
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, DivisionByZero, InvalidOperation, localcontext
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -27,18 +27,18 @@ Number = int | Fraction | Decimal
 BEYOND = 2**62
 """Stands for every value too large to be a distance between rows."""
 
-_DIGITS = Context(prec=60)
+_PRECISION = 60
+# What overflows is infinite, with its sign, so that a tower of powers still compares as it should.
+_DIGITS = Context(prec=_PRECISION, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperation, DivisionByZero])
 _SNAP = Decimal(10) ** -40
+_EXACT_BITS = 1 << 14
 _CHECKED_TERMS = 256
+_LONGEST = 120
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z_0-9]*)|(.))")
 
 
 class PatternError(ValueError):
     """A pattern that is misspelled or has no meaning. The message shows the place in the spelling."""
-
-
-class _TooLargeError(Exception):
-    """A value far beyond any row distance; not worth computing."""
 
 
 def _decimal(x: Number) -> Decimal:
@@ -53,27 +53,41 @@ def _nearest_integer(x: Number) -> int | None:
     return int(x) if x == int(x) else None
 
 
-def _floor(x: Number) -> int:
+def _is_huge(x: Number) -> bool:
+    """Whether x has more digits before the point than are computed: any such value stands for an integer."""
+    return isinstance(x, Decimal) and (x.is_infinite() or x.adjusted() >= _PRECISION)
+
+
+def _floor(x: Number) -> Number:
+    if _is_huge(x):
+        return x
     exact = _nearest_integer(x)
     return exact if exact is not None else int(x // 1) - (1 if isinstance(x, Decimal) and x < 0 else 0)
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    whole = _nearest_integer(exponent)
+    whole = None if _is_huge(exponent) else _nearest_integer(exponent)
     if whole is None or isinstance(base, Decimal):
         return _decimal(base) ** _decimal(exponent)
-    if abs(whole) > 4096 and not -1 <= base <= 1:
-        raise _TooLargeError
+    bits = max(abs(base.numerator), base.denominator).bit_length() - 1
+    if bits * abs(whole) > _EXACT_BITS:
+        return _decimal(base) ** whole
     power: Number = base**whole if whole >= 0 else Fraction(1) / Fraction(base) ** -whole
     return power
+
+
+def _ln(x: Number) -> Decimal:
+    if x <= 0:
+        raise InvalidOperation
+    return _decimal(x).ln()
 
 
 _FUNCTIONS: dict[str, Callable[[Number], Number]] = {
     "floor": _floor,
     "ceil": lambda x: -_floor(-x),
     "sqrt": lambda x: _decimal(x).sqrt(),
-    "log": lambda x: _decimal(x).ln(),
-    "log2": lambda x: _decimal(x).ln() / Decimal(2).ln(),
+    "log": _ln,
+    "log2": lambda x: _ln(x) / _ln(2),
 }
 
 _Term = Callable[[int], Number]
@@ -99,8 +113,10 @@ class _Parser:
     """Turns text into a function of k; every error carries the column it was found at."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = [(m.group(m.lastindex or 0), m.start(m.lastindex or 0)) for m in _TOKEN.finditer(text)]
+        self.text = text.rstrip()
+        if len(self.text) > _LONGEST:
+            raise PatternError(f"a function of k has at most {_LONGEST} characters, this one has {len(self.text)}")
+        self.tokens = [(m.group(m.lastindex or 0), m.start(m.lastindex or 0)) for m in _TOKEN.finditer(self.text)]
         self.next = 0
 
     def fail(self, reason: str, column: int | None = None) -> PatternError:
@@ -176,8 +192,10 @@ def pointer(text: str, column: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _compiled(text: str) -> _Term:
-    return _Parser(text).parse()
+def _compiled(text: str) -> tuple[str, _Term]:
+    """The text without spaces, and its function."""
+    parser = _Parser(text)
+    return "".join(token for token, _ in parser.tokens), parser.parse()
 
 
 class Growth:
@@ -188,27 +206,26 @@ class Growth:
     """
 
     def __init__(self, text: str) -> None:
-        self.text = "".join(text.split())
-        self._term = _compiled(self.text)
+        self.text, self._term = _compiled(text)
         self.terms(BEYOND - 1, most=_CHECKED_TERMS)
 
     def __repr__(self) -> str:
         return f"Growth({self.text!r})"
 
     def __call__(self, k: int) -> int:
-        """f(k), or BEYOND where it is larger than any row distance."""
+        """f(k), or ±BEYOND where it is farther from zero than any row distance."""
         try:
             with localcontext(_DIGITS):
                 value = self._term(k)
+                if not -BEYOND <= value <= BEYOND:
+                    return BEYOND if value > 0 else -BEYOND
                 exact = _nearest_integer(value)
-        except (ZeroDivisionError, InvalidOperation, OverflowError) as error:
+        except ArithmeticError as error:
             raise PatternError(f"{self.text}: f({k}) is not defined") from error
-        except _TooLargeError:
-            return BEYOND
         if exact is None:
             shown = f"{float(value):.6g}"
             raise PatternError(f"{self.text}: f({k}) = {shown} is not an integer; wrap it in floor(...) or ceil(...)")
-        return min(exact, BEYOND)
+        return exact
 
     def terms(self, largest: int, most: int | None = None) -> list[int]:
         """[f(0), f(1), …] up to the first value above `largest`, which is included; at most `most` values."""
