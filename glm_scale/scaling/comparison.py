@@ -19,6 +19,7 @@ from glm_scale.scaling.fit import MINIMUM_POINTS, PowerLaw, fit_power_law
 
 # Token budgets are rounded to whole batches.
 _SAME_TOKENS = 0.01
+_SUPERSCRIPT = str.maketrans("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def numbers(comparison: Comparison, curves: Sequence[ScalingCurve] = ()) -> dict
 def describe_law(law: PowerLaw | None, sizes: int, symbol: str) -> str:
     """A fitted law in words, or why there is none. `symbol`: what the loss is a function of (N or C)."""
     if law is not None:
-        return f"L = {law.irreducible:.3g} + {law.scale:.3g} {symbol}^-{law.exponent:.3g}"
+        exponent = f"-{law.exponent:.3g}".translate(_SUPERSCRIPT)
+        return f"L = {law.irreducible:.3g} + {law.scale:.3g} {symbol}{exponent}"
     if sizes < MINIMUM_POINTS:
         return f"no fit: {sizes} of the {MINIMUM_POINTS} sizes it takes"
     return "no fit: these points follow no power law"

@@ -43,8 +43,8 @@ class Curve:
         curve does not lag.
         """
         place = np.arange(len(self))
-        first = np.floor(place * (1 - width)).astype(np.int64)
-        last = np.minimum(np.ceil(place * (1 + width)).astype(np.int64) + 1, len(self))
+        reach = np.floor(place * width).astype(np.int64)
+        first, last = place - reach, np.minimum(place + reach + 1, len(self))
         total = np.concatenate([[0.0], np.cumsum(self.loss)])
         return Curve(self.tokens, self.flops, (total[last] - total[first]) / (last - first))
 

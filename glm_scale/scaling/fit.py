@@ -9,6 +9,8 @@ import numpy as np
 
 MINIMUM_POINTS = 4
 
+# Losses of well-trained models lie within a percent of their law; what is this far off follows another one.
+_LARGEST_RESIDUAL = 0.03
 _EXPONENTS = (0.01, 3.0)
 _GRID = 400
 _GOLDEN = (5**0.5 - 1) / 2
@@ -37,7 +39,7 @@ def fit_power_law(x: np.ndarray, loss: np.ndarray) -> PowerLaw | None:
     Golub and Pereyra 1973): no starting point, no local optimum to fall into.
 
     Returns None where the points do not determine a law: fewer than `MINIMUM_POINTS` different x, a loss that does
-    not fall with x, or a best exponent at the edge of the searched range.
+    not fall with x, a best exponent at the edge of the searched range, or a relative error above 3 %.
     """
     x, loss = np.asarray(x, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     if len(np.unique(x)) < MINIMUM_POINTS or (x <= 0).any() or not (np.isfinite(loss) & (loss > 0)).all():
@@ -53,9 +55,10 @@ def fit_power_law(x: np.ndarray, loss: np.ndarray) -> PowerLaw | None:
         return None
     exponent = _minimise(lambda b: solve(b)[2], grid[best - 1], grid[best + 1])
     irreducible, scale, error = solve(exponent)
-    if scale <= 0:
+    residual = float(np.sqrt(error / len(x)))
+    if scale <= 0 or residual > _LARGEST_RESIDUAL:
         return None
-    return PowerLaw(irreducible, float(scale * centre**exponent), exponent, float(np.sqrt(error / len(x))), len(x))
+    return PowerLaw(irreducible, float(scale * centre**exponent), exponent, residual, len(x))
 
 
 def _linear_part(power: np.ndarray, loss: np.ndarray) -> tuple[float, float, float]:

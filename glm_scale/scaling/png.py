@@ -10,16 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from glm_scale.scaling.comparison import Comparison, ScalingCurve, describe_law, quantity
-from glm_scale.scaling.curves import Curve
+from glm_scale.scaling.curves import TrainedRun
 from glm_scale.scaling.style import styles
 
 _INK, _FAINT = "#222222", "#D9D9D9"
 _MOST_DIRECT_LABELS = 12
-# The first hundredth of training falls from ln(vocabulary), the same for all, and would flatten the rest.
-_SHOWN_FROM = 0.01
+_LABEL_SPACING = 0.05  # of the height of the axes
+# The start of training falls from ln(vocabulary), the same for all, and would flatten the rest.
+_SHOWN_FROM = 0.02
 TOKENS, FLOPS, PARAMETERS = "training tokens", "training FLOPs", "parameters outside the embeddings"
 
 
@@ -49,7 +50,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
             state = "" if run.status == "finished" else f" ({run.status})"
             ends.append((float(curve.loss[-1]), f"{comparison.label(run)}{state}", style.colour))
     for axes, name, attribute in ((by_tokens, TOKENS, "tokens"), (by_flops, FLOPS, "flops")):
-        _set_window(axes, [c for run in comparison.runs for c in (run.train, run.validation)], attribute)
+        _set_window(axes, comparison.runs, attribute)
         _finish(axes, name)
     by_tokens.set_ylabel("loss (nats per token)")
     _label_ends(by_flops, ends)
@@ -103,15 +104,17 @@ def _new_figure(title: str, remarks: Sequence[str]) -> Figure:
     return figure
 
 
-def _set_window(axes: Axes, curves: Sequence[Curve], attribute: str) -> None:
-    curves = [curve for curve in curves if len(curve)]
+def _set_window(axes: Axes, runs: Sequence[TrainedRun], attribute: str) -> None:
+    """Show every curve but for the start of its training."""
+    curves = [curve for run in runs for curve in (run.train, run.validation) if len(curve)]
     if not curves:
+        axes.text(0.5, 0.5, "nothing measured yet", transform=axes.transAxes, ha="center", color=_INK)
         return
-    last = max(float(getattr(curve, attribute)[-1]) for curve in curves)
-    shown = [curve.loss[getattr(curve, attribute) >= _SHOWN_FROM * last] for curve in curves]
-    losses = np.concatenate([loss for loss in shown if len(loss)])
+    places = [getattr(curve, attribute) for curve in curves]
+    starts = [_SHOWN_FROM * float(place[-1]) for place in places]
+    losses = np.concatenate([c.loss[place >= start] for c, place, start in zip(curves, places, starts, strict=True)])
     _log_log(axes)
-    axes.set_xlim(_SHOWN_FROM * last, last * 1.06)
+    axes.set_xlim(min(starts), max(float(place[-1]) for place in places) * 1.06)
     # The highest percent is the noise of single batches; the curves drawn are smoothed.
     axes.set_ylim(losses.min() * 0.985, float(np.quantile(losses, 0.99)) * 1.02)
 
@@ -120,15 +123,21 @@ def _log_log(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     # A loss spans less than a decade: its ticks are plain numbers.
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=tuple(np.arange(1, 10, 0.5)), numticks=30))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _finish(axes: Axes, name: str) -> None:
     axes.set_xlabel(name)
-    if name != FLOPS:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    few_decades = axes.get_xscale() == "log" and high / low < 100
+    if axes.get_xscale() == "log":
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,), numticks=12))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _power_of_ten(x) if name == FLOPS else _count(x)))
     axes.grid(True, which="major", color=_FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -137,23 +146,33 @@ def _finish(axes: Axes, name: str) -> None:
     axes.tick_params(axis="y", labelleft=True)
 
 
+def _count(value: float) -> str:
+    """10M, 2.5B: a tick, without the zeros that a table aligns by."""
+    text = quantity(value)
+    return text if text[-1].isdigit() else f"{float(text[:-1]):g}{text[-1]}"
+
+
+def _power_of_ten(value: float) -> str:
+    if value <= 0:
+        return "0"
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    factor = f"{value / 10**exponent:g}"
+    return f"$10^{{{exponent}}}$" if factor == "1" else rf"${factor}\times10^{{{exponent}}}$"
+
+
 def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     """Names at the right edge, each at the height of its curve's end, pushed apart until none covers another."""
-    low, high = np.log(axes.get_ylim())
-    spacing = 0.048
-    wanted = sorted(((np.log(loss) - low) / (high - low), text, colour) for loss, text, colour in ends)
-    if not wanted or len(wanted) > _MOST_DIRECT_LABELS:
+    if len(ends) > _MOST_DIRECT_LABELS:
         _legend(axes, ends)
         return
-    places = [min(max(wanted[0][0], 0.0), 1.0)]
-    for place, _, _ in wanted[1:]:
-        places.append(max(min(place, 1.0), places[-1] + spacing))
-    shift = max(0.0, places[-1] - 1.0)
-    for (origin, text, colour), place in zip(wanted, places, strict=True):
+    ends = sorted(ends)
+    low, high = np.log(axes.get_ylim()) if ends else (0.0, 1.0)
+    heights = [min(max(float((np.log(loss) - low) / (high - low)), 0.0), 1.0) for loss, _, _ in ends]
+    for height, place, (_, text, colour) in zip(heights, _spread(heights, _LABEL_SPACING), ends, strict=True):
         axes.annotate(
             text,
-            xy=(1.0, min(max(origin, 0.0), 1.0)),
-            xytext=(1.035, place - shift),
+            xy=(1.0, height),
+            xytext=(1.04, place),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
@@ -161,8 +180,35 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
             color=colour,
             fontweight="bold",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.8,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0.0, 0.5),
+            },
         )
+
+
+def _spread(places: list[float], spacing: float) -> list[float]:
+    """Ascending `places` moved as little as may be so that neighbours are `spacing` apart."""
+    groups: list[list[float]] = []
+    for place in places:
+        groups.append([place])
+        # A group sits around the mean of what its members want; groups that touch become one.
+        while len(groups) > 1 and _top(groups[-2], spacing) + spacing > _bottom(groups[-1], spacing):
+            last = groups.pop()
+            groups[-1] += last
+    return [_bottom(group, spacing) + index * spacing for group in groups for index in range(len(group))]
+
+
+def _bottom(group: list[float], spacing: float) -> float:
+    return sum(group) / len(group) - (len(group) - 1) * spacing / 2
+
+
+def _top(group: list[float], spacing: float) -> float:
+    return sum(group) / len(group) + (len(group) - 1) * spacing / 2
 
 
 def _legend(axes: Axes, ends: list[tuple[float, str, str]]) -> None:

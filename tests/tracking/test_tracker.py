@@ -72,7 +72,7 @@ def test_a_run_reaches_the_default_store_and_goes_on_there_from_another_folder(m
     assert "system/process_cpu_percent" in only_run(uri).data.metrics
 
 
-def test_a_server_that_never_answers_delays_nothing(make_run, elsewhere, caplog):
+def test_a_server_that_never_answers_delays_nothing(make_run, elsewhere, empty_store, caplog):
     environment = dict(os.environ)
     run = make_run()
     with socket.create_server(("127.0.0.1", 0)) as silent, run.lock(), MetricsLog(run.metrics) as log:
@@ -93,6 +93,7 @@ def test_a_server_that_never_answers_delays_nothing(make_run, elsewhere, caplog)
     assert run.read_summary().status == "finished"
     assert not psutil.Process().children()
 
+    shutil.copy(empty_store, elsewhere / "replayed.db")
     assert sync(run, uri="sqlite:///replayed.db") is not None
     uri = f"sqlite:///{elsewhere}/replayed.db"
     assert only_run(uri).info.status == "FINISHED"
@@ -151,8 +152,9 @@ def trainer_in(run) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_killed_trainer_is_reported_as_killed(make_run, elsewhere):
+def test_a_killed_trainer_is_reported_as_killed(make_run, elsewhere, empty_store):
     run = make_run()
+    shutil.copy(empty_store, elsewhere)
     trainer = trainer_in(run)
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
@@ -162,8 +164,9 @@ def test_a_killed_trainer_is_reported_as_killed(make_run, elsewhere):
     assert len(steps_of(uri, "train/loss")) == 30
 
 
-def test_sync_finds_that_a_run_was_killed_with_all_its_processes(make_run, elsewhere):
+def test_sync_finds_that_a_run_was_killed_with_all_its_processes(make_run, elsewhere, empty_store):
     run = make_run()
+    shutil.copy(empty_store, elsewhere)
     trainer = trainer_in(run)
     family = [*psutil.Process(trainer.pid).children(recursive=True), trainer]
     until(lambda: run.tracking.exists())
@@ -203,7 +206,8 @@ def stop_server(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def test_a_server_that_dies_and_comes_back_receives_everything(make_run, elsewhere, empty_store, caplog):
+def test_a_server_that_dies_and_comes_back_receives_everything(make_run, elsewhere, empty_store, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # what the user sets holds for the mirror
     run = make_run()
     shutil.copy(empty_store, elsewhere / "s.db")
     with socket.create_server(("127.0.0.1", 0)) as probe:
