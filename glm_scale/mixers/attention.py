@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from glm_kernels import attention
 from torch import Tensor
 
+from glm_kernels import attention
 from glm_scale.layers.projection import Projection, projection_flops, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims, MixerError

@@ -9,17 +9,24 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step
-from glm_kernels.patterns import Dense
 from torch import Tensor
 
+from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step
+from glm_kernels.patterns import Dense
 from glm_scale.layers.projection import Projection, projection_flops, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims, SequenceStrategy
 from glm_scale.mixers.heads import HeadMixing, StageSpec
 from glm_scale.sequence import Sequence
 
-INPUT_LOGIT_BIAS = 0.0
+INPUT_LOGIT_BIAS = 2.0
+"""Initial bias of d: with flat scores a row keeps e² / (e² + reads) of its own input.
+
+At 0 it keeps 1 / (1 + reads), and averages of averages blur early: in `dense` the first token would then weigh one
+half in every later output. Measured with 4 layers of width 256, 4k tokens of vocabulary, rows of 1,024 and batches of
+16 on English books (one seed, validation nats per token at bias 0 → 2): dense 5.80 → 5.26 after 100 steps,
+`lattice:k^2+1` 4.87 → 4.82 after 150, `lattice:2^k` 4.66 → 4.67 after 200, `offsets:2^k` 4.56 → 4.55 after 250.
+"""
 
 
 class RecurrenceMixing(HeadMixing):

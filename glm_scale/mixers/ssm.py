@@ -16,9 +16,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from glm_kernels import ssm, ssm_step
 from torch import Tensor, nn
 
+from glm_kernels import ssm, ssm_step
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, projection_flops, split_heads
 from glm_scale.mixers.contract import MixerDims, MixerError
@@ -73,9 +73,10 @@ class SSMMixing(HeadMixing):
         q, k, log_decay = self._coefficients(x)
         if x.shape[1] == 1:
             y, state = ssm_step(q, k, v, log_decay, cache)
-        else:
-            y, state = ssm(q, k, v, log_decay, initial_state=cache, output_final_state=True)
-        return self._output(x, y, v), state
+            return self._output(x, y, v), state
+        y, final = ssm(q, k, v, log_decay, initial_state=cache, output_final_state=True)
+        assert final is not None
+        return self._output(x, y, v), final
 
     def empty_cache(self, batch: int) -> Tensor:
         shape = (batch, self.heads, self.state_dim, self.head_dim)

@@ -29,12 +29,17 @@ def parameter_generator(seed: int, name: str) -> torch.Generator:
 
 @torch.no_grad()
 def initialize(model: nn.Module, *, width: int, layers: int, seed: int) -> None:
-    """Draw the weights of every projection and embedding of `model`, the same on every device and dtype."""
+    """Draw the weights of every projection and embedding of `model`, the same on every device and dtype.
+
+    Weights on the meta device, which have no storage, are left alone: a checkpoint will bring them.
+    """
     std = math.sqrt(2 / (5 * width))
     drawn_already: set[torch.Tensor] = set()  # tied weights have two names; the first one draws
     for name, module in model.named_modules():
         if isinstance(module, Projection | nn.Embedding) and module.weight not in drawn_already:
             drawn_already.add(module.weight)
+            if module.weight.is_meta:
+                continue
             scale = std / math.sqrt(2 * layers) if isinstance(module, ResidualProjection) else std
             drawn = torch.empty(module.weight.shape, dtype=torch.float32)
             drawn.normal_(0, scale, generator=parameter_generator(seed, f"{name}.weight"))

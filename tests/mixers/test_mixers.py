@@ -38,12 +38,15 @@ PACKED = [[0] * 9 + [9] * 1 + [10] * 30, [0] * 23 + [23] * 17]
 
 
 def build(spelling, seed=0):
-    """A mixer with weights large enough that its softmax is far from flat."""
+    """A mixer with weights large enough that its softmax is far from flat, and no bias towards its own input."""
     torch.manual_seed(seed)
     mixer = parse_mixer(spelling).build(DIMS)
     for parameter in mixer.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[1] ** -0.5)
+    for name, parameter in mixer.named_parameters():
+        if name.endswith(".d.bias"):
+            torch.nn.init.zeros_(parameter)
     return mixer
 
 
