@@ -279,14 +279,12 @@ class _Build:
             )
             for split, code in SPLIT_CODES.items()
         }
-        wanted = np.zeros(len(splits), dtype=bool)
-        for output in outputs.values():
-            wanted[output.missing_documents()] = True
-        if wanted.any():
-            size = int(scan.sizes[wanted].sum(dtype=np.int64))
+        missing = np.concatenate([output.missing_documents() for output in outputs.values()])
+        if len(missing):
+            size = int(scan.sizes[missing].sum(dtype=np.int64))
             workers = min(self._workers, 1 + size // _TOKENISE_BYTES_PER_WORKER)
             with self._progress.stage("tokenising", size) as advance:
-                tokenise(self._files, self._config.reading, scan, wanted, splits, outputs, tokenizer, workers, advance)
+                tokenise(self._files, self._config.reading, scan, splits, outputs, tokenizer, workers, advance)
         return list(outputs.values())
 
     def _finish(self, scan: Scan, splits: np.ndarray, tokenizer: Tokenizer, outputs: list[SplitOutput]) -> Index:

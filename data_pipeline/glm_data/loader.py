@@ -85,7 +85,7 @@ def batches(
         workers: processes that prepare batches; None takes the configuration's, 0 prepares them here.
 
     Raises:
-        DataError: a sample is damaged and the configuration says stop.
+        DataError: a sample is damaged and the configuration says stop, or a worker process was killed.
         ValueError: `batch_size` is no multiple of `world_size`, or the rank is none of them.
     """
     if not 0 <= rank < world_size:
@@ -131,6 +131,9 @@ def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]
         # Forking a process that runs threads (of torch, of a tracker) can deadlock the child.
         multiprocessing_context=_context() if workers else None,
         worker_init_fn=_ignore_interrupts if workers else None,
+        # The loader draws a number whenever it starts; from torch's global generator that would make what follows
+        # depend on how often it was started.
+        generator=torch.Generator(),
     )
     iterator = iter(loader)
     try:
@@ -138,6 +141,13 @@ def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]
             if isinstance(item, DataError):
                 raise item
             yield _to_batch(item)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "A worker process that prepares batches ended unexpectedly, most often because memory ran out. Continue "
+            f"with fewer data.workers (now {workers}). ({error})"
+        ) from error
     finally:
         # The workers end with the iterator, not at some later garbage collection.
         with contextlib.suppress(AttributeError):

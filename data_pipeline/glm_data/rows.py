@@ -19,7 +19,7 @@ from glm_data.errors import DataError
 from glm_data.index import TOKENIZER_NAME, Index, load_index
 from glm_data.ordering import Interleave
 from glm_data.packing import RowPlan, count_rows, plan_rows
-from glm_data.shards import SplitReader
+from glm_data.shards import EMPTY_LENGTH, SplitReader
 from glm_data.tokenizer import Tokenizer
 
 SplitName = Literal["train", "validation"]
@@ -281,7 +281,7 @@ class PackedRows:
         if self.config.on_bad_sample == "skip":
             return
         for source in self._sources:
-            empty = np.flatnonzero(source.reader.lengths <= 2)
+            empty = np.flatnonzero(source.reader.lengths <= EMPTY_LENGTH)
             if len(empty):
                 raise DataError(
                     f"{source.reader.name(int(empty[0]))}: the document is empty ({len(empty)} of {len(source.reader)} "

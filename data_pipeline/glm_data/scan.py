@@ -21,6 +21,7 @@ from glm_data.text import Block, Documents, InputFile, Reading, parse, read_bloc
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 DROPPED, TRAIN, VALIDATION = 0, 1, 2
 SPLIT_CODES = {"train": TRAIN, "validation": VALIDATION}
+SPLIT_NAMES = {code: name for name, code in SPLIT_CODES.items()}
 MOST_PROBLEMS_KEPT = 5
 
 _VALIDATION_BYTES = 5_000_000

@@ -12,6 +12,7 @@ import os
 import tarfile
 import zlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from glm_data.errors import DataError
 from glm_data.files import sha256_file, sync_directory
 from glm_data.index import BLOCK_BYTES, DOCUMENT, Index, Shard, Split
 
-_TAR_BLOCK = 512
+EMPTY_LENGTH = 2  # the beginning and end tokens
 _MOST_OPEN_FILES = 64
 
 
@@ -30,75 +31,83 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.tar"
 
 
-class _HashingFile:
-    """A file that takes the SHA-256 of what is written to it."""
+@dataclass(frozen=True)
+class PackedDocument:
+    """A document as it stands in a shard, ready to be appended.
 
-    def __init__(self, path: Path):
-        self._file = path.open("wb", buffering=1 << 20)
-        self.sha256 = hashlib.sha256()
-        self.position = 0
+    Attributes:
+        content: its two tar members.
+        offset: of the first token within the content, in bytes.
+        tokens: length, beginning and end token included.
+        text_bytes: UTF-8 bytes of its text.
+        checksums: CRC-32 of each block of its tokens.
+    """
 
-    def write(self, data: bytes) -> int:
-        self._file.write(data)
-        self.sha256.update(data)
-        self.position += len(data)
-        return len(data)
+    content: bytes
+    offset: int
+    tokens: int
+    text_bytes: int
+    checksums: list[int]
 
-    def tell(self) -> int:
-        return self.position
 
-    def close(self, *, sync: bool) -> None:
-        if sync:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
+def pack_document(split: str, number: int, tokens: np.ndarray, dtype: str, metadata: dict[str, Any]) -> PackedDocument:
+    """Write a document as tar members, the same on every machine: no times, no users.
+
+    Args:
+        split: "train" or "validation".
+        number: of the document within its split, from which its key follows.
+        tokens: `[n]`, with beginning and end token.
+        dtype: to store them in, "uint16" or "uint32".
+        metadata: for the `.json` member; `metadata["bytes"]` is the size of the text.
+    """
+    key = f"{split}-{number:010d}"
+    tokens = np.ascontiguousarray(tokens, dtype=np.dtype(dtype).newbyteorder("<"))
+    array = io.BytesIO()
+    np.lib.format.write_array(array, tokens, version=(1, 0), allow_pickle=False)
+    header = array.tell() - tokens.nbytes
+    members = _tar_member(f"{key}.tokens.npy", array.getvalue())
+    members += _tar_member(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
+    raw = tokens.tobytes()
+    checksums = [zlib.crc32(raw[at : at + BLOCK_BYTES]) for at in range(0, len(raw), BLOCK_BYTES)]
+    return PackedDocument(members, tarfile.BLOCKSIZE + header, len(tokens), metadata["bytes"], checksums)
+
+
+def _tar_member(name: str, content: bytes) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode = 0o644
+    return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
 class ShardWriter:
     """Writes one shard under a temporary name; `finish` makes it appear.
 
-    The bytes depend on the documents alone: no times, no users.
-
     Args:
-        directory: of the data set.
-        split: "train" or "validation".
-        number: of the shard within its split.
-        first_document: of the shard within its split; keys count through the split.
-        dtype: of the tokens, "uint16" or "uint32".
+        path: of the shard.
         temporary: path to write to until it is whole.
+        dtype: of the tokens.
     """
 
-    def __init__(self, directory: Path, split: str, number: int, first_document: int, dtype: str, temporary: Path):
-        self._path = directory / shard_name(split, number)
+    def __init__(self, path: Path, temporary: Path, dtype: str):
+        self._path = path
         self._temporary = temporary
-        self._split = split
-        self._next_document = first_document
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._file = _HashingFile(temporary)
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
+        self._itemsize = np.dtype(dtype).itemsize
+        self._file = temporary.open("wb", buffering=1 << 20)
+        self._sha256 = hashlib.sha256()
+        self._position = 0
         self._documents: list[tuple[int, int, int]] = []
         self._checksums: list[int] = []
 
-    def add(self, tokens: np.ndarray, metadata: dict[str, Any]) -> None:
-        """Append a document: `tokens` `[n]` with beginning and end token, `metadata["bytes"]` its text's bytes."""
-        key = f"{self._split}-{self._next_document:010d}"
-        tokens = np.ascontiguousarray(tokens, dtype=self._dtype)
-        member = io.BytesIO()
-        np.lib.format.write_array(member, tokens, version=(1, 0), allow_pickle=False)
-        content = member.getvalue()
-        offset = self._file.position + _TAR_BLOCK + len(content) - tokens.nbytes
-        self._add_member(f"{key}.tokens.npy", content)
-        self._add_member(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
-        raw = tokens.tobytes()
-        self._checksums += [zlib.crc32(raw[at : at + BLOCK_BYTES]) for at in range(0, len(raw), BLOCK_BYTES)]
-        self._documents.append((offset, len(tokens), metadata["bytes"]))
-        self._next_document += 1
+    def add(self, document: PackedDocument) -> None:
+        """Append a document."""
+        self._documents.append((self._position + document.offset, document.tokens, document.text_bytes))
+        self._checksums += document.checksums
+        self._write(document.content)
 
-    def _add_member(self, name: str, content: bytes) -> None:
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        member.mode = 0o644
-        self._tar.addfile(member, io.BytesIO(content))
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._sha256.update(content)
+        self._position += len(content)
 
     def finish(self) -> tuple[Shard, np.ndarray, np.ndarray]:
         """Make the shard appear, and describe it.
@@ -107,34 +116,38 @@ class ShardWriter:
             the shard's entry, its documents (`DOCUMENT` `[documents]`, `block` relative to the shard) and the
             CRC-32 of its blocks (uint32 `[blocks]`).
         """
-        self._tar.close()
-        self._file.close(sync=True)
+        # A tar file ends with two empty blocks and fills its last record.
+        end = 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end + -(self._position + end) % tarfile.RECORDSIZE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
         self._temporary.replace(self._path)
         sync_directory(self._path.parent)
         documents = np.zeros(len(self._documents), dtype=DOCUMENT)
         for column, name in enumerate(("offset", "tokens", "text_bytes")):
             documents[name] = [document[column] for document in self._documents]
-        documents["block"] = _first_blocks(documents["tokens"], self._dtype.itemsize)[:-1]
+        documents["block"] = _first_blocks(documents["tokens"], self._itemsize)
         shard = Shard(
             name=self._path.name,
             documents=len(documents),
             tokens=int(documents["tokens"].sum(dtype=np.int64)),
             text_bytes=int(documents["text_bytes"].sum(dtype=np.int64)),
-            bytes=self._file.position,
-            sha256=self._file.sha256.hexdigest(),
+            bytes=self._position,
+            sha256=self._sha256.hexdigest(),
         )
         return shard, documents, np.array(self._checksums, dtype="<u4")
 
     def abandon(self) -> None:
         """Close and remove the unfinished file."""
-        self._file.close(sync=False)
+        self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 def _first_blocks(lengths: np.ndarray, itemsize: int) -> np.ndarray:
-    """int64 `[documents + 1]`: first block of each document, and the number of blocks."""
+    """int64 `[documents]`: number of blocks in front of each document."""
     blocks = -(-lengths.astype(np.int64) * itemsize // BLOCK_BYTES)
-    return np.concatenate([[0], np.cumsum(blocks)])
+    return np.cumsum(blocks) - blocks
 
 
 class SplitReader:
@@ -187,10 +200,15 @@ class SplitReader:
         """Tokens `start` to `stop` (exclusive) of a document, every block of them checked.
 
         Raises:
-            DataError: the shard cannot be read, a checksum does not match, or an id is outside the vocabulary.
+            DataError: the shard cannot be read, a checksum does not match, an id is outside the vocabulary, or the
+                document holds nothing but its beginning and end.
         """
         record = self._documents[document]
         length = int(record["tokens"])
+        if length <= EMPTY_LENGTH:
+            raise DataError(
+                f"{self.name(document)}: the document is empty. Rebuild the data set, or set data.on_bad_sample=skip."
+            )
         first = start // self._block_tokens
         last = -(-min(stop, length) // self._block_tokens)
         begin = first * self._block_tokens

@@ -13,8 +13,8 @@ from glm_data.files import sha256_file, write_array
 from glm_data.index import DOCUMENT, Split, Table
 from glm_data.journal import Journal, ShardRecord, table_names
 from glm_data.parallel import ordered_map
-from glm_data.scan import SPLIT_CODES, Scan, assign_shards, changed, digest, selected_blocks
-from glm_data.shards import ShardWriter, shard_name
+from glm_data.scan import SPLIT_CODES, SPLIT_NAMES, Scan, assign_shards, changed, digest, selected_blocks
+from glm_data.shards import PackedDocument, ShardWriter, pack_document, shard_name
 from glm_data.text import Block, InputFile, Reading, parse
 from glm_data.tokenizer import Tokenizer
 
@@ -54,27 +54,25 @@ class SplitOutput:
         self._documents = np.flatnonzero(splits == SPLIT_CODES[split])
         self._borders = assign_shards(scan.sizes[self._documents], shard_bytes)
         self._records = [journal.shard(shard_name(split, number), key) for number in range(len(self._borders) - 1)]
-        self._number = -1  # of the shard that is being written
+        self._shard = -1  # the one that is being written
         self._writer: ShardWriter | None = None
 
     def missing_documents(self) -> np.ndarray:
         """Documents of the shards that are still to be written, ascending."""
-        return self._documents[np.repeat([record is None for record in self._records], np.diff(self._borders))]
+        missing = np.array([record is None for record in self._records], dtype=bool)
+        return self._documents[np.repeat(missing, np.diff(self._borders))]
 
-    def add(self, document: int, tokens: np.ndarray, metadata: dict[str, object]) -> None:
-        """Write the next missing document."""
+    def add(self, number: int, document: PackedDocument) -> None:
+        """Write the next missing document, number `number` of the split."""
         if self._writer is None:
-            self._number = self._records.index(None)
-            name = shard_name(self.split, self._number)
-            first = int(self._borders[self._number])
-            self._writer = ShardWriter(
-                self._directory, self.split, self._number, first, self.dtype, self._journal.temporary(name)
-            )
-        self._writer.add(tokens, metadata)
-        if document == self._documents[self._borders[self._number + 1] - 1]:
+            self._shard = self._records.index(None)
+            name = shard_name(self.split, self._shard)
+            self._writer = ShardWriter(self._directory / name, self._journal.temporary(name), self.dtype)
+        self._writer.add(document)
+        if number == self._borders[self._shard + 1] - 1:
             record = ShardRecord(*self._writer.finish())
             self._journal.record_shard(record, self._key)
-            self._records[self._number] = record
+            self._records[self._shard] = record
             self._writer = None
 
     def abandon(self) -> None:
@@ -89,7 +87,7 @@ class SplitOutput:
         assert len(records) == len(self._records)
         documents = np.concatenate([np.zeros(0, DOCUMENT), *(record.documents for record in records)])
         checksums = np.concatenate([np.zeros(0, "<u4"), *(record.checksums for record in records)])
-        blocks_before = np.cumsum([0] + [len(record.checksums) for record in records[:-1]])
+        blocks_before = np.cumsum([0, *(len(record.checksums) for record in records)])[:-1]
         documents["block"] += np.repeat(blocks_before, [len(record.documents) for record in records]).astype("<u8")
         tables = []
         for name, table in zip(table_names(self.split), (documents, checksums), strict=True):
@@ -107,73 +105,68 @@ class SplitOutput:
 
 @dataclass(frozen=True)
 class _Work:
+    """A block, and what is wanted of its documents: `[documents]` each, numbers within the splits."""
+
     block: Block
     first_document: int
-    wanted: np.ndarray  # bool [documents of the block]
+    wanted: np.ndarray
+    splits: np.ndarray
+    numbers: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Tokenised:
-    """The wanted documents of a block: tokens joined, and the length, size and line of each."""
+    """The wanted documents of a block, with split and number, and the digests of all of its documents."""
 
     file: str
-    first_document: int
-    digests: bytes  # of all documents
-    wanted: np.ndarray
-    tokens: np.ndarray
-    lengths: list[int]
-    sizes: list[int]
-    lines: list[int]
+    documents: slice
+    digests: bytes
+    packed: list[tuple[int, int, PackedDocument]]
 
 
 @dataclass(frozen=True)
 class _TokeniseBlock:
-    """The work of one worker process on one block."""
+    """The work of one worker process on one block: everything that grows with the text."""
 
     reading: Reading
     tokenizer: Tokenizer
+    dtype: str
 
     def __call__(self, work: _Work) -> _Tokenised:
         documents = parse(work.block, self.reading)
         digests, sizes = digest(documents)
         if len(sizes) != len(work.wanted):
             raise changed(work.block.file)
-        chosen = np.flatnonzero(work.wanted)
-        bos, eos = self.tokenizer.bos, self.tokenizer.eos
-        encoded = [
-            np.array([bos, *self.tokenizer.encode(documents.texts[number]), eos], np.uint32) for number in chosen
-        ]
-        return _Tokenised(
-            work.block.file,
-            work.first_document,
-            digests,
-            work.wanted,
-            np.concatenate(encoded),
-            [len(tokens) for tokens in encoded],
-            [int(sizes[number]) for number in chosen],
-            [documents.lines[number] for number in chosen],
-        )
+        packed = []
+        for at in np.flatnonzero(work.wanted):
+            tokens = [self.tokenizer.bos, *self.tokenizer.encode(documents.texts[at]), self.tokenizer.eos]
+            if len(tokens) > _LONGEST_DOCUMENT:
+                raise DataError(f"{work.block.file}:{documents.lines[at]}: the document has 2^32 tokens or more.")
+            metadata = {"file": work.block.file, "line": documents.lines[at], "bytes": int(sizes[at])}
+            code, number = int(work.splits[at]), int(work.numbers[at])
+            document = pack_document(SPLIT_NAMES[code], number, np.array(tokens, np.uint32), self.dtype, metadata)
+            packed.append((code, number, document))
+        span = slice(work.first_document, work.first_document + len(sizes))
+        return _Tokenised(work.block.file, span, digests, packed)
 
 
 def tokenise(
     files: list[InputFile],
     reading: Reading,
     scan: Scan,
-    wanted: np.ndarray,
     splits: np.ndarray,
     outputs: dict[int, SplitOutput],
     tokenizer: Tokenizer,
     workers: int,
     advance: Callable[[int, int], None],
 ) -> None:
-    """Tokenise the wanted documents and write the shards that miss them.
+    """Write the shards that are still missing.
 
     Args:
         files, reading: the input, as it was scanned.
         scan: what the first pass found.
-        wanted: bool `[documents]`.
         splits: uint8 `[documents]`: where each belongs.
-        outputs: what to write to, by split; together they miss exactly the wanted documents.
+        outputs: what to write to, by split.
         tokenizer: to encode with.
         workers: processes.
         advance: called with (documents, bytes of text) as they are written.
@@ -181,31 +174,23 @@ def tokenise(
     Raises:
         DataError: the input has changed since it was scanned.
     """
+    wanted = np.zeros(len(splits), dtype=bool)
+    numbers = np.zeros(len(splits), dtype=np.int64)
+    for code, output in outputs.items():
+        wanted[output.missing_documents()] = True
+        numbers[splits == code] = np.arange(np.count_nonzero(splits == code))
 
     def work() -> Iterator[_Work]:
         for block, span in selected_blocks(files, reading, scan, wanted):
-            yield _Work(block, span.start, wanted[span])
+            yield _Work(block, span.start, wanted[span], splits[span], numbers[span])
 
+    dtype = next(iter(outputs.values())).dtype
     with ExitStack() as stack:
         for output in outputs.values():
             stack.callback(output.abandon)
-        for block in ordered_map(_TokeniseBlock(reading, tokenizer), work(), workers):
-            span = slice(block.first_document, block.first_document + len(block.wanted))
-            if block.digests != scan.digests[span].tobytes():
+        for block in ordered_map(_TokeniseBlock(reading, tokenizer, dtype), work(), workers):
+            if block.digests != scan.digests[block.documents].tobytes():
                 raise changed(block.file)
-            _write(block, splits[span], outputs)
-            advance(len(block.sizes), sum(block.sizes))
-
-
-def _write(block: _Tokenised, splits: np.ndarray, outputs: dict[int, SplitOutput]) -> None:
-    ends = np.cumsum(block.lengths)
-    for position, offset in enumerate(np.flatnonzero(block.wanted)):
-        document = block.first_document + int(offset)
-        end = int(ends[position])
-        tokens = block.tokens[end - block.lengths[position] : end]
-        if len(tokens) > _LONGEST_DOCUMENT:
-            raise DataError(
-                f"{block.file}:{block.lines[position]}: {len(tokens)} tokens; a document may have 2^32 − 1."
-            )
-        metadata = {"file": block.file, "line": block.lines[position], "bytes": block.sizes[position]}
-        outputs[int(splits[offset])].add(document, tokens, metadata)
+            for code, number, document in block.packed:
+                outputs[code].add(number, document)
+            advance(len(block.packed), sum(document.text_bytes for _, _, document in block.packed))

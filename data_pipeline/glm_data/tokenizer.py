@@ -95,15 +95,16 @@ class Tokenizer:
         Raises:
             DataError: the text holds a lone surrogate, which UTF-8 cannot encode.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"The text cannot be written as UTF-8: {error}") from error
         ids: list[int] = []
         for number, part in enumerate(text.split(SPACE)):
             if number:
                 ids.extend(self._space_tokens)
             for segment in _segments(part):
-                try:
-                    ids.extend(self._processor.encode(segment))
-                except UnicodeEncodeError as error:
-                    raise DataError(f"the text cannot be written as UTF-8: {error}") from error
+                ids.extend(self._processor.encode(segment))
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -2,9 +2,11 @@
 
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import sentencepiece
 
 from glm_data.errors import DataError
@@ -17,7 +19,7 @@ SMALLEST_VOCABULARY = 300  # 256 bytes, three control tokens, whitespace, and a 
 LARGEST_VOCABULARY = 1 << 20
 
 _SPECIAL_TOKENS = 3 + len(WHITESPACE_TOKENS) + 256
-_CHARACTER_COVERAGE = 0.9995  # SentencePiece's default; rarer characters are spelled in bytes
+_CHARACTER_COVERAGE = 0.9995  # of the text; rarer characters are spelled in bytes
 _LONGEST_SENTENCE = 4096  # characters
 # Characters that SentencePiece keeps for itself: it would drop every sentence that holds one.
 _RESERVED = str.maketrans(dict.fromkeys(["\0", "\t", "\r", SPACE, "\u2585"], "\n"))
@@ -52,6 +54,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     sentences = [sentence for text in texts for sentence in _sentences(text)]
     if not sentences:
         raise DataError("The text to train the tokenizer on holds nothing but white space.")
+    sentences = _without_rare_characters(sentences, vocabulary_size)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -60,7 +63,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
             model_type="bpe",
             vocab_size=vocabulary_size,
             hard_vocab_limit=False,
-            character_coverage=_coverage(sentences, vocabulary_size),
+            character_coverage=1.0,
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -90,14 +93,21 @@ def _sentences(text: str) -> Iterator[str]:
             yield line
 
 
-def _coverage(sentences: list[str], vocabulary_size: int) -> float:
-    """Share of the text whose characters get tokens of their own: they may fill half of the free vocabulary.
+def _without_rare_characters(sentences: list[str], vocabulary_size: int) -> list[str]:
+    """Cut sentences at characters that are to be spelled in bytes.
 
-    A script of thousands of characters would otherwise leave no room for anything else, or not fit at all.
+    The rarest ones are, and in a script of thousands of characters as many as do not fit into half of the
+    vocabulary. SentencePiece's own `character_coverage` knows no such limit and fails on small vocabularies.
     """
     counts: Counter[str] = Counter()
     for sentence in sentences:
         counts.update(sentence)
     room = max((vocabulary_size - _SPECIAL_TOKENS) // 2, 1)
-    covered = sum(count for _, count in counts.most_common(room))
-    return min(_CHARACTER_COVERAGE, covered / counts.total())
+    ranked = counts.most_common()
+    covered = np.cumsum([count for _, count in ranked])
+    enough = int(np.searchsorted(covered, _CHARACTER_COVERAGE * covered[-1])) + 1
+    rare = "".join(character for character, _ in ranked[min(enough, room) :])
+    if not rare:
+        return sentences
+    cut = re.compile(f"[{re.escape(rare)}]+")
+    return [part for sentence in sentences for part in cut.split(sentence) if part]

@@ -1,0 +1,50 @@
+"""Small corpora and data sets for the tests."""
+
+import json
+import random
+from pathlib import Path
+
+from glm_data import BuildConfig, Index, build
+
+_WORDS = """
+    the of and to in a is that for it was on are as with his they at be this from have or by one had not but what all
+    were when we there can an your which their said if do will each about how up out them then she many some so these
+""".split()  # noqa: SIM905
+
+
+def document(random_: random.Random, words: int) -> str:
+    """A text with paragraphs, gaps, tabs, and characters that a tokenizer may stumble over."""
+    pieces = []
+    for _ in range(words):
+        pieces.append(random_.choice(_WORDS))
+        pieces.append(
+            random_.choices([" ", "  ", "\n", "\n\n", "\t", " é ", " ▁ ", " 🜁", ", "], [80, 1, 4, 2, 1, 1, 1, 1, 9])[0]
+        )
+    return "".join(pieces)
+
+
+def documents(count: int, seed: int = 0, longest: int = 400) -> list[str]:
+    """Distinct documents of very different lengths."""
+    random_ = random.Random(seed)
+    return [f"{number}. " + document(random_, int(longest ** random_.random())) for number in range(count)]
+
+
+def write_jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
+    """One object a line."""
+    path.write_text("".join(json.dumps({key: text}) + "\n" for text in texts))
+    return path
+
+
+def build_corpus(folder: Path, texts: list[str], **settings: object) -> Index:
+    """Build a data set in `folder / "set"`."""
+    folder.mkdir(exist_ok=True, parents=True)
+    source = write_jsonl(folder / "corpus.jsonl", texts)
+    defaults = {"vocabulary_size": 512, "workers": 1, "shard_bytes": 8000}
+    return build(BuildConfig(inputs=[source], output=folder / "set", **(defaults | settings))).index
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file of a directory."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
