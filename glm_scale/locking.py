@@ -9,6 +9,7 @@ import os
 import socket
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -79,6 +80,17 @@ def _holder(path: Path) -> str:
         if text := path.read_text().strip():
             return text
     return "(unknown)"
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, patience: float) -> Iterator[None]:
+    """Enter one process at a time, by a lock on the folder itself; after `patience` seconds enter regardless."""
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _try_flock(file, fcntl.LOCK_EX, patience)
+        yield
+    finally:
+        os.close(file)
 
 
 def is_held(path: Path) -> bool:

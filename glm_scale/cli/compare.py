@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from glm_scale.runs import RunDirectory
     from glm_scale.scaling.report import Report
 
 # Where output goes to a file or a pipe, rich would assume 80 columns and fold the table.
@@ -25,7 +26,8 @@ def compare(
     ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Scaling curve: final loss of each mixer by size.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the figures; default: `comparison` beside the runs.")
+        Path | None,
+        typer.Option(help="Folder for the figures; default: `comparison` beside the runs."),
     ] = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store to log to; default: the one the runs were tracked with.")
@@ -33,8 +35,6 @@ def compare(
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Do not log to MLflow.")] = False,
 ) -> None:
     """Compare runs: a table, and their losses against tokens and FLOPs as HTML and PNG."""
-    from rich.console import Console
-
     from glm_scale.errors import UserError
     from glm_scale.runs import find_runs
     from glm_scale.tracking.config import check_uri
@@ -45,14 +45,28 @@ def compare(
         except ValueError as error:
             raise UserError(f"--tracking-uri: {error}") from error
     found = find_runs(runs or [Path("runs")])
+    present(found, output, scaling=curve, tracking_uri=tracking_uri, tracking=not no_tracking)
+
+
+def present(
+    runs: Sequence[RunDirectory],
+    output: Path | None = None,
+    *,
+    scaling: bool = False,
+    tracking_uri: str | None = None,
+    tracking: bool = True,
+) -> None:
+    """Write the report, print it, and log it to MLflow; what `glm-scale compare` does once it has found the runs."""
+    from rich.console import Console
+
     from glm_scale.scaling.report import write_report
 
-    parents = [run.path.parent for run in found]
-    folder = output or Path(os.path.commonpath(parents)) / "comparison"
+    parents = {run.path.parent for run in runs}
+    folder = output or (parents.pop() if len(parents) == 1 else Path.cwd()) / "comparison"
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
-    report = write_report(found, folder, scaling=curve)
+    report = write_report(runs, folder, scaling=scaling)
     show(report, console)
-    if not no_tracking:
+    if tracking:
         _publish(report, tracking_uri, console)
 
 

@@ -90,15 +90,15 @@ def _law_metrics(prefix: str, law: PowerLaw) -> Iterator[tuple[str, float]]:
 def main() -> int:
     publication = Publication.model_validate_json(sys.stdin.read())
     from mlflow.entities import Metric
-    from mlflow.tracking import MlflowClient
     from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
-    from glm_scale.tracking.mirror import find_or_create_experiment, first_line, usable_key
+    from glm_scale.tracking.mirror import find_or_create_experiment, first_line, open_store, usable_key
 
     try:
         if (folder := store_folder(publication.uri)) is not None:
+            folder.mkdir(parents=True, exist_ok=True)
             os.chdir(folder)
-        client = MlflowClient(tracking_uri=publication.uri)
+        client = open_store(publication.uri)
         experiment = find_or_create_experiment(client, publication.experiment)
         run_id = client.create_run(experiment, run_name=publication.name, tags=publication.tags).info.run_id
         now = round(time.time() * 1000)

@@ -1,7 +1,8 @@
 """Copies a run directory into an MLflow run. Synchronous: every call talks to MLflow and may raise or take long.
 
 Calls are safe to repeat. A point keeps the time at which it was measured, and MLflow's database ignores a point it
-already has, so replaying part of the log changes nothing.
+already has, so replaying part of the log changes nothing. A run that resumes measures some steps again; MLflow can
+take nothing back and shows both measurements.
 
 MLflow plots metrics against an integer step and nothing else. The curves that runs are compared by are
 therefore logged three times, under names that say what the step counts:
@@ -37,8 +38,9 @@ from mlflow.utils.validation import (
     MAX_TAG_VAL_LENGTH,
 )
 
+from glm_scale.locking import folder_lock
 from glm_scale.runs import RunDirectory, RunSummary
-from glm_scale.tracking.config import without_secrets
+from glm_scale.tracking.config import store_folder, without_secrets
 from glm_scale.tracking.metrics_log import Record
 from glm_scale.tracking.state import TrackingState
 
@@ -96,7 +98,7 @@ class Mirror:
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            client = MlflowClient(tracking_uri=self.state.uri)
+            client = open_store(self.state.uri)
             summary = self.run.read_summary()
             self._find_or_create_run(client, summary)
             if summary.status == "running":
@@ -222,6 +224,16 @@ def metric_points(record: Record) -> Iterator[Metric]:
 def usable_key(name: str) -> str:
     """`name` with the characters and the length that MLflow allows for keys."""
     return _BAD_KEY_CHARACTER.sub("_", name)[:MAX_ENTITY_KEY_LENGTH]
+
+
+def open_store(uri: str) -> MlflowClient:
+    """A client of the store. Of several processes that open a new sqlite store, one makes its tables."""
+    if (folder := store_folder(uri)) is None:
+        return MlflowClient(tracking_uri=uri)
+    with folder_lock(folder, patience=60.0):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
 
 
 def find_or_create_experiment(client: MlflowClient, name: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -97,6 +98,9 @@ def _stop_request(requests: RawIOBase, parent: int) -> Callable[[float], float |
 
 
 def main() -> int:
+    # A scheduler that ends a job signals every process of it; this one ends when the trainer has had its last word.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     logging.raiseExceptions = False  # standard output is a pipe to a process that may die
     speaker = logging.StreamHandler(sys.stdout)
     speaker.setFormatter(logging.Formatter("%(levelname)s %(message)s"))

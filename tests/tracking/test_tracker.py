@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from glm_scale.errors import UserError
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig, read_metrics
 from glm_scale.tracking.state import TrackingState
 from glm_scale.tracking.sync import sync
+from glm_scale.tracking.system import SystemMonitor
 
 
 @pytest.fixture
@@ -128,6 +130,31 @@ def test_disabled_tracking_starts_no_process_and_still_samples_the_machine(make_
     assert sample.number("process_memory_gib") > 0.01
 
 
+def test_gpus_are_sampled_where_cuda_is_in_use(make_run, monkeypatch):
+    """With a stand-in for torch: what is read from it, and that a machine without NVML's bindings still samples."""
+
+    def utilization() -> int:
+        raise ModuleNotFoundError("pynvml")
+
+    gib = 1 << 30
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        mem_get_info=lambda: (60 * gib, 80 * gib),
+        memory_allocated=lambda: 12 * gib,
+        max_memory_allocated=lambda: 16 * gib,
+        utilization=utilization,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with MetricsLog(make_run().metrics) as log:
+        monitor = SystemMonitor(log, interval=1.0)
+        gpu = {name: value for name, value in monitor.sample().items() if name.startswith("gpu")}
+        assert gpu == {"gpu_memory_used_gib": 20, "gpu_memory_allocated_gib": 12, "gpu_memory_peak_gib": 16}
+        cuda.utilization = lambda: 97
+        assert monitor.sample()["gpu_percent"] == 97
+        cuda.is_initialized = lambda: False
+        assert not any(name.startswith("gpu") for name in monitor.sample())
+
+
 TRAINER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
@@ -156,6 +183,9 @@ def test_a_killed_trainer_is_reported_as_killed(make_run, elsewhere, empty_store
     run = make_run()
     shutil.copy(empty_store, elsewhere)
     trainer = trainer_in(run)
+    until(run.tracking.exists)
+    (mirror,) = psutil.Process(trainer.pid).children()
+    mirror.send_signal(signal.SIGTERM)  # a scheduler signals all processes of a job
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
     until(lambda: run.read_summary().status == "killed")
@@ -169,7 +199,7 @@ def test_sync_finds_that_a_run_was_killed_with_all_its_processes(make_run, elsew
     shutil.copy(empty_store, elsewhere)
     trainer = trainer_in(run)
     family = [*psutil.Process(trainer.pid).children(recursive=True), trainer]
-    until(lambda: run.tracking.exists())
+    until(run.tracking.exists)
     for process in family:
         process.send_signal(signal.SIGKILL)
     trainer.wait()
