@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -45,10 +45,8 @@ class Mixer(nn.Module, ABC):
     sequence_strategies: tuple[SequenceStrategy, ...]
     """The strategies under which this mixer can be exact over sequence shards, the cheapest first."""
 
-    splits_heads: ClassVar[bool] = True
-    """Whether every weight is laid out head by head, so that tensor parallelism can give each rank some heads."""
-
     heads: int
+    """Every weight is laid out head by head, so that tensor parallelism can give each rank some heads."""
 
     @abstractmethod
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -61,7 +61,7 @@ class MultiHead(Mixer):
         )
 
     def _stages(self) -> list[HeadMixing]:
-        return [stage for stage in self.stages if isinstance(stage, HeadMixing)]
+        return cast(list[HeadMixing], list(self.stages))
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
         values = split_heads(self.v(x), self.heads)

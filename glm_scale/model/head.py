@@ -53,12 +53,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
             rows, targets = x[begin : begin + chunk_rows], labels[begin : begin + chunk_rows]
             counted = (targets != IGNORED)[:, None]
             targets = targets.clamp(min=0)
-            logits = (rows @ weight.T).float()
-            log_normalizer = logits.logsumexp(-1, keepdim=True)
-            loss += ((log_normalizer - logits.gather(-1, targets[:, None])) * counted).sum()
+            log_probabilities = (rows @ weight.T).log_softmax(-1, dtype=torch.float32)
+            loss -= (log_probabilities.gather(-1, targets[:, None]) * counted).sum()
             if grad_x is None and grad_weight is None:
                 continue
-            grad = logits.sub_(log_normalizer).exp_()  # softmax, in the storage of the logits
+            grad = log_probabilities.exp_()
             grad[torch.arange(len(targets), device=x.device), targets] -= 1
             grad = grad.mul_(counted).to(x.dtype)
             if grad_x is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -39,7 +41,7 @@ class LanguageModel(nn.Module):
         initialize(self, width=config.width, layers=config.layers, seed=seed)
 
     def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+        return cast(list[Block], list(self.blocks))
 
     def forward(self, tokens: Tensor, document_starts: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Logits `[B, T, vocab]` of the next token at every position, or with labels their summed loss.

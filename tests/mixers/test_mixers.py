@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
-from glm_kernels import parse_pattern
 from torch.utils._pytree import tree_leaves
 
+from glm_kernels import parse_pattern
 from glm_scale.layers.rotary import Rotary
 from glm_scale.mixers import MixerDims, MixerError, parse_mixer
 from glm_scale.sequence import Sequence

@@ -1,8 +1,8 @@
 """Spellings of mixers: canonical forms, and errors that name the value and the way out."""
 
 import pytest
-from glm_kernels import PatternError
 
+from glm_kernels import PatternError
 from glm_scale.errors import UserError
 from glm_scale.mixers import MixerError, parse_mixer
 
