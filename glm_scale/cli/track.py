@@ -35,10 +35,12 @@ def sync(
                 state = replay(run, tracking_uri, experiment, timeout)
             if state is None:
                 missed += 1
-                console.print(f"[red]✗[/red] {run.name}: not everything was delivered")
+                console.print(f"[red]✗[/red] {run.name}: not everything was delivered", soft_wrap=True)
             else:
                 status = run.read_summary().status
-                console.print(f"[green]✓[/green] {run.name}: {status}, MLflow run {state.run_id} at {state.uri}")
+                console.print(
+                    f"[green]✓[/green] {run.name}: {status}, MLflow run {state.run_id} at {state.uri}", soft_wrap=True
+                )
     finally:
         logger.removeHandler(handler)
     if missed:
