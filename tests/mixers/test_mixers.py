@@ -199,3 +199,15 @@ def test_heads_that_do_not_divide_over_ranks_are_refused_with_the_nearest_size()
     build("dense").require_tensor_parallel(2)
     with pytest.raises(MixerError, match=r"its 2 heads over 3 tensor-parallel ranks; .* 2"):
         build("dense").require_tensor_parallel(3)
+
+
+@pytest.mark.parametrize("spelling", ["window:1", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:k^2+1"])
+def test_flat_scores_leave_a_new_recurrence_about_half_of_its_input(spelling):
+    bias = parse_mixer(spelling).build(DIMS).stages[0].d.bias
+    reads = parse_pattern(spelling).read_counts(1024).double().mean()
+    kept = bias.exp() / (bias.exp() + reads)
+    assert kept.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_a_pattern_that_reads_almost_nothing_starts_without_a_bias():
+    assert parse_mixer("offsets:k+5000").build(DIMS).stages[0].d.bias.tolist() == [0, 0]
