@@ -1,14 +1,17 @@
-"""Running a function over a stream in worker processes, results in order, without losing or leaking processes."""
+"""Running a function over a stream in worker processes, results in order, without losing or leaking processes.
+
+`concurrent.futures` would do, but for two things: its workers outlive a parent that is killed, and Ctrl-C at the wrong
+moment leaves it waiting for ever. Here the parent runs no threads and its workers are killed whatever happens.
+"""
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from glm_data.errors import DataError
@@ -40,49 +43,81 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
     if workers <= 1:
         yield from map(function, items)
         return
-    executor = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(function,),
-    )
-    pending: deque[Future[Result]] = deque()
+    pool: list[_Worker] = []
     try:
-        for item in items:
-            pending.append(executor.submit(_apply, item))
-            if len(pending) >= _IN_FLIGHT * workers:
-                yield pending.popleft().result()
+        pool.extend(_Worker(function) for _ in range(workers))
+        pending: deque[_Worker] = deque()  # each worker answers in order, so the order of sending says whom to ask
+        for number, item in enumerate(items):
+            if len(pending) == _IN_FLIGHT * workers:
+                yield pending.popleft().receive()
+            worker = pool[number % workers]
+            worker.send(item)
+            pending.append(worker)
         while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "A worker process ended unexpectedly, most often because memory ran out. Run the same command again to "
-            "continue, with fewer --workers."
-        ) from error
+            yield pending.popleft().receive()
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        for worker in pool:
+            worker.kill()
 
 
-# What a worker process runs, set once when it starts: a function with a tokenizer is too large to send with each item.
-_worker_function: Callable | None = None
+class _Worker:
+    """A process that answers each item with a result or an exception."""
+
+    def __init__(self, function: Callable):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def send(self, item: Any) -> None:
+        try:
+            self._connection.send(item)
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self) -> Any:
+        try:
+            result, exception = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        if exception is not None:
+            raise exception
+        return result
+
+    def _died(self) -> DataError:
+        self._process.join(timeout=5)
+        return DataError(
+            f"A worker process ended unexpectedly (exit code {self._process.exitcode}), most often because memory ran "
+            "out. Run the same command again to continue, with fewer --workers."
+        )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
 
 
-def _start_worker(function: Callable) -> None:
-    global _worker_function
-    _worker_function = function
+def _serve(connection: Connection, function: Callable) -> None:
+    """The life of a worker process."""
     # Ctrl-C reaches the whole process group; the parent decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    items: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
+    def listen() -> None:
+        # Always ready to receive, so the parent never waits to send while this process waits to answer.
+        while True:
+            try:
+                items.put(connection.recv())
+            except (EOFError, OSError):
+                os._exit(0)  # the parent has ended, perhaps killed
 
-def _end_with_parent() -> None:
-    """A killed parent closes nothing: without this, its workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _apply(item: Any) -> Any:
-    assert _worker_function is not None
-    return _worker_function(item)
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        item = items.get()
+        result, exception = None, None
+        try:
+            result = function(item)
+        except Exception as error:
+            exception = error
+        connection.send((result, exception))

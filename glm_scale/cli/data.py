@@ -1,5 +1,7 @@
 """`glm-scale data`: build data sets and look into them."""
 
+import contextlib
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,6 +116,8 @@ def build_command(
 
     Train on it: glm-scale train CONFIG 'data.sources=[{path: data/books}]'
     """
+    from rich.console import Console
+
     from glm_data.builder import BuildConfig, build
     from glm_data.errors import DataError
 
@@ -132,9 +136,8 @@ def build_command(
         workers=workers,
         overwrite=overwrite,
     )
-    from rich.console import Console
-
-    _report(output, build(config, Console(stderr=True)))
+    with _interruptible():
+        _report(output, build(config, Console(stderr=True)))
 
 
 @app.command("demo")
@@ -159,10 +162,9 @@ def demo_command(
     from glm_data.demo import build_demo
 
     console = Console(stderr=True)
-    _report(
-        output,
-        build_demo(output, vocabulary_size=vocab_size, workers=workers, overwrite=overwrite, console=console),
-    )
+    with _interruptible():
+        result = build_demo(output, vocabulary_size=vocab_size, workers=workers, overwrite=overwrite, console=console)
+        _report(output, result)
 
 
 @app.command("show")
@@ -195,6 +197,16 @@ def show_command(
         if problems:
             raise DataError("\n".join([*problems, f"{data} is damaged: restore these files, or build it again."]))
         typer.echo("every file matches its checksum")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say after Ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command continues where it stopped.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _report(output: Path, result: "BuildResult") -> None:

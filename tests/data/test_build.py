@@ -248,8 +248,8 @@ def test_resuming_does_not_tokenise_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(resumed) < 40
 
 
-def test_killed_with_its_workers_it_continues_and_leaves_no_process(tmp_path: Path) -> None:
-    """SIGKILL at random moments of a build with two worker processes."""
+def test_stopped_at_any_moment_it_continues_and_leaves_no_process(tmp_path: Path) -> None:
+    """SIGKILL to the parent, or Ctrl-C to all, at random moments of a build with two worker processes."""
     texts = documents(1500, longest=200)
     index = build_corpus(tmp_path / "whole", texts, shard_bytes=20_000)
     source = tmp_path / "whole" / "corpus.jsonl"
@@ -264,16 +264,17 @@ def test_killed_with_its_workers_it_continues_and_leaves_no_process(tmp_path: Pa
     (tmp_path / "program.py").write_text(program)
     command = [sys.executable, str(tmp_path / "program.py"), str(source), str(tmp_path / "set")]
     random_ = random.Random(0)
-    killed = 0
-    for _ in range(3):
-        process = subprocess.Popen(command, start_new_session=True)
-        time.sleep(random_.uniform(0.3, 0.9))
+    stopped = 0
+    for number in (signal.SIGKILL, signal.SIGINT) * 3:
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(random_.uniform(0.2, 0.8))
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
+            stop = os.kill if number == signal.SIGKILL else os.killpg
+            stop(process.pid, number)
+            stopped += 1
+        process.wait(timeout=10)
         _wait_until_gone(process.pid)
-    assert killed
+    assert stopped
     subprocess.run(command, check=True)
     assert contents(tmp_path / "set") == contents(tmp_path / "whole" / "set")
     assert load_index(tmp_path / "set") == index
