@@ -54,7 +54,7 @@ def attention(
 @lru_cache(maxsize=1)
 def _compiled_flex_attention() -> Callable[..., Tensor | tuple[Tensor, ...]]:
     """FlexAttention materialises every score unless it is compiled."""
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention)
 
 
 def _flex(

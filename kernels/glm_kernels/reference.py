@@ -94,12 +94,12 @@ def _pack(documents: list[tuple[Tensor, Tensor]], pattern: Pattern) -> Recurrenc
     ks: list[Tensor] = []
     ys: list[Tensor] = []
     for position, (all_k, all_y) in zip(seen, documents, strict=True):
-        rows = pattern.rows_in_slots(position)
+        rows = pattern.rows_in_slots(position).to(all_k.device)
         slots = (rows >= 0).nonzero().squeeze(1)
         for kept, source in ((ks, all_k), (ys, all_y)):
             empty = source.new_zeros(source.shape[0], slot_count, source.shape[2])
             kept.append(empty.index_copy(1, slots, source[:, rows[slots]]))
-    return RecurrenceState(torch.stack(ks), torch.stack(ys), torch.tensor(seen))
+    return RecurrenceState(torch.stack(ks), torch.stack(ys), torch.tensor(seen, device=documents[0][0].device))
 
 
 def ssm(
