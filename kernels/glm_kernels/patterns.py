@@ -2,7 +2,7 @@
 
 Two kinds only. A `Lifetime` gives every key a last reader: windows, dense recurrences and the cache-efficient
 lattices of arXiv 2605.31367. With `Offsets` a row reads i − f(k). Positions here count from 0 inside a document;
-the formulas of the paper count from 1.
+the formulas of the paper count from 1. Tables are made on the CPU whatever the default device: they are cached.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pattern(ABC):
 
     def read_matrix(self, length: int) -> Tensor:
         """bool `[length, length]`: entry (i, j) says whether row i reads row j."""
-        matrix = torch.zeros(length, length, dtype=torch.bool)
+        matrix = torch.zeros(length, length, dtype=torch.bool, device="cpu")
         for position in range(length):
             matrix[position, self.reads(position)] = True
         return matrix
@@ -65,7 +65,7 @@ class Pattern(ABC):
     def rows_in_slots(self, position: int) -> Tensor:
         """int64 `[slot_count(position)]`: the live row each slot holds when `position` tokens are seen, −1 if none."""
         live = self.live_rows(position)
-        rows = torch.full((self.slot_count(position),), -1)
+        rows = torch.full((self.slot_count(position),), -1, device="cpu")
         rows[self.slots(position)[live]] = live
         return rows
 
@@ -89,7 +89,7 @@ class Lifetime(Pattern):
     def read_counts(self, length: int) -> Tensor:
         # Row i reads the keys that began before it, less those whose last reader came before it.
         ended = torch.bincount((self.last_readers(length) + 1).clamp_(max=length), minlength=length + 1)
-        return torch.arange(length) - ended.cumsum(0)[:length]
+        return torch.arange(length, device="cpu") - ended.cumsum(0)[:length]
 
     def live_rows(self, position: int) -> Tensor:
         return (self.last_readers(position) >= position).nonzero().squeeze(1)
@@ -159,25 +159,25 @@ class Offsets(Pattern):
 
     def offsets(self, length: int) -> Tensor:
         """int64, ascending: the distances f(k) ≤ length − 1 that occur in a document of `length` rows."""
-        return torch.tensor([f for f in self.growth.terms(length) if f < length], dtype=torch.int64)
+        return torch.tensor([f for f in self.growth.terms(length) if f < length], dtype=torch.int64, device="cpu")
 
     def reads(self, position: int) -> list[int]:
         return sorted(position - f for f in self.growth.terms(position) if f <= position)
 
     def read_counts(self, length: int) -> Tensor:
-        return torch.searchsorted(self.offsets(length), torch.arange(length), right=True)
+        return torch.searchsorted(self.offsets(length), torch.arange(length, device="cpu"), right=True)
 
     def live_rows(self, position: int) -> Tensor:
-        return torch.arange(position)
+        return torch.arange(position, device="cpu")
 
     def slots(self, length: int) -> Tensor:
-        return torch.arange(length)
+        return torch.arange(length, device="cpu")
 
 
 @lru_cache(maxsize=128)
 def _last_readers(pattern: Lifetime, length: int) -> Tensor:
-    position = torch.arange(1, length + 1)
-    life = torch.zeros(length, dtype=torch.int64)
+    position = torch.arange(1, length + 1, device="cpu")
+    life = torch.zeros(length, dtype=torch.int64, device="cpu")
     for period, lives in pattern.levels(length):
         life[position % period == 0] = min(lives, BEYOND)
     return position - 1 + life
@@ -186,7 +186,7 @@ def _last_readers(pattern: Lifetime, length: int) -> Tensor:
 @lru_cache(maxsize=32)
 def _lowest_free_slots(pattern: Lifetime, length: int) -> Tensor:
     """Every row takes the lowest slot that is free when it is written, after it has read its own sources."""
-    slots = torch.empty(length, dtype=torch.int64)
+    slots = torch.empty(length, dtype=torch.int64, device="cpu")
     leaving: list[tuple[int, int]] = []
     free: list[int] = []
     opened = 0

@@ -188,3 +188,11 @@ def test_a_document_of_no_rows_reads_nothing(spelling: str) -> None:
 def test_a_pattern_that_is_none_says_why(spelling: str, reason: str) -> None:
     with pytest.raises(PatternError, match=reason):
         parse_pattern(spelling)
+
+
+def test_tables_are_numbers_whatever_the_default_device_is():
+    """A model may be built on the meta device first; what is cached then must serve the real one."""
+    pattern = parse_pattern("lattice:7*k+1")
+    with torch.device("meta"):
+        assert pattern.slot_count(50) == pattern.rows_in_slots(50).numel()
+        assert pattern.read_counts(50).sum() > 0
