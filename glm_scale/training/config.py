@@ -87,6 +87,15 @@ class TrainingConfig(_Config):
         return self
 
     @model_validator(mode="after")
+    def _compile_needs_whole_weights(self) -> Self:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile: true needs zero_stage 0, 1 or 2 (ZeRO-3 fetches weights by hooks inside the compiled blocks, "
+                "which break them into pieces): set zero_stage: 2 or compile: false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _phases_fit_the_budget(self) -> Self:
         if self.batch_tokens > self.tokens:
             raise ValueError(f"batch_tokens {self.batch_tokens} exceeds the budget of tokens {self.tokens}")

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,9 +17,7 @@ import torch
 
 from glm_scale.errors import UserError
 
-__all__ = ["first_start_compiles", "quiet", "resolve_device", "start"]
-
-_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+__all__ = ["first_start_compiles", "quiet", "resolve_device", "send_library_logs_to", "start"]
 
 
 def resolve_device(wanted: str) -> torch.device:
@@ -51,16 +48,20 @@ def start(device: torch.device) -> None:
             "DeepSpeed compiles a small communication op on its first use on a CPU and finds no C++ compiler (g++); "
             "on Debian: apt-get install g++ python3-dev"
         )
-    if "RANK" not in os.environ:
-        alone = ("0", "1", "0", "127.0.0.1", str(_free_port()))
-        os.environ.update(zip(_LAUNCHED, alone, strict=True))
     # DeepSpeed calls collectives by names that newer torch renames; nothing a user could do about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     import deepspeed
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "RANK" in os.environ:
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False)
+        return
+    # DeepSpeed asks the environment for this one even where it is alone. The rest is passed as arguments: variables
+    # would be inherited by child processes, which would then believe a launcher had started them. Port 0: any free one.
+    os.environ["LOCAL_RANK"] = "0"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
 
 
 def first_start_compiles(device: torch.device) -> bool:
@@ -107,9 +108,3 @@ def _find_ninja() -> None:
     path = os.environ.get("PATH", "")
     if beside not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([beside, path])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -170,6 +170,10 @@ class _Session:
     def _build_engine(self, model: LanguageModel) -> Engine:
         training = self.config.training
         model.activation_checkpointing = training.activation_checkpointing
+        if training.compile:
+            # Block by block: one graph serves all layers of a kind, and compiling takes seconds instead of minutes.
+            for block in model.blocks:
+                block.compile()
         if distributed.first_start_compiles(self.device):
             self.progress.say(
                 "first start on this machine: DeepSpeed compiles a small communication op, about half a minute"

@@ -1,0 +1,68 @@
+"""`glm-scale`: assembles the commands, and turns errors that a user can mend into one message.
+
+Commands import what is heavy (torch, DeepSpeed, MLflow) when they run, so that help is there at once.
+"""
+
+import sys
+
+import typer
+
+from glm_scale.cli import data, track
+from glm_scale.cli.compare import compare
+from glm_scale.cli.config import config
+from glm_scale.cli.evaluate import evaluate
+from glm_scale.cli.generate import generate
+from glm_scale.cli.ladder import ladder
+from glm_scale.cli.patterns import patterns
+from glm_scale.cli.train import train
+from glm_scale.errors import UserError
+
+__all__ = ["app", "main"]
+
+# Errors of the layers below, which know nothing of this package: module and name.
+_ERRORS_BELOW = (("glm_data", "DataError"), ("glm_kernels", "PatternError"))
+
+app = typer.Typer(
+    name="glm-scale",
+    help="Pretrain language models whose token mixers are structured generalized linear recurrences, and compare them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data", rich_help_panel="Prepare")
+app.command(rich_help_panel="Prepare")(config)
+app.command(rich_help_panel="Prepare")(patterns)
+app.command(rich_help_panel="Train")(train)
+app.command(rich_help_panel="Train")(ladder)
+app.command(rich_help_panel="Look at runs")(compare)
+app.command(rich_help_panel="Look at runs")(evaluate)
+app.command(rich_help_panel="Look at runs")(generate)
+
+_track = typer.Typer(no_args_is_help=True, help="The MLflow side of runs.")
+_track.command()(track.sync)
+app.add_typer(_track, name="track", rich_help_panel="Look at runs")
+
+
+def main() -> None:
+    """Run the command line; exit code 2 for what the user can mend, 130 for Ctrl-C."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_for_the_user(error):
+            raise
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    if isinstance(error, UserError):
+        return True
+    # An error of a module that was never imported cannot have been raised; importing it here to ask would be slow.
+    classes = (getattr(sys.modules.get(module), name, None) for module, name in _ERRORS_BELOW)
+    return any(cls is not None and isinstance(error, cls) for cls in classes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""`glm-scale evaluate`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def evaluate(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (its newest checkpoint) or a checkpoint.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A built data set. Default: the data the run was trained on.")
+    ] = None,
+    split: Annotated[Literal["train", "validation"], typer.Option(help="Which part of the data.")] = "validation",
+    sequence_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a row. Default: as in training.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows to read. Default: all of them; of train, one epoch.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+) -> None:
+    """Print the loss of a trained model on a data set, per token and per byte."""
+    from rich.console import Console
+
+    from glm_scale.training.checkpoint import load_model
+    from glm_scale.training.distributed import resolve_device
+    from glm_scale.training.evaluation import evaluate_model
+
+    console = Console()
+    loaded = load_model(checkpoint, resolve_device(device))
+    with Console(stderr=True).status("evaluating"):
+        result = evaluate_model(loaded, data, split, sequence_length, rows)
+    console.print(
+        f"{checkpoint} at step {loaded.step}, {split} split of {data or 'the training data'}", highlight=False
+    )
+    console.print(f"  loss            {result.loss:.4f} nats per token")
+    console.print(f"  bits per byte   {result.bits_per_byte:.4f}")
+    console.print(f"  counted         {result.tokens:,} tokens, {result.bytes:,} bytes")

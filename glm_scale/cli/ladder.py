@@ -1,0 +1,96 @@
+"""`glm-scale ladder`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import typing
+from pathlib import Path
+
+import typer
+
+from glm_scale.cli.arguments import ConfigPath, Overrides
+
+if typing.TYPE_CHECKING:
+    from rich.console import Console
+
+    from glm_scale.config import LadderConfig, RunConfig
+    from glm_scale.scaling.ladder import Rung
+
+
+def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Train every mixer of `ladder.mixers` at every size, generate a sample from each, and compare them.
+
+    Finished runs are left alone, so the same command goes on where an earlier one stopped.
+    """
+    from rich.console import Console
+
+    from glm_scale.config import check_environment, load_config
+    from glm_scale.scaling.ladder import climb, plan
+
+    base = load_config(config, overrides or ())
+    rungs = plan(config, overrides or ())
+    for rung in rungs:
+        check_environment(rung.config, str(config))
+
+    outcomes = climb(config, rungs)
+    console = Console()
+    if "stopped" in outcomes.values():
+        console.print("stopped; the same command goes on from here")
+        raise typer.Exit(130)
+    trained = [rung for rung in rungs if outcomes[rung.config.name] in ("finished", "finished before")]
+    if trained:
+        _sample(trained, console)
+        _compare(trained, base)
+        _say_where_mlflow_is(base, console)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    if failed:
+        console.print(f"failed: {', '.join(failed)}; the reason is in train.log in {base.run_root}/NAME")
+        raise typer.Exit(1)
+
+
+def _sample(rungs: list[Rung], console: Console) -> None:
+    """Show a continuation of the same prompt by every run, and keep it in the run's folder `samples`."""
+    from glm_scale.generation import Generation, Sampling
+    from glm_scale.training.checkpoint import load_model
+
+    for rung in rungs:
+        settings: LadderConfig | None = rung.config.ladder
+        assert settings is not None
+        loaded = load_model(rung.run.path)
+        generation = Generation(
+            loaded.model, loaded.tokenizer, settings.prompt, max_tokens=settings.sample_tokens, sampling=Sampling()
+        )
+        text = settings.prompt + "".join(generation)
+        (rung.run.samples / f"step-{loaded.step:08d}.txt").write_text(f"{text}\n")
+        console.print(f"\n{rung.config.name}: {generation.report}", style="bold", highlight=False, markup=False)
+        console.print(text, highlight=False, markup=False)
+    console.print()
+
+
+def _compare(rungs: list[Rung], base: RunConfig) -> None:
+    from glm_scale.cli.compare import present
+
+    assert base.ladder is not None
+    present(
+        [rung.run for rung in rungs],
+        base.run_root / f"{base.name}-comparison",
+        scaling=len(base.ladder.sizes) > 1,
+        tracking=base.tracking.enabled,
+    )
+
+
+def _say_where_mlflow_is(base: RunConfig, console: Console) -> None:
+    from glm_scale.tracking.config import resolve_uri
+
+    if not base.tracking.enabled:
+        return
+    uri = resolve_uri(base.tracking.uri)
+    if uri.startswith("http"):
+        console.print(f"MLflow: {uri}", highlight=False, soft_wrap=True)
+        return
+    beside = Path(sys.executable).with_name("mlflow")
+    command = "mlflow" if shutil.which("mlflow") else str(beside)
+    console.print("Curves in MLflow: start it with", highlight=False)
+    console.print(f"  {command} ui --backend-store-uri {uri}", highlight=False, soft_wrap=True, markup=False)
+    console.print("and open http://127.0.0.1:5000", highlight=False)

@@ -1,0 +1,42 @@
+"""The configurations in configs/ load, build, and are of the size their names claim."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from glm_scale.config import RunConfig, load_config
+from glm_scale.model import LanguageModel
+from glm_scale.scaling.ladder import plan
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CLAIMED = {"160m": 160e6, "410m": 410e6, "1.3b": 1.3e9, "7b": 7e9}
+MIXERS = ("attention", "lattice:2^k", "ssm")
+
+
+def parameters(config: RunConfig) -> int:
+    with torch.device("meta"):
+        return LanguageModel(config.model).parameter_count()
+
+
+def test_every_config_is_known_here() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"quickstart", *CLAIMED}
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("name", CLAIMED)
+def test_a_pretraining_config_has_the_size_of_its_name(name: str, mixer: str) -> None:
+    config = load_config(CONFIGS / f"{name}.yaml", [f"model.mixers=[{mixer}]"])
+    assert parameters(config) == pytest.approx(CLAIMED[name], rel=0.1)
+    assert config.training.tokens == pytest.approx(20 * parameters(config), rel=0.1)
+    assert config.training.precision == "bf16"
+
+
+def test_the_quickstart_keeps_its_promises() -> None:
+    rungs = plan(CONFIGS / "quickstart.yaml")
+    assert [rung.config.model.mixers for rung in rungs] == [(mixer,) for mixer in MIXERS]
+    assert len({rung.config.training.tokens for rung in rungs}) == 1
+    for rung in rungs:
+        assert rung.config.training.tokens >= 1_000_000
+        assert rung.config.data.sequence_length >= 512
+        assert parameters(rung.config) >= 1_000_000
