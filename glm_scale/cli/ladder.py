@@ -63,7 +63,9 @@ def _sample(rungs: list[Rung], console: Console) -> None:
         )
         text = settings.prompt + "".join(generation)
         (rung.run.samples / f"step-{loaded.step:08d}.txt").write_text(f"{text}\n")
-        console.print(f"\n{rung.config.name}: {generation.report}", style="bold", highlight=False, markup=False)
+        console.print(
+            f"\n{rung.config.name}: {generation.report}", style="bold", highlight=False, markup=False, soft_wrap=True
+        )
         console.print(text, highlight=False, markup=False)
     console.print()
 

@@ -17,7 +17,14 @@ import torch
 
 from glm_scale.errors import UserError
 
-__all__ = ["first_start_compiles", "quiet", "resolve_device", "send_library_logs_to", "start"]
+__all__ = [
+    "first_start_compiles",
+    "quiet",
+    "refuse_several_processes",
+    "resolve_device",
+    "send_library_logs_to",
+    "start",
+]
 
 
 def resolve_device(wanted: str) -> torch.device:
@@ -30,6 +37,13 @@ def resolve_device(wanted: str) -> torch.device:
     if wanted == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def refuse_several_processes() -> None:
+    """Raise UserError if a launcher started this process as one of several: rows and files are not shared out yet."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1":
+        raise UserError(f"this version trains on one process, but WORLD_SIZE is {size}; start it without a launcher")
 
 
 def start(device: torch.device) -> None:

@@ -17,7 +17,7 @@ from glm_data import Batch, DataError, PackedRows, batches
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel
-from glm_scale.runs import RunDirectory, RunSummary
+from glm_scale.runs import RunDirectory, RunSummary, write_atomically
 from glm_scale.tracking import MetricsLog, Tracker
 from glm_scale.tracking.tracker import FinalStatus
 from glm_scale.training import distributed
@@ -51,6 +51,7 @@ def train(config: RunConfig) -> Outcome:
     Raises:
         UserError: it cannot be started, or stopped because it diverged (the run is marked as failed then).
     """
+    distributed.refuse_several_processes()
     run = RunDirectory(config.run_root / config.name).create()
     with run.lock(), _logging_to(run.log), open_progress(config.name) as progress, StopRequest() as stop:
         checkpoint = CheckpointStore(run.checkpoints, config.checkpoint.keep).newest()
@@ -144,7 +145,7 @@ class _Session:
         """config.yaml, version.json and summary.json: what the tracker and other commands read."""
         config = self.config
         started = self.run.read_summary().started if self.run.exists() else time.time()
-        self.run.config.write_text(resolved_yaml(config.model_copy(update={"ladder": None})))
+        write_atomically(self.run.config, resolved_yaml(config.model_copy(update={"ladder": None})))
         self.run.write_version()
         length = config.data.sequence_length
         summary = RunSummary(
