@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from glm_data import BuildConfig, build
 
 VOCABULARY = 300
@@ -22,9 +23,7 @@ def tiny_data(factory: pytest.TempPathFactory) -> Path:
         texts = (" ".join(draw.choices(words, k=draw.randint(3, 60))) for _ in range(120))
         source.write_text("".join(f'{{"text": "{text}."}}\n' for text in texts))
         build(
-            BuildConfig(
-                inputs=[source], output=output, vocabulary_size=VOCABULARY, validation_fraction=0.1, workers=1
-            )
+            BuildConfig(inputs=[source], output=output, vocabulary_size=VOCABULARY, validation_fraction=0.1, workers=1)
         )
     return output
 
