@@ -96,16 +96,22 @@ def _from_starts(batch: int, length: int, starts: Tensor) -> Documents:
     begins = starts == rows
     kept = torch.zeros_like(begins)
     kept[:, 1:] = starts[:, 1:] == starts[:, :-1]
-    wrong = (~(begins | kept)).nonzero()
-    if len(wrong):
-        b, t = wrong[0].tolist()
-        raise ValueError(
-            f"document_starts[{b}, {t}] = {int(starts[b, t])}, but a token either starts a document (its own row "
-            "number) or has the start of the token before it"
-        )
+    _check_starts(starts, begins | kept)
     first = torch.zeros(batch, dtype=torch.int64, device=starts.device)
     carried = torch.where(starts == 0, torch.arange(batch, device=starts.device).unsqueeze(1), -1)
     return Documents(starts, carried, entry=first, exit=first + length, exit_start=starts[:, -1] if length else first)
+
+
+def _check_starts(starts: Tensor, right: Tensor) -> None:
+    rule = "a token either starts a document (its own row number) or has the start of the token before it"
+    if starts.is_cuda:
+        # Looking at the values would make the host wait for the device in every layer.
+        torch._assert_async(right.all(), f"document_starts: {rule}")
+        return
+    wrong = (~right).nonzero()
+    if len(wrong):
+        b, t = wrong[0].tolist()
+        raise ValueError(f"document_starts[{b}, {t}] = {int(starts[b, t])}, but {rule}")
 
 
 def _shortened(values: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from glm_kernels import reference
 from glm_kernels.documents import documents_of
-from glm_kernels.patterns import Pattern, parse_pattern
-from glm_kernels.state import RecurrenceState
+from glm_kernels.patterns import Lifetime, Pattern, parse_pattern
+from glm_kernels.state import RecurrenceState, state_after
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import ssm as torch_ssm
 
@@ -53,12 +54,19 @@ def recurrence(
     documents = documents_of(q.shape[0], q.shape[1], cu_seqlens, document_starts, q.device)
     _check_state(initial_state, pattern, len(documents.entry), q, v)
     scale = q.shape[3] ** -0.5 if scale is None else scale
-    if chosen_backend(backend) == "reference":
+    served_by = _recurrence_backend(backend, pattern, q, v, initial_state)
+    if served_by == "reference":
         return reference.recurrence(
             q, k, v, d, pattern, scale=scale, cu_seqlens=cu_seqlens, document_starts=document_starts,
             initial_state=initial_state, output_final_state=output_final_state,
         )  # fmt: skip
-    return torch_recurrence.recurrence(q, k, v, d, pattern, scale, documents, initial_state, output_final_state)
+    if served_by == "torch":
+        return torch_recurrence.recurrence(q, k, v, d, pattern, scale, documents, initial_state, output_final_state)
+    from glm_kernels.triton_backend import lifetime
+
+    assert isinstance(pattern, Lifetime)
+    y = lifetime.recurrence(q, k, v, d, pattern, scale, cu_seqlens, document_starts, initial_state)
+    return y, state_after(pattern, documents, k, y, initial_state) if output_final_state else None
 
 
 @torch.no_grad()
@@ -112,7 +120,10 @@ def ssm(
     documents = documents_of(q.shape[0], q.shape[1], cu_seqlens, document_starts, q.device)
     _check_ssm_state(initial_state, len(documents.entry), q, v)
     scale = q.shape[3] ** -0.5 if scale is None else scale
-    operator = reference.ssm if chosen_backend(backend) == "reference" else torch_ssm.ssm
+    _check_backend(backend)
+    if backend == "triton":
+        raise ValueError("backend = 'triton' does not serve ssm; use backend = 'auto'")
+    operator = reference.ssm if backend == "reference" else torch_ssm.ssm
     return operator(q, k, v, log_decay, scale, documents, initial_state, output_final_state)
 
 
@@ -128,13 +139,27 @@ def ssm_step(
     return torch_ssm.step(q, k, v, log_decay, q.shape[3] ** -0.5 if scale is None else scale, state)
 
 
-def chosen_backend(backend: str) -> Backend:
-    """The backend that will run: "auto" takes the fastest one that is there."""
+def _recurrence_backend(
+    backend: str, pattern: Pattern, q: Tensor, v: Tensor, initial_state: RecurrenceState | None
+) -> Backend:
+    """The backend that will run; "auto" takes Triton where its kernels serve the call on a GPU."""
+    _check_backend(backend)
+    if backend in ("torch", "reference") or (backend == "auto" and not q.is_cuda):
+        return "reference" if backend == "reference" else "torch"
+    reason = "triton is not installed"
+    if find_spec("triton"):
+        from glm_kernels.triton_backend import lifetime
+
+        before = 0 if initial_state is None else int(initial_state.position.max())
+        reason = lifetime.why_not(pattern, q, v, before + q.shape[1]) or ""
+    if reason and backend == "triton":
+        raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
+    return "torch" if reason else "triton"
+
+
+def _check_backend(backend: str) -> None:
     if backend not in get_args(Backend):
         raise ValueError(f"backend = {backend!r}; allowed are {', '.join(get_args(Backend))}")
-    if backend == "triton":
-        raise ValueError("backend = 'triton' is not available in this release; use 'torch' or 'auto'")
-    return "torch" if backend == "auto" else backend  # type: ignore[return-value]
 
 
 def _check_rows(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, gate_name: str) -> None:

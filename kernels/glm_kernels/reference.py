@@ -77,14 +77,13 @@ def _bounds(starts: Tensor) -> list[int]:
 def _unpack(state: RecurrenceState, n: int, pattern: Pattern) -> tuple[Tensor, Tensor]:
     """Keys and outputs `[H, position, ·]` of document n by row; rows that nothing reads any more are zero."""
     position = int(state.position[n])
-    rows = pattern.rows_in_slots(position)
+    rows = pattern.rows_in_slots(position).to(state.k.device)
     slots = (rows >= 0).nonzero().squeeze(1)
-    heads = state.k.shape[1]
-    past_k = state.k.new_zeros(heads, position, state.k.shape[-1])
-    past_y = state.y.new_zeros(heads, position, state.y.shape[-1])
-    return past_k.index_copy(1, rows[slots], state.k[n, :, slots]), past_y.index_copy(
-        1, rows[slots], state.y[n, :, slots]
-    )
+    past = []
+    for kept in (state.k, state.y):
+        empty = kept.new_zeros(kept.shape[1], position, kept.shape[3])
+        past.append(empty.index_copy(1, rows[slots], kept[n, :, slots]))
+    return past[0], past[1]
 
 
 def _pack(documents: list[tuple[Tensor, Tensor]], pattern: Pattern) -> RecurrenceState:

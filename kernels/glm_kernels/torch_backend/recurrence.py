@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from glm_kernels.documents import Documents
 from glm_kernels.patterns import Pattern
-from glm_kernels.state import RecurrenceState
+from glm_kernels.state import RecurrenceState, state_after
 from glm_kernels.torch_backend.chunkwise import ChunkwiseRecurrence
 from glm_kernels.torch_backend.sources import sources_of
 
@@ -47,13 +47,9 @@ def recurrence(
     y = ChunkwiseRecurrence.apply(
         scale * pad(lines_q, rows), pad(lines_k, rows), pad(lines_v, rows), pad(lines_d, rows), y_prefix, sources
     )[:, :length]  # fmt: skip
-    final = None
-    if output_final_state:
-        index = _final_sources(pattern, documents, initial, slots, prefix)
-        all_y = torch.cat([y_prefix, y], 1)
-        final_k, final_y = (_select(x.view(batch, heads, *x.shape[1:]), index) for x in (lines_k, all_y))
-        final = RecurrenceState(final_k, final_y, documents.final_positions(initial))
-    return y.view(batch, heads, length, -1).transpose(1, 2).to(v.dtype), final
+    y = y.view(batch, heads, length, -1).transpose(1, 2)
+    final = state_after(pattern, documents, k, y, initial_state) if output_final_state else None
+    return y.to(v.dtype), final
 
 
 def _lines(x: Tensor) -> Tensor:
@@ -65,29 +61,6 @@ def _state_lines(x: Tensor, batch: int) -> Tensor:
     """`[N, H, S, D]` → `[B·H, (N/B)·S, D]`: the slots of a batch row's documents one behind the other."""
     carried, heads, slots, width = x.shape
     return x.view(batch, carried // batch, heads, slots, width).transpose(1, 2).reshape(batch * heads, -1, width)
-
-
-def _final_sources(pattern: Pattern, documents: Documents, initial: Tensor, slots: int, prefix: int) -> Tensor:
-    """int64 `[N, S]`: the source that each slot of the final state takes its row from, −1 for a free slot."""
-    positions = documents.final_positions(initial).tolist()
-    per_row = len(positions) // len(documents.starts)
-    index = initial.new_full((len(positions), max(map(pattern.slot_count, positions))), -1)
-    entered = torch.where(documents.exit_start == documents.entry, initial, 0).tolist()
-    for n, (position, before) in enumerate(zip(positions, entered, strict=True)):
-        rows = pattern.rows_in_slots(position)
-        here = prefix + int(documents.exit_start[n]) + rows - before
-        # A row from before this call stands in the slot it has always had.
-        there = n % per_row * slots + torch.arange(len(rows))
-        index[n, : len(rows)] = torch.where(rows < 0, -1, torch.where(rows >= before, here, there)).to(index.device)
-    return index
-
-
-def _select(x: Tensor, index: Tensor) -> Tensor:
-    """`[B, H, E, D]` and `[N, S]` → `[N, H, S, D]`, zero where the index is −1."""
-    carried = len(index)
-    b = (torch.arange(carried, device=x.device) // (carried // len(x))).view(-1, 1, 1)
-    h = torch.arange(x.shape[1], device=x.device).view(1, -1, 1)
-    return x[b, h, index.unsqueeze(1).clamp(min=0)].masked_fill((index < 0)[:, None, :, None], 0)
 
 
 def step(

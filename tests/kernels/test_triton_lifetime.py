@@ -1,0 +1,96 @@
+"""The Triton kernels of the lifetime recurrence: on CPU their logic in the interpreter, on GPU the real thing."""
+
+import pytest
+import torch
+
+from glm_kernels import RecurrenceState, parse_pattern, recurrence
+from glm_kernels.triton_backend import lifetime
+from tests.kernels.operands import live_slots, packed_bounds, packed_starts, random_state
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def operands(batch: int, length: int, heads: int, key_dim: int, value_dim: int, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(batch, length, heads, width) for width in (key_dim, key_dim, value_dim)] + [(batch, length, heads)]
+    return [torch.randn(*shape, generator=generator).to(DEVICE, dtype).requires_grad_() for shape in shapes]
+
+
+def exact(x):
+    return x.detach().double().requires_grad_()
+
+
+def outcome(backend, inputs, pattern, state, packing):
+    """y, the final state and all gradients of a fixed linear function of them."""
+    y, final = recurrence(*inputs, pattern, backend=backend, initial_state=state, output_final_state=True, **packing)
+    live = live_slots(pattern, final).to(y.device)
+    outputs = [y, final.k.where(live, 0), final.y.where(live, 0)]
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((x.double() * torch.randn(x.shape, generator=generator).to(x.device)).sum() for x in outputs)
+    leaves = [*inputs, *(() if state is None else state[:2])]
+    return outputs + list(torch.autograd.grad(loss, leaves))
+
+
+def relative_errors(inputs, pattern, state, packing):
+    precise = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)
+    expected = outcome("reference", [exact(x) for x in inputs], pattern, precise, packing)
+    found = outcome("triton", inputs, pattern, state, packing)
+    pairs = [(a.detach().double(), b.detach()) for a, b in zip(found, expected, strict=True)]
+    return [float((a - b).norm() / b.norm().clamp(min=1e-3)) for a, b in pairs]
+
+
+@pytest.fixture
+def short_segments(monkeypatch):
+    """Segments of two chunks, so that a few dozen rows cross several of them."""
+    monkeypatch.setattr(
+        lifetime, "_configuration", lambda slots: lifetime._Configuration(16, 2, (1, 2), (1, 2), (2, 2))
+    )
+
+
+@pytest.mark.parametrize("spelling", ["window:5", "lattice:2^k", "lattice:k^2+1"])
+@pytest.mark.parametrize("packing", ["none", "document_starts", "cu_seqlens"])
+@pytest.mark.parametrize("continued", [False, True])
+def test_float32_equals_the_reference(spelling, packing, continued, short_segments):
+    pattern, length = parse_pattern(spelling), 101
+    batch = 1 if packing == "cu_seqlens" else 2
+    given = {
+        "none": {},
+        "document_starts": {"document_starts": packed_starts(batch, length, 3).to(DEVICE)},
+        "cu_seqlens": {"cu_seqlens": packed_bounds(length, 2).to(DEVICE)},
+    }[packing]
+    state = None
+    if continued:
+        made = random_state(pattern, [17, 40, 0][: 3 if packing == "cu_seqlens" else batch], 1, 12, 20)
+        k, y = (x.detach().float().to(DEVICE).requires_grad_() for x in made[:2])
+        state = RecurrenceState(k, y, made.position.to(DEVICE))
+    errors = relative_errors(operands(batch, length, 1, 12, 20, torch.float32), pattern, state, given)
+    assert max(errors) < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 63])
+def test_lengths_shorter_than_a_segment(length):
+    errors = relative_errors(operands(1, length, 1, 16, 16, torch.float32), parse_pattern("lattice:2^k"), None, {})
+    assert max(errors) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter has no real bfloat16")
+@pytest.mark.parametrize("spelling", ["window:64", "lattice:2^k"])
+@pytest.mark.parametrize("widths", [(128, 128), (80, 100), (256, 64)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_dtype_on_a_gpu(spelling, widths, dtype):
+    pattern = parse_pattern(spelling)
+    packing = {"document_starts": packed_starts(2, 1000, 5).to(DEVICE)}
+    y_error, _, _, *gradient_errors = relative_errors(operands(2, 1000, 2, *widths, dtype), pattern, None, packing)
+    assert y_error < (1e-5 if dtype == torch.float32 else 6e-3)
+    assert max(gradient_errors) < (1e-4 if dtype == torch.float32 else 1.5e-2)
+
+
+def test_what_the_kernels_cannot_serve_is_said():
+    inputs = operands(1, 8, 1, 16, 16, torch.float32)
+    with pytest.raises(ValueError, match="offsets:2\\^k is not a lifetime pattern"):
+        recurrence(*inputs, "offsets:2^k", backend="triton")
+    with pytest.raises(ValueError, match="more than 64 live rows"):
+        recurrence(*inputs, "dense", backend="triton")
+    with pytest.raises(ValueError, match="float64"):
+        recurrence(*(x.double() for x in inputs), "lattice:2^k", backend="triton")
