@@ -2,6 +2,9 @@
 
 import os
 
+# The tests' tensors are small: a second thread costs more than it brings, most of all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import settings
 
