@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ class _Launch:
         return len(self.tables.segments)
 
 
+@lru_cache(maxsize=256)
 def slots_needed(pattern: Lifetime, length: int) -> int:
     """Slots S of the kernels for documents of up to `length` tokens: a power of two, at least a tensor core's 16."""
     return max(16, triton.next_power_of_2(pattern.slot_count(length)))
