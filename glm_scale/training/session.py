@@ -110,8 +110,19 @@ class _Session:
                 raise
             finally:
                 self.run.update_summary(status=status, ended=time.time())
+                self._draw_loss()
                 tracker.close(status)
         return status
+
+    def _draw_loss(self) -> None:
+        """plots/loss.png, which the tracker takes along. A figure that fails must not change how a run ends."""
+        from glm_scale.scaling.comparison import compare
+        from glm_scale.scaling.png import draw_comparison
+
+        try:
+            draw_comparison(compare([self.run]), self.run.plots / "loss.png")
+        except Exception:
+            logging.getLogger(__name__).exception("plots/loss.png could not be drawn")
 
     def _train(
         self, engine: Engine, saver: Saver, log: MetricsLog, counters: Counters, summary: RunSummary

@@ -96,6 +96,7 @@ def test_a_run_leaves_a_complete_directory(tree: Tree) -> None:
     assert records[-1].flops == summary.train_flops_per_token * summary.tokens
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-00000004", "step-00000006"]
     assert yaml.safe_load(run.config.read_text())["training"]["optimizer"]["betas"] == [0.9, 0.95]
+    assert (run.plots / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert run.read_version()["torch"] == torch.__version__.split("+")[0] or run.read_version()["torch"]
     losses = [record.number("loss") or 0 for record in records if record.kind == "train"]
     assert losses[-1] < losses[0] - 0.3
