@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: help setup quickstart test lint soak bench clean
+.PHONY: help setup quickstart test lint bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -25,10 +25,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint  ## lint, type check and tests
-	$(BIN)/python -m pytest $(TESTS) -m "not soak"
-
-soak: setup  ## the long randomised tests
-	$(BIN)/python -m pytest $(TESTS) -m soak
+	$(BIN)/python -m pytest $(TESTS)
 
 bench: setup  ## speed of the operators on this machine
 	$(BIN)/python -m glm_kernels.bench
