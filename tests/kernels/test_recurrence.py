@@ -181,7 +181,9 @@ def test_memory_of_the_backward_pass_is_linear_in_length():
             recurrence(*operands(1, length, heads=1), "dense")
         return total
 
-    assert saved_bytes(1024) <= 2.1 * saved_bytes(512)
+    short = saved_bytes(512)
+    assert short >= 512 * (4 + 4 + 3 + 3) * 8  # q, k, v and y at least: the hooks do see what is kept
+    assert saved_bytes(1024) <= 2.1 * short
 
 
 BAD = {
