@@ -52,6 +52,16 @@ def test_chunkwise_equals_the_reference(spelling, length):
     assert largest_difference(expected, found) < 1e-10
 
 
+@pytest.mark.parametrize("length", [64, 128])
+def test_one_batch_row_of_whole_chunks(length):
+    """Heads of a single batch row are strided views of the operands."""
+    pattern = parse_pattern("lattice:2^k")
+    inputs = operands(1, length)
+    expected, _ = run("reference", inputs, pattern)
+    found, _ = run("torch", inputs, pattern)
+    assert largest_difference(expected, found) < 1e-10
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     spelling=st.sampled_from(PATTERNS),

@@ -140,7 +140,9 @@ class ChunkwiseRecurrence(torch.autograd.Function):
         q, k, v, d, y = ctx.saved_tensors
         sources: Sources = ctx.sources
         lines, length, width = v.shape
-        dq, dk, dv, dd = torch.empty_like(q), torch.zeros_like(k), torch.empty_like(v), torch.empty_like(d)
+        # `zeros_like` would copy k's strides, and then the flattened table below be a copy that nobody reads.
+        dk = k.new_zeros(k.shape)
+        dq, dv, dd = torch.empty_like(q), torch.empty_like(v), torch.empty_like(d)
         received = torch.cat([grad.new_zeros(lines, sources.prefix, width), grad], 1)
         received_table, dk_table = received.flatten(0, 1), dk.flatten(0, 1)
         for group in _groups(sources, length, lines, width + q.shape[2], k.shape[1], reverse=True):
