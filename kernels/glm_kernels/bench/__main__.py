@@ -1,0 +1,5 @@
+"""`python -m glm_kernels.bench`."""
+
+from glm_kernels.bench.command import main
+
+raise SystemExit(main())
