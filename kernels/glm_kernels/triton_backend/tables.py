@@ -11,19 +11,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from glm_kernels.patterns import Lifetime
+from glm_kernels.slots import horizon, period, slot_tables
+from glm_kernels.triton_backend.table_pass import BOUNDS, STARTS, WHOLE_ROWS, table_pass
 
 FREE = -1
 """The occupant of a slot that holds no row."""
 FROM_STATE = -2
 """The occupant of a slot whose row came with the initial state; it stands in the same slot there."""
+DOCUMENTS_AT_ONCE = 1024
+"""Documents of cu_seqlens that a program looks at together, to find its own among them."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How a sequence is cut: `chunk` rows a chunk, `chunks` chunks a segment; S `slots` (a power of two ≥ 16)."""
+    """How a sequence is cut: `chunk` rows a chunk, `chunks` chunks a segment (powers of two); S `slots`."""
 
     chunk: int
     chunks: int
@@ -52,104 +58,78 @@ class Tables:
     """
     sequences: Tensor
     """`[sequences, 2]`: number of the first segment, how many."""
-
-
-@dataclass(frozen=True)
-class _PatternTables:
-    life: Tensor
-    """int64 `[horizon]`: how many rows later a position is read for the last time."""
-    by_slot: Tensor
-    """int64 `[horizon]`, ascending: slot · horizon + position."""
-
-
-@lru_cache(maxsize=64)
-def _pattern_tables(pattern: Lifetime, horizon: int, device: torch.device) -> _PatternTables:
-    positions = torch.arange(horizon, device="cpu")
-    life = (pattern.last_readers(horizon) - positions).clamp(max=2 * horizon)
-    by_slot = (pattern.slots(horizon) * horizon + positions).sort().values
-    return _PatternTables(life.to(device), by_slot.to(device))
+    order: Tensor
+    """`[segments]`: segments by their number within the sequence, then by sequence; those without rows last."""
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def tables_of_rows(pattern: Lifetime, batch: int, length: int, grid: Grid, device: torch.device) -> Tables:
     """Tables of batch rows that are one document each. They depend on shapes alone, so they are made once."""
-    starts = torch.zeros(batch, length, dtype=torch.int64, device=device)
-    return tables_of_documents(pattern, starts, None, grid)
+    return _tables(pattern, WHOLE_ROWS, None, (batch, length), batch, None, length, grid, device)
 
 
-def tables_of_documents(pattern: Lifetime, starts: Tensor, initial: Tensor | None, grid: Grid) -> Tables:
-    """Tables of batch rows packed as `starts` int64 `[B, T]` says; each row is a sequence.
+def tables_of_documents(
+    pattern: Lifetime, starts: Tensor, initial: Tensor | None, grid: Grid, reach: int | None = None
+) -> Tables:
+    """Tables of batch rows packed as `starts [B, T]`, of any integer type, says; each row is a sequence.
 
-    `initial` int64 `[B]`: the position at which the first document of each row goes on.
+    `initial [B]`: the position at which the first document of each row goes on. `reach`: a bound of the tokens of
+    every document, what a state saw included; without it the host asks the device. What `starts` says is checked on
+    the device: wrong starts end the program with an assertion.
     """
     batch, length = starts.shape
-    rows = torch.arange(batch * length, device=starts.device).view(batch, length)
-    begins = rows[:, :1] + starts
-    carried = torch.zeros_like(starts) if initial is None else initial.unsqueeze(1).where(starts == 0, 0)
-    closes = torch.ones_like(starts, dtype=torch.bool)
-    closes[:, :-1] = starts[:, 1:] != starts[:, :-1]
-    ends = rows.where(closes, batch * length).flip(1).cummin(1).values.flip(1)
-    per_row = -(-length // grid.segment)
-    number = torch.arange(batch * per_row, device=starts.device)
-    sequence, within = number // per_row, number % per_row
-    segments = torch.stack([sequence * length + within * grid.segment, (sequence + 1) * length, within, sequence], 1)
-    first = torch.arange(batch, device=starts.device) * per_row
-    sequences = torch.stack([first, torch.full_like(first, per_row)], 1)
-    begins, ends, carried = begins.flatten(), ends.flatten(), carried.flatten()
-    return _tables(pattern, begins, ends, carried, segments, sequences, length, grid, initial)
+    return _tables(pattern, STARTS, starts, (batch, length), batch, initial, reach, grid, starts.device)
 
 
-def tables_of_bounds(pattern: Lifetime, bounds: Tensor, length: int, initial: Tensor | None, grid: Grid) -> Tables:
-    """Tables of documents packed in one batch row at `bounds` int64 `[N + 1]`; each document is a sequence."""
-    count = len(bounds) - 1
-    rows = torch.arange(length, device=bounds.device)
-    document = torch.searchsorted(bounds[1:], rows, right=True)
-    needed = -(-bounds.diff() // grid.segment)
-    first = needed.cumsum(0) - needed
-    number = torch.arange(length // grid.segment + count, device=bounds.device)
-    sequence = (torch.searchsorted(first + needed, number, right=True)).clamp(max=count - 1)
-    within = number - first[sequence]
-    segments = torch.stack([bounds[sequence] + within * grid.segment, bounds[sequence + 1], within, sequence], 1)
-    carried = torch.zeros_like(rows) if initial is None else initial[document]
-    sequences = torch.stack([first, needed], 1)
-    ends = bounds[document + 1] - 1
-    return _tables(pattern, bounds[document], ends, carried, segments, sequences, length, grid, initial)
+def tables_of_bounds(
+    pattern: Lifetime, bounds: Tensor, length: int, initial: Tensor | None, grid: Grid, reach: int | None = None
+) -> Tables:
+    """Tables of documents packed in one batch row at `bounds [N + 1]`, of any integer type; each is a sequence.
+
+    `initial [N]`: the position at which each goes on. `reach` and the check of `bounds`: as in `tables_of_documents`.
+    """
+    return _tables(pattern, BOUNDS, bounds, (1, length), len(bounds) - 1, initial, reach, grid, bounds.device)
 
 
 def _tables(
     pattern: Lifetime,
-    begins: Tensor,
-    ends: Tensor,
-    carried: Tensor,
-    segments: Tensor,
-    sequences: Tensor,
-    length: int,
-    grid: Grid,
+    packed_as: tl.constexpr,
+    packing: Tensor | None,
+    shape: tuple[int, int],
+    sequences: int,
     initial: Tensor | None,
+    reach: int | None,
+    grid: Grid,
+    device: torch.device,
 ) -> Tables:
-    """From each row's document (first and last row, position at which it goes on) to the tables."""
-    # A state makes documents longer than the rows of this call; how much longer, only the device knows.
-    horizon = 1 << (length + (int(initial.max()) if initial is not None else 0)).bit_length()
-    known = _pattern_tables(pattern, horizon, begins.device)
-    rows = torch.arange(len(begins), device=begins.device)
-    last = torch.minimum(rows + known.life[rows - begins + carried], ends)
+    batch, length = shape
+    if reach is None:
+        reach = length + (int(initial.max()) if initial is not None else 0)
+    # Of segments of documents the host knows only how many they are at most.
+    by_rows = packed_as != BOUNDS
+    segments = batch * triton.cdiv(length, grid.segment) if by_rows else length // grid.segment + sequences
+    size = horizon(pattern, reach)
+    known = slot_tables(pattern, size, device)
 
-    chunk = torch.arange(grid.chunks, device=rows.device) * grid.chunk
-    heads = (segments[:, :1] + chunk).flatten()
-    inside = heads < segments[:, 1:2].expand(-1, grid.chunks).flatten()
-    head = heads.clamp(max=len(rows) - 1)
-    position = (head - begins[head] + carried[head]).unsqueeze(1)
-    slot = torch.arange(grid.slots, device=rows.device) * horizon
-    found = torch.searchsorted(known.by_slot, slot + position) - 1
-    entry = known.by_slot[found.clamp(min=0)]
-    held = entry - slot
-    reader = held + known.life[held.clamp(0, horizon - 1)]
-    live = (found >= 0) & (held >= 0) & (reader >= position) & inside.unsqueeze(1)
-    row = head.unsqueeze(1) - position + held
-    occupant = row.where(held >= carried[head].unsqueeze(1), FROM_STATE).where(live, FREE)
-    reader = torch.minimum(row - held + reader, ends[head].unsqueeze(1)).where(live, -1)
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=device)
 
-    def spare(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (0, 0, 0, 1), value=FREE).int()
-
-    return Tables(last.int(), spare(occupant), spare(reader), segments.int(), sequences.int())
+    padded = triton.next_power_of_2(grid.slots)
+    lines = (segments * grid.chunks + 1, grid.slots)
+    tables = Tables(
+        empty(batch * length), empty(*lines), empty(*lines), empty(segments, 4), empty(sequences, 2), empty(segments)
+    )
+    documents = min(DOCUMENTS_AT_ONCE, triton.next_power_of_2(sequences))
+    table_pass[(segments + 1,)](
+        tables.last, tables.occupant, tables.occupant_last, tables.segments, tables.sequences, tables.order,
+        tables.last if packing is None else packing.contiguous(), tables.last if initial is None else initial,
+        known.life, known.by_slot, known.first,
+        length, sequences, segments, len(known.first) - 1, period(pattern), size,
+        C=grid.chunk, CHUNKS=grid.chunks, S=grid.slots, S2=padded,
+        PACKING=packed_as.value, CARRIED=initial is not None, ROW_STEPS=length.bit_length(),
+        SLOT_STEPS=known.search_steps, BLOCKS=triton.cdiv(sequences, documents), N=documents,
+        # Assertions on the device are part of debugging only, and so are checks of every sum for overflow.
+        num_warps=4 if grid.chunks * padded <= 1024 else 8, debug=True, sanitize_overflow=False,
+    )  # fmt: skip
+    return tables
