@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from glm_scale.cli import data, track
+from glm_scale.cli import bench, data, track
 from glm_scale.cli.compare import compare
 from glm_scale.cli.config import config
 from glm_scale.cli.evaluate import evaluate
@@ -42,6 +42,10 @@ app.command(rich_help_panel="Look at runs")(generate)
 _track = typer.Typer(no_args_is_help=True, help="The MLflow side of runs.")
 _track.command()(track.sync)
 app.add_typer(_track, name="track", rich_help_panel="Look at runs")
+
+_bench = typer.Typer(no_args_is_help=True, help="The speed of operators, measured by python -m glm_kernels.bench.")
+_bench.command()(bench.plot)
+app.add_typer(_bench, name="bench", rich_help_panel="Prepare")
 
 
 def main() -> None:

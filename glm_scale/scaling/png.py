@@ -7,18 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from glm_scale.scaling.comparison import Comparison, ScalingCurve, describe_law, quantity
 from glm_scale.scaling.curves import TrainedRun
+from glm_scale.scaling.figures import INK, clear_axes, label_ends, new_figure, save
 from glm_scale.scaling.style import styles
 
-_INK, _FAINT = "#222222", "#D9D9D9"
-_MOST_DIRECT_LABELS = 12
-_LABEL_SPACING = 0.05  # of the height of the axes
 # The start of training falls from ln(vocabulary), the same for all, and would flatten the rest.
 _SHOWN_FROM = 0.02
 TOKENS, FLOPS, PARAMETERS = "training tokens", "training FLOPs", "parameters outside the embeddings"
@@ -26,7 +22,7 @@ TOKENS, FLOPS, PARAMETERS = "training tokens", "training FLOPs", "parameters out
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
     """Validation loss (points) and smoothed training loss (thin) of every run against tokens and FLOPs."""
-    figure = _new_figure("Loss against what it took", comparison.remarks)
+    figure = new_figure("Loss against what it took", _noted(comparison.remarks))
     by_tokens, by_flops = figure.subplots(1, 2, sharey=True)
     look = styles(run.mixer for run in comparison.runs)
     ends: list[tuple[float, str, str]] = []
@@ -53,23 +49,23 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         _set_window(axes, comparison.runs, attribute)
         _finish(axes, name)
     by_tokens.set_ylabel("loss (nats per token)")
-    _label_ends(by_flops, ends)
+    label_ends(by_flops, ends)
     by_tokens.legend(
         handles=[
-            Line2D([], [], color=_INK, linewidth=1.8, marker="o", markersize=5, markeredgecolor="white"),
-            Line2D([], [], color=_INK, linewidth=1.0, alpha=0.45),
+            Line2D([], [], color=INK, linewidth=1.8, marker="o", markersize=5, markeredgecolor="white"),
+            Line2D([], [], color=INK, linewidth=1.0, alpha=0.45),
         ],
         labels=["validation", "training, smoothed"],
         frameon=False,
         loc="lower left",
         fontsize=9,
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_scaling(curves: Sequence[ScalingCurve], remarks: Sequence[str], path: Path) -> None:
     """Final validation loss of every mixer against parameters and training FLOPs, with its power law."""
-    figure = _new_figure("Scaling of the final validation loss", remarks)
+    figure = new_figure("Scaling of the final validation loss", _noted(remarks))
     by_parameters, by_flops = figure.subplots(1, 2, sharey=True)
     look = styles(curve.mixer for curve in curves)
     for axes, name, symbol in ((by_parameters, PARAMETERS, "N"), (by_flops, FLOPS, "C")):
@@ -89,26 +85,20 @@ def draw_scaling(curves: Sequence[ScalingCurve], remarks: Sequence[str], path: P
         _finish(axes, name)
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, -0.16), borderaxespad=0.0)
     by_parameters.set_ylabel("final validation loss (nats per token)")
-    _save(figure, path)
+    save(figure, path)
 
 
-def _new_figure(title: str, remarks: Sequence[str]) -> Figure:
-    # A figure of its own, not pyplot's: no global state, no display needed.
-    figure = Figure(figsize=(12.5, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=_INK, fontweight="bold")
-    if remarks:
-        text = "\n".join(f"Note: {remark}" for remark in remarks[:4])
-        more = f"\n… and {len(remarks) - 4} more" if len(remarks) > 4 else ""
-        figure.supxlabel(text + more, x=0.01, ha="left", fontsize=8, color="#666666")
-    return figure
+def _noted(remarks: Sequence[str]) -> str:
+    """Remarks as the small print of a figure, not too many of them."""
+    more = f"\n… and {len(remarks) - 4} more" if len(remarks) > 4 else ""
+    return "\n".join(f"Note: {remark}" for remark in remarks[:4]) + more
 
 
 def _set_window(axes: Axes, runs: Sequence[TrainedRun], attribute: str) -> None:
     """Show every curve but for the start of its training."""
     curves = [curve for run in runs for curve in (run.train, run.validation) if len(curve)]
     if not curves:
-        axes.text(0.5, 0.5, "nothing measured yet", transform=axes.transAxes, ha="center", color=_INK)
+        axes.text(0.5, 0.5, "nothing measured yet", transform=axes.transAxes, ha="center", color=INK)
         return
     places = [getattr(curve, attribute) for curve in curves]
     starts = [_SHOWN_FROM * float(place[-1]) for place in places]
@@ -138,11 +128,7 @@ def _finish(axes: Axes, name: str) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,), numticks=12))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _power_of_ten(x) if name == FLOPS else _count(x)))
-    axes.grid(True, which="major", color=_FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(colors=_INK, which="both", labelsize=9)
+    clear_axes(axes)
     axes.tick_params(axis="y", labelleft=True)
 
 
@@ -158,69 +144,3 @@ def _power_of_ten(value: float) -> str:
     exponent = int(np.floor(np.log10(value) + 1e-9))
     factor = f"{value / 10**exponent:g}"
     return f"$10^{{{exponent}}}$" if factor == "1" else rf"${factor}\times10^{{{exponent}}}$"
-
-
-def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the right edge, each at the height of its curve's end, pushed apart until none covers another."""
-    if len(ends) > _MOST_DIRECT_LABELS:
-        _legend(axes, ends)
-        return
-    ends = sorted(ends)
-    low, high = np.log(axes.get_ylim()) if ends else (0.0, 1.0)
-    heights = [min(max(float((np.log(loss) - low) / (high - low)), 0.0), 1.0) for loss, _, _ in ends]
-    for height, place, (_, text, colour) in zip(heights, _spread(heights, _LABEL_SPACING), ends, strict=True):
-        axes.annotate(
-            text,
-            xy=(1.0, height),
-            xytext=(1.04, place),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            fontsize=9.5,
-            color=colour,
-            fontweight="bold",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.8,
-                "shrinkA": 1,
-                "shrinkB": 0,
-                "relpos": (0.0, 0.5),
-            },
-        )
-
-
-def _spread(places: list[float], spacing: float) -> list[float]:
-    """Ascending `places` moved as little as may be so that neighbours are `spacing` apart."""
-    groups: list[list[float]] = []
-    for place in places:
-        groups.append([place])
-        # A group sits around the mean of what its members want; groups that touch become one.
-        while len(groups) > 1 and _top(groups[-2], spacing) + spacing > _bottom(groups[-1], spacing):
-            last = groups.pop()
-            groups[-1] += last
-    return [_bottom(group, spacing) + index * spacing for group in groups for index in range(len(group))]
-
-
-def _bottom(group: list[float], spacing: float) -> float:
-    return sum(group) / len(group) - (len(group) - 1) * spacing / 2
-
-
-def _top(group: list[float], spacing: float) -> float:
-    return sum(group) / len(group) + (len(group) - 1) * spacing / 2
-
-
-def _legend(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    axes.legend(
-        handles=[Line2D([], [], color=colour, linewidth=2) for _, _, colour in ends],
-        labels=[text for _, text, _ in ends],
-        frameon=False,
-        fontsize=8,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-    )
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150, facecolor="white")

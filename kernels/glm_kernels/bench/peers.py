@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -84,14 +85,13 @@ def _fla() -> list[Case]:
     """Operators of flash-linear-attention. Its first call of each tunes for minutes."""
     if not find_spec("fla"):
         return [Case("fla:simple_gla", _missing)]
-    from fla.ops.gla import chunk_gla
-    from fla.ops.simple_gla import chunk_simple_gla
+    ops = import_module("fla.ops")
 
     def gla(x: Operands) -> Tensor:
-        return chunk_gla(x.q, x.k, x.v, x.log_decay.unsqueeze(3).expand_as(x.k))[0]
+        return ops.chunk_gla(x.q, x.k, x.v, x.log_decay.unsqueeze(3).expand_as(x.k))[0]
 
     def simple_gla(x: Operands) -> Tensor:
-        return chunk_simple_gla(x.q, x.k, x.v, g=x.log_decay)[0]
+        return ops.chunk_simple_gla(x.q, x.k, x.v, g=x.log_decay)[0]
 
     return [Case("fla:simple_gla", simple_gla, "log_decay"), Case("fla:gla", gla, "log_decay")]
 
