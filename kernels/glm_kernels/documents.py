@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -55,62 +54,78 @@ def documents_of(
 ) -> Documents:
     """The documents of `[batch, length]` tokens; without either argument every batch row is one document.
 
-    Raises ValueError naming the argument, what was found and what is allowed.
+    Raises ValueError as `check_packing_shape` and `check_packing` do. Never waits for a GPU.
     """
-    if cu_seqlens is not None and document_starts is not None:
-        raise ValueError("give cu_seqlens or document_starts, not both")
+    check_packing_shape(batch, length, cu_seqlens, document_starts)
+    check_packing(length, cu_seqlens, document_starts)
+    rows = torch.arange(length, device=device)
     if cu_seqlens is not None:
-        return _from_cu_seqlens(batch, length, cu_seqlens.to(device, torch.int64))
-    if document_starts is not None:
-        return _from_starts(batch, length, document_starts.to(device, torch.int64))
-    zeros = torch.zeros(batch, length, dtype=torch.int64, device=device)
+        bounds = cu_seqlens.to(device, torch.int64)
+        document = torch.searchsorted(bounds[1:], rows, right=True)
+        starts, carried = bounds[document].unsqueeze(0), document.unsqueeze(0)
+        return Documents(starts, carried, entry=bounds[:-1], exit=bounds[1:], exit_start=bounds[:-1])
     first = torch.zeros(batch, dtype=torch.int64, device=device)
     carried = torch.arange(batch, device=device).unsqueeze(1).expand(batch, length)
-    return Documents(zeros, carried, entry=first, exit=first + length, exit_start=first)
-
-
-def _from_cu_seqlens(batch: int, length: int, bounds: Tensor) -> Documents:
-    if batch != 1:
-        raise ValueError(f"cu_seqlens packs documents into one flattened row, so B must be 1, but B = {batch}")
-    if bounds.ndim != 1 or len(bounds) < 2:
-        raise ValueError(
-            f"cu_seqlens must be one-dimensional with documents + 1 entries, got shape {tuple(bounds.shape)}"
-        )
-    found = bounds.tolist()
-    if found[0] != 0 or found[-1] != length or any(b < a for a, b in pairwise(found)):
-        raise ValueError(f"cu_seqlens must not decrease, start at 0 and end at T = {length}; got {_shortened(found)}")
-    document = torch.repeat_interleave(torch.arange(len(found) - 1, device=bounds.device), bounds.diff())
+    if document_starts is None:
+        starts = first.unsqueeze(1).expand(batch, length)
+        return Documents(starts, carried, entry=first, exit=first + length, exit_start=first)
+    starts = document_starts.to(device, torch.int64)
     return Documents(
-        starts=bounds[document].unsqueeze(0),
-        carried=document.unsqueeze(0),
-        entry=bounds[:-1],
-        exit=bounds[1:],
-        exit_start=bounds[:-1],
+        starts,
+        carried.where(starts == 0, -1),
+        entry=first,
+        exit=first + length,
+        exit_start=starts[:, -1] if length else first,
     )
 
 
-def _from_starts(batch: int, length: int, starts: Tensor) -> Documents:
-    if tuple(starts.shape) != (batch, length):
-        raise ValueError(f"document_starts must have shape [B, T] = [{batch}, {length}], got {list(starts.shape)}")
-    rows = torch.arange(length, device=starts.device)
-    begins = starts == rows
-    kept = torch.zeros_like(begins)
-    kept[:, 1:] = starts[:, 1:] == starts[:, :-1]
-    _check_starts(starts, begins | kept)
-    first = torch.zeros(batch, dtype=torch.int64, device=starts.device)
-    carried = torch.where(starts == 0, torch.arange(batch, device=starts.device).unsqueeze(1), -1)
-    return Documents(starts, carried, entry=first, exit=first + length, exit_start=starts[:, -1] if length else first)
+def check_packing_shape(batch: int, length: int, cu_seqlens: Tensor | None, document_starts: Tensor | None) -> None:
+    """At most one of the two, of the right shape. Raises ValueError: the argument, what was found, what is allowed."""
+    if cu_seqlens is not None and document_starts is not None:
+        raise ValueError("give cu_seqlens or document_starts, not both")
+    if cu_seqlens is not None and batch != 1:
+        raise ValueError(f"cu_seqlens packs documents into one flattened row, so B must be 1, but B = {batch}")
+    if cu_seqlens is not None and (cu_seqlens.ndim != 1 or len(cu_seqlens) < 2):
+        raise ValueError(
+            f"cu_seqlens must be one-dimensional with documents + 1 entries, got shape {list(cu_seqlens.shape)}"
+        )
+    if document_starts is not None and document_starts.shape != (batch, length):
+        raise ValueError(
+            f"document_starts must have shape [B, T] = [{batch}, {length}], got {list(document_starts.shape)}"
+        )
 
 
-def _check_starts(starts: Tensor, right: Tensor) -> None:
+def check_packing(
+    length: int, cu_seqlens: Tensor | None, document_starts: Tensor | None, *, on_gpu: bool = True
+) -> None:
+    """The values of packing arguments of the right shape. Raises ValueError naming the argument and what was found.
+
+    Values on a GPU end the program with an assertion there, later than this returns: looking at them would make the
+    host wait for the device in every layer. `on_gpu=False` leaves them to kernels that check while they read them.
+    """
+    if cu_seqlens is not None and (on_gpu or not cu_seqlens.is_cuda):
+        _check_bounds(cu_seqlens, length)
+    if document_starts is not None and (on_gpu or not document_starts.is_cuda):
+        _check_starts(document_starts, length)
+
+
+def _check_bounds(bounds: Tensor, length: int) -> None:
+    rule = f"cu_seqlens must not decrease, start at 0 and end at T = {length}"
+    right = (bounds.diff() >= 0).all() & (bounds[0] == 0) & (bounds[-1] == length)
+    if bounds.is_cuda:
+        torch._assert_async(right, rule)
+    elif not right:
+        raise ValueError(f"{rule}; got {_shortened(bounds.tolist())}")
+
+
+def _check_starts(starts: Tensor, length: int) -> None:
     rule = "a token either starts a document (its own row number) or has the start of the token before it"
+    wrong = starts != torch.arange(length, device=starts.device)
+    wrong[:, 1:] &= starts[:, 1:] != starts[:, :-1]
     if starts.is_cuda:
-        # Looking at the values would make the host wait for the device in every layer.
-        torch._assert_async(right.all(), f"document_starts: {rule}")
-        return
-    wrong = (~right).nonzero()
-    if len(wrong):
-        b, t = wrong[0].tolist()
+        torch._assert_async(~wrong.any(), f"document_starts: {rule}")
+    elif wrong.any():
+        b, t = wrong.nonzero()[0].tolist()
         raise ValueError(f"document_starts[{b}, {t}] = {int(starts[b, t])}, but {rule}")
 
 
