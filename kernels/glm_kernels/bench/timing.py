@@ -69,7 +69,7 @@ def _on_device(case: Case, operands: Operands, host_ms: float) -> Sample:
     events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
     torch.cuda.synchronize()
     if host_ms:
-        torch.cuda._sleep(int((1.5 * host_ms + 0.1) * 1e-3 * _CYCLES_A_SECOND))
+        torch.cuda._sleep(int((2 * host_ms + 0.5) * 1e-3 * _CYCLES_A_SECOND))
     begun = time.perf_counter()
     events[0].record()
     y = case.run(operands)
