@@ -60,12 +60,7 @@ class RecurrenceMixing(HeadMixing):
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         q, k, d = self._coefficients(x, sequence.rotation)
-        return self._recurrence(q, k, v, d, sequence.document_starts)
-
-    # The operator plans its work from the documents it finds, on the host: a compiler goes around it.
-    @torch.compiler.disable
-    def _recurrence(self, q: Tensor, k: Tensor, v: Tensor, d: Tensor, document_starts: Tensor | None) -> Tensor:
-        return recurrence(q, k, v, d, self.pattern, document_starts=document_starts)[0]
+        return recurrence(q, k, v, d, self.pattern, document_starts=sequence.document_starts)[0]
 
     def extend(self, x: Tensor, v: Tensor, cache: RecurrenceState) -> tuple[Tensor, RecurrenceState]:
         rows = torch.arange(x.shape[1], device=x.device)

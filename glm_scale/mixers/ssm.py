@@ -66,7 +66,7 @@ class SSMMixing(HeadMixing):
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         q, k, log_decay = self._coefficients(x)
-        y = _ssm(q, k, v, log_decay, sequence.document_starts)
+        y, _ = ssm(q, k, v, log_decay, document_starts=sequence.document_starts)
         return self._output(x, y, v)
 
     def extend(self, x: Tensor, v: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,12 +88,6 @@ class SSMMixing(HeadMixing):
 
     def cache_bytes(self, length: int) -> int:
         return 4 * self.heads * self.state_dim * self.head_dim
-
-
-# A compiler would unroll the operator's loop over chunks, once for every length.
-@torch.compiler.disable
-def _ssm(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, document_starts: Tensor | None) -> Tensor:
-    return ssm(q, k, v, log_decay, document_starts=document_starts)[0]
 
 
 def _grid(points: int, low: float, high: float) -> Tensor:

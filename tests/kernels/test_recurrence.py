@@ -160,7 +160,7 @@ def test_documents_decoded_together_may_stand_at_different_positions():
     state = random_state(pattern, [3, 50, 0], 2, 4, 3)
     q, k, v, d = operands(3, 1)
     expected, _ = recurrence(q, k, v, d, pattern, initial_state=state)
-    found, after = recurrence_step(q, k, v, d, pattern, RecurrenceState(*(x.detach().clone() for x in state)))
+    found, after = recurrence_step(q, k, v, d, pattern, RecurrenceState(*(x.detach().clone() for x in state[:3])))
     assert torch.allclose(found, expected)
     assert after.position.tolist() == [4, 51, 1]
 
@@ -194,37 +194,3 @@ def test_memory_of_the_backward_pass_is_linear_in_length():
     short = saved_bytes(512)
     assert short >= 512 * (4 + 4 + 3 + 3) * 8  # q, k, v and y at least: the hooks do see what is kept
     assert saved_bytes(1024) <= 2.1 * short
-
-
-BAD = {
-    "k must have shape": {"k": torch.randn(1, 8, 2, 5)},
-    "v must have shape": {"v": torch.randn(1, 7, 2, 3)},
-    "d must have shape": {"d": torch.randn(1, 8)},
-    "q must have shape": {"q": torch.randn(8, 2, 4)},
-    "all operands must share dtype": {"k": torch.randn(1, 8, 2, 4).double()},
-    "must be a floating tensor": {"v": torch.ones(1, 8, 2, 3, dtype=torch.int64)},
-    "not decrease, start at 0 and end at T = 8": {"cu_seqlens": torch.tensor([0, 5, 3, 8])},
-    "end at T = 8": {"cu_seqlens": torch.tensor([0, 5, 9])},
-    "not both": {"cu_seqlens": torch.tensor([0, 8]), "document_starts": torch.zeros(1, 8)},
-    r"document_starts\[0, 3\] = 1": {"document_starts": torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])},
-    r"document_starts must have shape": {"document_starts": torch.zeros(8)},
-    "allowed are auto": {"backend": "cuda"},
-    "does not increase|increase strictly": {"pattern": "lattice:1+k-k^2"},
-    "S ≥ 3": {"initial_state": RecurrenceState(torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 3), torch.tensor([5]))},
-    r"position must have shape \[1\]": {
-        "initial_state": RecurrenceState(torch.zeros(2, 2, 3, 4), torch.zeros(2, 2, 3, 3), torch.tensor([5, 5]))
-    },
-}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_bad_arguments_are_named(message):
-    arguments = {
-        "q": torch.randn(1, 8, 2, 4),
-        "k": torch.randn(1, 8, 2, 4),
-        "v": torch.randn(1, 8, 2, 3),
-        "d": torch.randn(1, 8, 2),
-        "pattern": "lattice:2^k",
-    }
-    with pytest.raises(ValueError, match=message):
-        recurrence(**(arguments | BAD[message]))

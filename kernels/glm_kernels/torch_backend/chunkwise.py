@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from glm_kernels.torch_backend.sources import GroupSources, Sources
 
@@ -106,65 +104,60 @@ def _groups(
         yield _Group(sources, first, min(size, length // chunk - first), lines, source_rows)
 
 
-class ChunkwiseRecurrence(torch.autograd.Function):
-    """y `[N, T, V]` from q (scaled) `[N, T, K]`, keys of all sources `[N, E, K]`, v `[N, T, V]`, d `[N, T, 1]` and the
-    outputs in the initial state `[N, P, V]`.
+def forward(q: Tensor, k: Tensor, v: Tensor, d: Tensor, y_prefix: Tensor, sources: Sources) -> Tensor:
+    """Outputs of all sources `[N, E, V]`, those of the initial state `[N, P, V]` among them.
 
-    N = B·H lines. All tensors in the accumulation dtype; T a multiple of the chunk.
+    q (scaled) `[N, T, K]`, keys of all sources `[N, E, K]`, v `[N, T, V]`, d `[N, T, 1]`; N = B·H lines. All tensors in
+    the accumulation dtype; T a multiple of the chunk.
     """
+    lines, length, width = v.shape
+    # Zeros, not empty: the unused entries of a list point at row 0, which may not be computed yet.
+    y = torch.cat([y_prefix, torch.zeros_like(v)], 1)
+    table = y.flatten(0, 1)
+    for group in _groups(sources, length, lines, width + q.shape[2], k.shape[1]):
+        c = group.coefficients(
+            group.take(q, group.rows), group.take(k, group.sources), group.take(d, group.rows), group.listed(k)
+        )
+        own = c.alpha * group.take(v, group.rows)
+        for i in range(group.chunks):
+            listed = table.index_select(0, group.flat[i]).view(lines * group.list_count, group.entries, width)
+            weights = c.outside[i].reshape(len(listed), group.sharing, group.entries)
+            inputs = torch.baddbmm(own[i].view(len(listed), group.sharing, width), weights, listed)
+            rows = slice(group.sources.start + i * group.chunk, group.sources.start + (i + 1) * group.chunk)
+            y[:, rows] = c.inverse[i] @ inputs.view(lines, group.chunk, width)
+    return y
 
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, d: Tensor, y_prefix: Tensor, sources: Sources) -> Tensor:
-        lines, length, width = v.shape
-        # Zeros, not empty: the unused entries of a list point at row 0, which may not be computed yet.
-        y = torch.cat([y_prefix, torch.zeros_like(v)], 1)
-        table = y.flatten(0, 1)
-        for group in _groups(sources, length, lines, width + q.shape[2], k.shape[1]):
-            c = group.coefficients(
-                group.take(q, group.rows), group.take(k, group.sources), group.take(d, group.rows), group.listed(k)
-            )
-            own = c.alpha * group.take(v, group.rows)
-            for i in range(group.chunks):
-                listed = table.index_select(0, group.flat[i]).view(lines * group.list_count, group.entries, width)
-                weights = c.outside[i].reshape(len(listed), group.sharing, group.entries)
-                inputs = torch.baddbmm(own[i].view(len(listed), group.sharing, width), weights, listed)
-                rows = slice(group.sources.start + i * group.chunk, group.sources.start + (i + 1) * group.chunk)
-                y[:, rows] = c.inverse[i] @ inputs.view(lines, group.chunk, width)
-        ctx.save_for_backward(q, k, v, d, y)
-        ctx.sources = sources
-        return y[:, sources.prefix :]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, d, y = ctx.saved_tensors
-        sources: Sources = ctx.sources
-        lines, length, width = v.shape
-        # `zeros_like` would copy k's strides, and then the flattened table below be a copy that nobody reads.
-        dk = k.new_zeros(k.shape)
-        dq, dv, dd = torch.empty_like(q), torch.empty_like(v), torch.empty_like(d)
-        received = torch.cat([grad.new_zeros(lines, sources.prefix, width), grad], 1)
-        received_table, dk_table = received.flatten(0, 1), dk.flatten(0, 1)
-        for group in _groups(sources, length, lines, width + q.shape[2], k.shape[1], reverse=True):
-            q_c, k_c, v_c = group.take(q, group.rows), group.take(k, group.sources), group.take(v, group.rows)
-            listed_k = group.listed(k)
-            c = group.coefficients(q_c, k_c, group.take(d, group.rows), listed_k)
-            z = torch.empty_like(v_c)
-            for i in reversed(range(group.chunks)):
-                rows = slice(group.sources.start + i * group.chunk, group.sources.start + (i + 1) * group.chunk)
-                torch.matmul(c.inverse[i].transpose(1, 2), received[:, rows], out=z[i])
-                sent = group.onto_list(c.outside[i : i + 1], z[i : i + 1])
-                received_table.index_add_(0, group.flat[i], sent[0])
+def backward(
+    q: Tensor, k: Tensor, v: Tensor, d: Tensor, y: Tensor, grad: Tensor, sources: Sources
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, d and the initial outputs, from the y that `forward` gave and its gradient `[N, T, V]`."""
+    lines, length, width = v.shape
+    # `zeros_like` would copy k's strides, and then the flattened table below be a copy that nobody reads.
+    dk = k.new_zeros(k.shape)
+    dq, dv, dd = torch.empty_like(q), torch.empty_like(v), torch.empty_like(d)
+    received = torch.cat([grad.new_zeros(lines, sources.prefix, width), grad], 1)
+    received_table, dk_table = received.flatten(0, 1), dk.flatten(0, 1)
+    for group in _groups(sources, length, lines, width + q.shape[2], k.shape[1], reverse=True):
+        q_c, k_c, v_c = group.take(q, group.rows), group.take(k, group.sources), group.take(v, group.rows)
+        listed_k = group.listed(k)
+        c = group.coefficients(q_c, k_c, group.take(d, group.rows), listed_k)
+        z = torch.empty_like(v_c)
+        for i in reversed(range(group.chunks)):
+            rows = slice(group.sources.start + i * group.chunk, group.sources.start + (i + 1) * group.chunk)
+            torch.matmul(c.inverse[i].transpose(1, 2), received[:, rows], out=z[i])
+            sent = group.onto_list(c.outside[i : i + 1], z[i : i + 1])
+            received_table.index_add_(0, group.flat[i], sent[0])
 
-            # ds_ij = β_ij (z_i·y_j − z_i·y_i), and the same with v_i for the input's logit.
-            y_c = group.take(y, group.sources)
-            row_term = (z * y_c).sum(3, keepdim=True)
-            ds_inside = c.inside * (z @ y_c.transpose(2, 3) - row_term)
-            ds_outside = c.outside * (group.times_list(z, group.listed(y)) - row_term)
-            group.put(dv, c.alpha * z)
-            group.put(dd, c.alpha * ((z * v_c).sum(3, keepdim=True) - row_term))
-            group.put(dq, ds_inside @ k_c + group.over_list(ds_outside, listed_k))
-            own_dk = (ds_inside.transpose(2, 3) @ q_c).transpose(0, 1)
-            dk[:, group.sources].view(own_dk.shape).add_(own_dk)
-            dk_table.index_add_(0, group.flat.flatten(), group.onto_list(ds_outside, q_c).flatten(0, 1))
-        return dq, dk, dv, dd, received[:, : sources.prefix], None
+        # ds_ij = β_ij (z_i·y_j − z_i·y_i), and the same with v_i for the input's logit.
+        y_c = group.take(y, group.sources)
+        row_term = (z * y_c).sum(3, keepdim=True)
+        ds_inside = c.inside * (z @ y_c.transpose(2, 3) - row_term)
+        ds_outside = c.outside * (group.times_list(z, group.listed(y)) - row_term)
+        group.put(dv, c.alpha * z)
+        group.put(dd, c.alpha * ((z * v_c).sum(3, keepdim=True) - row_term))
+        group.put(dq, ds_inside @ k_c + group.over_list(ds_outside, listed_k))
+        own_dk = (ds_inside.transpose(2, 3) @ q_c).transpose(0, 1)
+        dk[:, group.sources].view(own_dk.shape).add_(own_dk)
+        dk_table.index_add_(0, group.flat.flatten(), group.onto_list(ds_outside, q_c).flatten(0, 1))
+    return dq, dk, dv, dd, received[:, : sources.prefix]

@@ -1,66 +1,100 @@
-"""The structured recurrence in torch: from the public layout to lines of sources and back, and its state."""
+"""The structured recurrence in torch: from the public layout to lines of sources and back, and one step of it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from glm_kernels.documents import Documents
+from glm_kernels.calls import RecurrenceCall, accumulation_dtype
 from glm_kernels.patterns import Pattern
-from glm_kernels.state import RecurrenceState, state_after
-from glm_kernels.torch_backend.chunkwise import ChunkwiseRecurrence
-from glm_kernels.torch_backend.sources import sources_of
+from glm_kernels.state import RecurrenceState
+from glm_kernels.torch_backend import chunkwise
+from glm_kernels.torch_backend.sources import Sources, sources_of
 
 CHUNK = 64
 
 
-def recurrence(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    d: Tensor,
-    pattern: Pattern,
-    scale: float,
-    documents: Documents,
-    initial_state: RecurrenceState | None,
-    output_final_state: bool,
-) -> tuple[Tensor, RecurrenceState | None]:
-    """The recurrence of checked arguments; shapes as in `glm_kernels.recurrence`. Accumulates in float32 or float64."""
-    batch, length, heads, _ = q.shape
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    carried = len(documents.entry)
-    initial = documents.entry.new_zeros(carried) if initial_state is None else initial_state.position
-    slots = 0 if initial_state is None else initial_state.k.shape[2]
-    prefix = slots * (carried // batch)
+@dataclass(frozen=True)
+class _Lines:
+    """A call in the layout of `chunkwise`: B·H lines of sources, whole chunks, the accumulation dtype."""
 
-    chunk = min(CHUNK, 1 << max(length - 1, 0).bit_length())
-    short = -length % chunk
-    sources = sources_of(pattern, documents, documents.positions(initial), initial, prefix, chunk)
-    lines_q, lines_k, lines_v, lines_d = (_lines(x.to(dtype)) for x in (q, k, v, d.unsqueeze(3)))
-    if initial_state is None:
-        y_prefix = lines_v.new_zeros(batch * heads, 0, v.shape[3])
-    else:
-        y_prefix = _state_lines(initial_state.y.to(dtype), batch)
-        lines_k = torch.cat([_state_lines(initial_state.k.to(dtype), batch), lines_k], 1)
-    rows = (0, 0, 0, short)
-    y = ChunkwiseRecurrence.apply(
-        scale * pad(lines_q, rows), pad(lines_k, rows), pad(lines_v, rows), pad(lines_d, rows), y_prefix, sources
-    )[:, :length]  # fmt: skip
-    y = y.view(batch, heads, length, -1).transpose(1, 2)
-    final = state_after(pattern, documents, k, y, initial_state) if output_final_state else None
-    return y.to(v.dtype), final
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    d: Tensor
+    y_prefix: Tensor
+    sources: Sources
+
+    @classmethod
+    def of(cls, call: RecurrenceCall) -> _Lines:
+        batch, length = call.q.shape[:2]
+        documents, state, dtype = call.documents, call.state, accumulation_dtype(call.q.dtype)
+        carried = len(documents.entry)
+        initial = documents.entry.new_zeros(carried) if state is None else state.position
+        prefix = 0 if state is None else state.k.shape[2] * (carried // batch)
+        chunk = min(CHUNK, 1 << (length - 1).bit_length())
+        sources = sources_of(call.pattern, documents, documents.positions(initial), initial, prefix, chunk)
+        q, k, v, d = (_lines(x.to(dtype), chunk) for x in (call.q, call.k, call.v, call.d.unsqueeze(3)))
+        y_prefix = v[:, :0]
+        if state is not None:
+            y_prefix = _state_lines(state.y.to(dtype), batch)
+            k = torch.cat([_state_lines(state.k.to(dtype), batch), k], 1)
+        return cls(call.scale * q, k, v, d, y_prefix, sources)
+
+    def solve(self) -> Tensor:
+        """The outputs of all sources, those of the initial state in front."""
+        return chunkwise.forward(self.q, self.k, self.v, self.d, self.y_prefix, self.sources)
 
 
-def _lines(x: Tensor) -> Tensor:
-    """`[B, T, H, D]` → `[B·H, T, D]`."""
-    return x.transpose(1, 2).flatten(0, 1)
+def outputs(call: RecurrenceCall) -> tuple[Tensor, None]:
+    """As `RecurrenceKernel` says."""
+    lines = _Lines.of(call)
+    return _rows(lines.solve()[:, lines.sources.prefix :], call.v), None
+
+
+def gradients(call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor) -> list[Tensor]:
+    """As `RecurrenceKernel` says. Outputs that were rounded to 16 bits are computed again."""
+    lines = _Lines.of(call)
+    chunk, prefix = lines.sources.chunk, lines.sources.prefix
+    exact = y.dtype == lines.v.dtype
+    all_y = torch.cat([lines.y_prefix, _lines(y, chunk)], 1) if exact else lines.solve()
+    dq, dk, dv, dd, dy_prefix = chunkwise.backward(
+        lines.q, lines.k, lines.v, lines.d, all_y, _lines(grad.to(lines.v.dtype), chunk), lines.sources
+    )
+    found = [
+        _rows(call.scale * dq, call.q), _rows(dk[:, prefix:], call.k), _rows(dv, call.v),
+        _rows(dd, call.d.unsqueeze(3)).squeeze(3),
+    ]  # fmt: skip
+    if call.state is not None:
+        found += [_slots(dk[:, :prefix], call.state.k), _slots(dy_prefix, call.state.y)]
+    return found
+
+
+def _lines(x: Tensor, chunk: int) -> Tensor:
+    """`[B, T, H, D]` → `[B·H, T, D]`, contiguous, T filled up with zeros to whole chunks."""
+    return pad(x.transpose(1, 2).flatten(0, 1), (0, 0, 0, -x.shape[1] % chunk)).contiguous()
+
+
+def _rows(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_lines`, in the shape and dtype of `like`, contiguous."""
+    batch, length, heads, _ = like.shape
+    return x[:, :length].unflatten(0, (batch, heads)).transpose(1, 2).to(like.dtype).contiguous()
 
 
 def _state_lines(x: Tensor, batch: int) -> Tensor:
     """`[N, H, S, D]` → `[B·H, (N/B)·S, D]`: the slots of a batch row's documents one behind the other."""
     carried, heads, slots, width = x.shape
     return x.view(batch, carried // batch, heads, slots, width).transpose(1, 2).reshape(batch * heads, -1, width)
+
+
+def _slots(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_state_lines`, in the shape and dtype of `like`, contiguous."""
+    carried, heads, slots, width = like.shape
+    x = x.view(len(x) // heads, heads, carried * heads // len(x), slots, width).transpose(1, 2)  # S may be 0
+    return x.reshape(like.shape).to(like.dtype).contiguous()
 
 
 def step(

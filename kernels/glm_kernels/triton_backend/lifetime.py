@@ -1,27 +1,22 @@
-"""The lifetime recurrence in Triton: launches, and the operator that autograd and torch.compile see."""
+"""The lifetime recurrence in Triton: how it is launched."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from glm_kernels.patterns import Dense, Lifetime, Pattern
-from glm_kernels.state import RecurrenceState
+from glm_kernels.calls import RecurrenceCall
+from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.lifetime_backward import adjoint_pass, gradient_pass, key_pass
 from glm_kernels.triton_backend.lifetime_forward import boundary_pass, output_pass, segment_pass
 from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 
 LARGEST_SLOTS = 64
 """Patterns with more live rows than this carry too much for one program."""
-LARGEST_WIDTH = 256
-"""Of K and V."""
 
 
 @dataclass(frozen=True)
@@ -182,61 +177,28 @@ def backward(
     return [dq, dk, dv, dd, *((dstate_k, dstate_y) if state else ())]
 
 
-class _LifetimeRecurrence(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, d: Tensor, launch: _Launch, scale: float, *state: Tensor
-    ) -> Tensor:
-        y = forward(q, k, v, d, launch, scale, list(state))
-        ctx.save_for_backward(q, k, v, d, y, *state)
-        ctx.launch, ctx.scale = launch, scale
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, d, y, *state = ctx.saved_tensors
-        dq, dk, dv, dd, *dstate = backward(q, k, v, d, y, grad.contiguous(), ctx.launch, ctx.scale, state)
-        return dq, dk, dv, dd, None, None, *dstate, *([None] if state else [])
-
-
-def why_not(pattern: Pattern, q: Tensor, v: Tensor, reach: int) -> str | None:
-    """Why these kernels cannot serve a call whose longest document has `reach` tokens; None if they can."""
-    if not isinstance(pattern, Lifetime):
-        return f"{pattern} is not a lifetime pattern"
-    if not (q.is_cuda or interpreted()):
-        return f"q is on {q.device}, and Triton needs a GPU"
-    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"q is {q.dtype}; supported are float32, bfloat16 and float16"
-    if max(q.shape[3], v.shape[3]) > LARGEST_WIDTH:
-        return f"K = {q.shape[3]} and V = {v.shape[3]}, the largest width is {LARGEST_WIDTH}"
-    if isinstance(pattern, Dense) or slots_needed(pattern, reach) > LARGEST_SLOTS:
-        return f"{pattern} has more than {LARGEST_SLOTS} live rows after {reach} tokens"
+def why_not(call: RecurrenceCall) -> str | None:
+    """Why these kernels cannot serve a call that Triton could serve; None if they can."""
+    if not isinstance(call.pattern, Lifetime):
+        return f"{call.pattern} is not a lifetime pattern"
+    if isinstance(call.pattern, Dense) or slots_needed(call.pattern, call.reach) > LARGEST_SLOTS:
+        return f"{call.pattern} has more than {LARGEST_SLOTS} live rows after {call.reach} tokens"
     return None
 
 
-def interpreted() -> bool:
-    """Whether Triton was started with TRITON_INTERPRET=1, which runs kernels on CPU tensors to check their logic."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+def outputs(call: RecurrenceCall) -> tuple[Tensor, None]:
+    """As `RecurrenceKernel` says."""
+    launch, state = _planned(call)
+    return forward(call.q, call.k, call.v, call.d, launch, call.scale, state), None
 
 
-def recurrence(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    d: Tensor,
-    pattern: Lifetime,
-    scale: float,
-    cu_seqlens: Tensor | None,
-    document_starts: Tensor | None,
-    initial_state: RecurrenceState | None,
-) -> Tensor:
-    """y `[B, T, H, V]` of checked arguments; shapes as in `glm_kernels.recurrence`."""
-    state = [] if initial_state is None else [
-        initial_state.k.to(torch.float32).contiguous(),
-        initial_state.y.to(torch.float32).contiguous(),
-        initial_state.position,
-    ]  # fmt: skip
-    launch = _launch(pattern, q, cu_seqlens, document_starts, state)
-    operands = (x.contiguous() for x in (q, k, v, d))
-    return _LifetimeRecurrence.apply(*operands, launch, scale, *state)
+def gradients(call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor) -> list[Tensor]:
+    """As `RecurrenceKernel` says."""
+    launch, state = _planned(call)
+    return backward(call.q, call.k, call.v, call.d, y, grad, launch, call.scale, state)
+
+
+def _planned(call: RecurrenceCall) -> tuple[_Launch, list[Tensor]]:
+    assert isinstance(call.pattern, Lifetime)
+    state = [] if call.state is None else [call.state.k.float(), call.state.y.float(), call.state.position]
+    return _launch(call.pattern, call.q, call.cu_seqlens, call.document_starts, state), state

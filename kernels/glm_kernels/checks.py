@@ -1,0 +1,147 @@
+"""What must hold of the operators' arguments. Every failure is a ValueError: the argument, what was found, the rule.
+
+Shapes, dtypes and devices are checked when an operator is called, values when it runs: under a compiler nothing is
+known of them before. Values on a GPU are checked there, so that the host need not wait; only those of a state, which
+decide about the work to be launched, are read.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from glm_kernels.calls import RecurrenceCall, SSMCall
+from glm_kernels.patterns import Pattern
+from glm_kernels.state import RecurrenceState
+
+Backend = Literal["auto", "triton", "torch", "reference"]
+
+_INTEGERS = (torch.int32, torch.int64)
+
+
+def check_operands(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, gate_name: str) -> None:
+    """q, k `[B, T, H, K]`, v `[B, T, H, V]`, gate `[B, T, H]`: one device and dtype (gate: or float32)."""
+    if q.ndim != 4 or 0 in q.shape:
+        raise ValueError(f"q must have shape [B, T, H, K] with every size ≥ 1, got {list(q.shape)}")
+    if v.ndim != 4 or v.shape[:3] != q.shape[:3] or v.shape[3] == 0:
+        wanted = f"[{', '.join(map(str, q.shape[:3]))}, V ≥ 1]"
+        raise ValueError(f"v must have shape {wanted} to go with q {list(q.shape)}, got {list(v.shape)}")
+    for name, tensor, shape in (("k", k, q.shape), (gate_name, gate, q.shape[:3])):
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name} must have shape {list(shape)} to go with q {list(q.shape)}, got {list(tensor.shape)}"
+            )
+    for name, tensor in (("q", q), ("k", k), ("v", v), (gate_name, gate)):
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be a floating tensor, got {tensor.dtype}")
+        # A decay close to one says more in float32 than bfloat16 can hold.
+        allowed = (q.dtype, torch.float32) if tensor is gate else (q.dtype,)
+        if tensor.dtype not in allowed or tensor.device != q.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, but q is {q.dtype} on {q.device}; "
+                f"all operands must share dtype and device, but {gate_name} may be float32"
+            )
+
+
+def check_packing(q: Tensor, cu_seqlens: Tensor | None, document_starts: Tensor | None) -> None:
+    """Shapes, dtypes and devices of the arguments that say where documents begin."""
+    if cu_seqlens is not None and document_starts is not None:
+        raise ValueError("give cu_seqlens or document_starts, not both")
+    if cu_seqlens is not None:
+        if q.shape[0] != 1:
+            raise ValueError(
+                f"cu_seqlens packs documents into one flattened row, so B must be 1, but q is {list(q.shape)}"
+            )
+        if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2:
+            raise ValueError(f"cu_seqlens must have shape [documents + 1], got {list(cu_seqlens.shape)}")
+    if document_starts is not None and document_starts.shape != q.shape[:2]:
+        raise ValueError(
+            f"document_starts must have shape [B, T] = {list(q.shape[:2])}, got {list(document_starts.shape)}"
+        )
+    for name, tensor in (("cu_seqlens", cu_seqlens), ("document_starts", document_starts)):
+        if tensor is None:
+            continue
+        if tensor.dtype not in _INTEGERS:
+            raise ValueError(f"{name} must be int32 or int64, got {tensor.dtype}")
+        if tensor.device != q.device and tensor.device.type != "cpu":
+            raise ValueError(f"{name} must be on {q.device} like q, or on cpu, got {tensor.device}")
+
+
+def carried_documents(q: Tensor, cu_seqlens: Tensor | None) -> int:
+    """N, how many documents a state has: those of `cu_seqlens`, or one a batch row."""
+    return q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+def check_state(state: RecurrenceState | None, carried: int, q: Tensor, v: Tensor) -> None:
+    """Shapes, dtypes and devices of a recurrence's initial state of `carried` documents."""
+    if state is None:
+        return
+    if state.position.shape != (carried,) or state.position.dtype not in _INTEGERS:
+        raise ValueError(
+            f"the state's position must have shape [{carried}] and integers, "
+            f"got {list(state.position.shape)} of {state.position.dtype}"
+        )
+    for name, tensor, width in (("k", state.k, q.shape[3]), ("y", state.y, v.shape[3])):
+        found = tuple(tensor.shape)
+        if len(found) != 4 or found[:2] != (carried, q.shape[2]) or found[3] != width:
+            raise ValueError(
+                f"the state's {name} must have shape [N, H, S, {'K' if name == 'k' else 'V'}] = "
+                f"[{carried}, {q.shape[2]}, S, {width}], got {list(found)}"
+            )
+    if state.k.shape[2] != state.y.shape[2]:
+        raise ValueError(f"the state's k has {state.k.shape[2]} slots and its y {state.y.shape[2]}; they must agree")
+    for name, tensor in (("k", state.k), ("y", state.y), ("position", state.position)):
+        _check_state_tensor(f"the state's {name}", tensor, q)
+
+
+def check_ssm_state(state: Tensor | None, carried: int, q: Tensor, v: Tensor) -> None:
+    """Shape, dtype and device of an SSM's initial state of `carried` documents."""
+    if state is None:
+        return
+    expected = [carried, q.shape[2], q.shape[3], v.shape[3]]
+    if list(state.shape) != expected:
+        raise ValueError(f"the state must have shape [N, H, K, V] = {expected}, got {list(state.shape)}")
+    _check_state_tensor("the state", state, q)
+
+
+def _check_state_tensor(name: str, tensor: Tensor, q: Tensor) -> None:
+    if tensor.device != q.device:
+        raise ValueError(f"{name} must be on {q.device} like q, got {tensor.device}")
+    if tensor.dtype not in (*_INTEGERS, torch.float32, torch.float64):
+        raise ValueError(f"{name} must be float32, or float64 in float64 work, got {tensor.dtype}")
+
+
+def check_scale(scale: float | None) -> None:
+    """A number that is neither infinite nor NaN; None stands for the default."""
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"scale = {scale}; it must be finite")
+
+
+def check_backend(backend: str) -> None:
+    """One of the names that `Backend` lists."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend = {backend!r}; allowed are {', '.join(get_args(Backend))}")
+
+
+def check_values(call: RecurrenceCall | SSMCall) -> None:
+    """What can only be seen in the values: the documents' bounds and the positions of a state."""
+    if call.cu_seqlens is not None or call.document_starts is not None:
+        _ = call.documents
+    if isinstance(call, RecurrenceCall) and call.state is not None:
+        check_positions(call.state, call.pattern)
+
+
+def check_positions(state: RecurrenceState, pattern: Pattern) -> None:
+    """A state has room for the live rows of each of its documents. Waits for the device."""
+    lowest, most = map(int, state.position.aminmax())
+    if lowest < 0:
+        raise ValueError(f"the state's position must be ≥ 0, got {lowest}")
+    needed = pattern.slot_count(most)
+    if state.k.shape[2] < needed:
+        raise ValueError(
+            f"the state's k and y must have S ≥ {needed} slots for {pattern} after {most} tokens, "
+            f"got {list(state.k.shape)} and {list(state.y.shape)}"
+        )
