@@ -1,7 +1,7 @@
 """Causal attention by well-kept library kernels: SDPA, and FlexAttention for windows and packed documents on GPU.
 
 On CPU, where FlexAttention has no backward pass, a window becomes SDPA over pairs of blocks (memory O(T·w)) and packed
-documents one SDPA call each.
+documents one SDPA call each; under a compiler, which cannot know how many there are, one SDPA call with a mask.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def attention(
@@ -36,42 +38,85 @@ def attention(
     length = q.shape[1]
     if window is not None and window >= length:
         window = None
-    if document_starts is not None and not bool(document_starts.any()):
+    on_cpu = q.device.type == "cpu"
+    # Elsewhere looking would make the host wait for the device in every layer.
+    if document_starts is not None and on_cpu and not torch.compiler.is_compiling() and not bool(document_starts.any()):
         document_starts = None
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if window is None and document_starts is None:
         y = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    elif q.device.type != "cpu":
+    elif not on_cpu:
         y = _flex(q, k, v, window, document_starts, scale)
     elif window is not None:
         y = _block_pairs(q, k, v, window, document_starts, scale)
     else:
         assert document_starts is not None
-        y = _by_document(q, k, v, document_starts, scale)
+        attend = _masked if torch.compiler.is_compiling() else _by_document
+        y = attend(q, k, v, document_starts, scale)
     return y.transpose(1, 2)
 
 
-@lru_cache(maxsize=1)
-def _compiled_flex_attention() -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    """FlexAttention materialises every score unless it is compiled."""
-    return torch.compile(flex_attention)
+@lru_cache(maxsize=2)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """FlexAttention and its masks materialise every pair of rows unless they are compiled."""
+    return torch.compile(function)
 
 
 def _flex(
     q: Tensor, k: Tensor, v: Tensor, window: int | None, document_starts: Tensor | None, scale: float | None
 ) -> Tensor:
-    batch, _, length, _ = q.shape
+    mask = _block_mask(q.shape[2], window, document_starts, q.device)
+    y = _compiled(flex_attention)(q, k, v, block_mask=mask, scale=scale)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def _block_mask(length: int, window: int | None, document_starts: Tensor | None, device: torch.device) -> BlockMask:
+    """Which rows attend to which; made once for all layers that share a tensor of document starts."""
+    if document_starts is None and not torch.compiler.is_compiling():
+        return _window_mask(length, window, device)
+    if document_starts is None or not _may_be_kept(document_starts):
+        return _new_block_mask(length, window, document_starts, device)
+    known = _packed_masks.setdefault(document_starts, {})
+    version, mask = known.get(window, (None, None))
+    if version != document_starts._version:
+        # A copy, since a mask that held the tensor itself would keep it alive, and be kept with it.
+        mask = _new_block_mask(length, window, document_starts.clone(), device)
+        known[window] = document_starts._version, mask
+    return mask
+
+
+_packed_masks = WeakTensorKeyDictionary()
+"""Of each tensor of document starts: by window, its mask and the version of the tensor that the mask was made of."""
+
+
+def _may_be_kept(document_starts: Tensor) -> bool:
+    """Not where somebody else runs the same work again on other contents: a compiler, a CUDA graph."""
+    if torch.compiler.is_compiling() or document_starts.is_inference():
+        return False
+    return not (document_starts.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+@lru_cache(maxsize=16)
+def _window_mask(length: int, window: int | None, device: torch.device) -> BlockMask:
+    return _new_block_mask(length, window, None, device)
+
+
+def _new_block_mask(length: int, window: int | None, document_starts: Tensor | None, device: torch.device) -> BlockMask:
     reach = length if window is None else window
 
     def reads(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         allowed = (j <= i) & (i - j < reach)
         return allowed if document_starts is None else allowed & (document_starts[b, i] <= j)
 
-    rows = None if document_starts is None else batch
-    mask = create_block_mask(reads, rows, None, length, length, device=str(q.device))
-    y = _compiled_flex_attention()(q, k, v, block_mask=mask, scale=scale)
-    assert isinstance(y, Tensor)
-    return y
+    rows = None if document_starts is None else len(document_starts)
+    return _compiled(create_block_mask)(reads, rows, None, length, length, device=str(device))
+
+
+def _masked(q: Tensor, k: Tensor, v: Tensor, document_starts: Tensor, scale: float | None) -> Tensor:
+    rows = torch.arange(q.shape[2], device=q.device)
+    reads = (document_starts.unsqueeze(2) <= rows) & (rows <= rows.unsqueeze(1))
+    return scaled_dot_product_attention(q, k, v, attn_mask=reads.unsqueeze(1), scale=scale)
 
 
 def _by_document(q: Tensor, k: Tensor, v: Tensor, document_starts: Tensor, scale: float | None) -> Tensor:

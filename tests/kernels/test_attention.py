@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -26,3 +28,21 @@ def test_equals_the_definition(length, window, cuts):
 def test_a_window_needs_a_row():
     with pytest.raises(ValueError, match="window = 0"):
         attention(*leaves((1, 4, 1, 2), (1, 4, 1, 2), (1, 4, 1, 2)), window=0)
+
+
+def test_layers_that_share_document_starts_share_their_masks(monkeypatch):
+    module = importlib.import_module("glm_kernels.attention")
+    monkeypatch.setattr(module, "_compiled", lambda function: function)
+    starts = packed_starts(2, 40, 2)
+
+    def mask(starts, window=None):
+        return module._block_mask(40, window, starts, starts.device)
+
+    first = mask(starts)
+    assert mask(starts) is first
+    assert mask(starts, window=8) is not first
+    starts[:, 20:] = 20
+    assert mask(starts) is not first
+    kept = len(module._packed_masks)
+    del starts
+    assert len(module._packed_masks) == kept - 1
