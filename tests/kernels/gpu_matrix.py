@@ -207,10 +207,12 @@ def _work(todo: Queue[int], answers: dict[int, dict], deadline: float) -> None:
         with ThreadPoolExecutor(1) as reader:
             line = reader.submit(child.stdout.readline)
             try:
-                text = line.result(timeout=_CASE_SECONDS)
+                text = line.result(timeout=max(0.0, min(_CASE_SECONDS, deadline - time.monotonic())))
             except TimeoutError:
                 text = ""
                 child.kill()
+        if not text and time.monotonic() >= deadline:
+            break
         answers[number] = json.loads(text) if text else {"failure": "the process died or hung", "seconds": 0.0}
         if not text or "CUDA error" in answers[number].get("failure", ""):
             child.kill()  # nothing works any more after an illegal access
@@ -223,7 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels.gpu_matrix")
     parser.add_argument("only", nargs="*", help="cases whose name holds one of these")
     parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=900, help="begin no case after this time")
+    parser.add_argument("--seconds", type=float, default=900, help="stop after this time")
     parser.add_argument("--beyond-int32", metavar="SPELLING", help="only a row of 2.25e9 numbers; takes 60 GB")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -261,7 +263,7 @@ def _print(chosen: list[int], answers: dict[int, dict], seconds: float) -> None:
     right = sum(not _why_wrong(answer) for answer in answers.values())
     name = torch.cuda.get_device_name() if _DEVICE == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}: {len(chosen)} cases, {right} right, "
-          f"{len(chosen) - len(answers)} not begun, {seconds:.0f} s")  # fmt: skip
+          f"{len(chosen) - len(answers)} not done, {seconds:.0f} s")  # fmt: skip
     print(f"{'operator':31}{'dtype':10}{'cases':>6}{'wrong':>6}{'ratio':>7} of {'':9}{'error':>9} of")
     groups: dict[tuple[str, str], list[int]] = {}
     for n in sorted(answers):
