@@ -101,6 +101,7 @@ class Report:
     cached_tokens: int = 0
     """Tokens that the caches have seen: all but the last one drawn."""
     cache_bytes: int = 0
+    """Of the caches, which have room for the longest text that was allowed."""
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     ended: bool = False
@@ -161,7 +162,8 @@ class Generation:
         """Draw tokens until the end of the document or the limit; the end token is not among them."""
         report = self.report = Report(prompt_tokens=len(self._prompt))
         generator = torch.Generator().manual_seed(self._sampling.seed)
-        caches, unread = self._model.empty_caches(1), self._prompt
+        caches = self._model.empty_caches(1, length=len(self._prompt) + self._max_tokens)
+        unread = self._prompt
         try:
             while report.new_tokens < self._max_tokens and not report.ended:
                 began = time.perf_counter()

@@ -86,9 +86,10 @@ class AttentionMixing(HeadMixing):
         gone = cache.rows - kept
         return AttentionCache(cache.k[:, gone:].contiguous(), cache.v[:, gone:].contiguous(), kept, cache.position)
 
-    def empty_cache(self, batch: int) -> AttentionCache:
-        empty = self.k.weight.new_zeros(batch, 0, self.heads, self.head_dim)
-        return AttentionCache(empty, empty, rows=0, position=0)
+    def empty_cache(self, batch: int, length: int | None = None) -> AttentionCache:
+        capacity = _paged(length) if length is not None and self.window is None else 0
+        k, v = self.k.weight.new_zeros(2, batch, capacity, self.heads, self.head_dim)
+        return AttentionCache(k, v, rows=0, position=0)
 
     def flops_per_token(self, length: int) -> float:
         window = min(self.window or length, length)

@@ -64,8 +64,11 @@ class Mixer(nn.Module, ABC):
         """One more row: `prefill` for x `[B, 1, D]`, at the cost of decoding."""
 
     @abstractmethod
-    def empty_cache(self, batch: int) -> Cache:
-        """The cache before the first row of `batch` documents, on the device and in the dtype of the weights."""
+    def empty_cache(self, batch: int, length: int | None = None) -> Cache:
+        """The cache before the first row of `batch` documents, on the device and in the dtype of the weights.
+
+        length: no document will come to more rows, so that room can be made for them once; else the cache grows.
+        """
 
     @abstractmethod
     def flops_per_token(self, length: int) -> float:

@@ -35,7 +35,7 @@ class HeadMixing(nn.Module, ABC):
     def extend(self, x: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]: ...
 
     @abstractmethod
-    def empty_cache(self, batch: int) -> Cache: ...
+    def empty_cache(self, batch: int, length: int | None = None) -> Cache: ...
 
     @abstractmethod
     def flops_per_token(self, length: int) -> float: ...
@@ -80,8 +80,8 @@ class MultiHead(Mixer):
     def step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         return self.prefill(x, cache)
 
-    def empty_cache(self, batch: int) -> Cache:
-        return tuple(stage.empty_cache(batch) for stage in self._stages())
+    def empty_cache(self, batch: int, length: int | None = None) -> Cache:
+        return tuple(stage.empty_cache(batch, length) for stage in self._stages())
 
     def flops_per_token(self, length: int) -> float:
         own = projection_flops(self.v, self.o)

@@ -71,9 +71,9 @@ class RecurrenceMixing(HeadMixing):
         assert state is not None
         return y, state
 
-    def empty_cache(self, batch: int) -> RecurrenceState:
-        size = self.head_dim
-        return empty_state(self.pattern, batch, self.heads, size, size, device=self.k.weight.device)
+    def empty_cache(self, batch: int, length: int | None = None) -> RecurrenceState:
+        size, device = self.head_dim, self.k.weight.device
+        return empty_state(self.pattern, batch, self.heads, size, size, length=length, device=device)
 
     def flops_per_token(self, length: int) -> float:
         reads = self.pattern.read_counts(length).sum().item() / length

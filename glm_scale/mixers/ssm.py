@@ -78,7 +78,7 @@ class SSMMixing(HeadMixing):
         assert final is not None
         return self._output(x, y, v), final
 
-    def empty_cache(self, batch: int) -> Tensor:
+    def empty_cache(self, batch: int, length: int | None = None) -> Tensor:
         shape = (batch, self.heads, self.state_dim, self.head_dim)
         return torch.zeros(shape, device=self.k.weight.device, dtype=torch.float32)
 

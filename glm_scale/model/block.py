@@ -51,8 +51,8 @@ class Block(nn.Module):
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), BlockCache(mixer, conv)
 
-    def empty_cache(self, batch: int) -> BlockCache:
-        return BlockCache(self.mixer.empty_cache(batch), self.conv.empty_cache(batch) if self.conv else None)
+    def empty_cache(self, batch: int, length: int | None = None) -> BlockCache:
+        return BlockCache(self.mixer.empty_cache(batch, length), self.conv.empty_cache(batch) if self.conv else None)
 
     def flops_per_token(self, length: int) -> float:
         """Forward FLOPs of the mixer and the MLP; the depthwise convolution is no matrix multiplication."""

@@ -77,9 +77,12 @@ class LanguageModel(nn.Module):
         """Logits `[B, 1, vocab]` after one more token `[B, 1]` of each document, and the caches after it."""
         return self.prefill(tokens, caches)
 
-    def empty_caches(self, batch: int = 1) -> ModelCache:
-        """The caches before the first token of `batch` documents, on the device and in the dtype of the weights."""
-        return [block.empty_cache(batch) for block in self._blocks()]
+    def empty_caches(self, batch: int = 1, length: int | None = None) -> ModelCache:
+        """The caches before the first token of `batch` documents, on the device and in the dtype of the weights.
+
+        length: no document will come to more tokens, so that decoding neither moves a cache nor waits for a GPU.
+        """
+        return [block.empty_cache(batch, length) for block in self._blocks()]
 
     def parameter_count(self, embedding: bool = True) -> int:
         """Numbers learned; without `embedding` the embedding and the head, tied or not, are left out."""

@@ -4,7 +4,7 @@ from glm_kernels import reference
 from glm_kernels.attention import attention
 from glm_kernels.operators import recurrence, recurrence_step, ssm, ssm_step
 from glm_kernels.patterns import Lifetime, Offsets, Pattern, PatternError, parse_pattern
-from glm_kernels.state import RecurrenceState, empty_state
+from glm_kernels.state import RecurrenceState, empty_state, with_room
 
 __all__ = [
     "Lifetime",
@@ -20,4 +20,5 @@ __all__ = [
     "reference",
     "ssm",
     "ssm_step",
+    "with_room",
 ]

@@ -34,9 +34,12 @@ class RecurrenceCall:
 
     @cached_property
     def reach(self) -> int:
-        """No document has more tokens than this when the call ends. Waits for the device if there is a state."""
-        before = 0 if self.state is None else int(self.state.position.max())
-        return before + self.q.shape[1]
+        """No document has more tokens than this when the call ends. Waits for the device if a state has no room."""
+        if self.state is None:
+            return self.q.shape[1]
+        if self.state.room is not None:
+            return max(self.state.room, self.q.shape[1])
+        return self.q.shape[1] + int(self.state.position.max())
 
     @cached_property
     def documents(self) -> Documents:

@@ -12,8 +12,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from glm_kernels.calls import RecurrenceCall, SSMCall
+from glm_kernels import documents
 from glm_kernels.patterns import Pattern
 from glm_kernels.state import RecurrenceState
 
@@ -48,19 +49,7 @@ def check_operands(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, gate_name: str
 
 def check_packing(q: Tensor, cu_seqlens: Tensor | None, document_starts: Tensor | None) -> None:
     """Shapes, dtypes and devices of the arguments that say where documents begin."""
-    if cu_seqlens is not None and document_starts is not None:
-        raise ValueError("give cu_seqlens or document_starts, not both")
-    if cu_seqlens is not None:
-        if q.shape[0] != 1:
-            raise ValueError(
-                f"cu_seqlens packs documents into one flattened row, so B must be 1, but q is {list(q.shape)}"
-            )
-        if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2:
-            raise ValueError(f"cu_seqlens must have shape [documents + 1], got {list(cu_seqlens.shape)}")
-    if document_starts is not None and document_starts.shape != q.shape[:2]:
-        raise ValueError(
-            f"document_starts must have shape [B, T] = {list(q.shape[:2])}, got {list(document_starts.shape)}"
-        )
+    documents.check_packing_shape(q.shape[0], q.shape[1], cu_seqlens, document_starts)
     for name, tensor in (("cu_seqlens", cu_seqlens), ("document_starts", document_starts)):
         if tensor is None:
             continue
@@ -126,16 +115,31 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend = {backend!r}; allowed are {', '.join(get_args(Backend))}")
 
 
-def check_values(call: RecurrenceCall | SSMCall) -> None:
-    """What can only be seen in the values: the documents' bounds and the positions of a state."""
-    if call.cu_seqlens is not None or call.document_starts is not None:
-        _ = call.documents
-    if isinstance(call, RecurrenceCall) and call.state is not None:
-        check_positions(call.state, call.pattern)
+def check_packing_values(length: int, cu_seqlens: Tensor | None, document_starts: Tensor | None) -> None:
+    """The documents' bounds. The layers of a model share the tensor that says them, which is looked at once."""
+    packing = document_starts if cu_seqlens is None else cu_seqlens
+    if packing is None or packing.is_inference():
+        documents.check_packing(length, cu_seqlens, document_starts)
+    elif _known_right.get(packing) != (packing._version, length):
+        documents.check_packing(length, cu_seqlens, document_starts)
+        _known_right[packing] = (packing._version, length)
+
+
+_known_right = WeakTensorKeyDictionary()
+"""(version, T) of packing tensors whose values were right; a tensor written to has another version."""
+
+
+def check_room(state: RecurrenceState, pattern: Pattern) -> None:
+    """A state has the slots that its room needs."""
+    if state.room is not None and state.k.shape[2] < pattern.slot_count(state.room):
+        raise ValueError(
+            f"the state's room is {state.room} tokens, for which {pattern} needs S ≥ {pattern.slot_count(state.room)} "
+            f"slots, but its k is {list(state.k.shape)}; with_room makes room"
+        )
 
 
 def check_positions(state: RecurrenceState, pattern: Pattern) -> None:
-    """A state has room for the live rows of each of its documents. Waits for the device."""
+    """A state has the live rows of its documents. Waits for the device."""
     lowest, most = map(int, state.position.aminmax())
     if lowest < 0:
         raise ValueError(f"the state's position must be ≥ 0, got {lowest}")

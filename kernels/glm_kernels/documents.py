@@ -95,17 +95,15 @@ def check_packing_shape(batch: int, length: int, cu_seqlens: Tensor | None, docu
         )
 
 
-def check_packing(
-    length: int, cu_seqlens: Tensor | None, document_starts: Tensor | None, *, on_gpu: bool = True
-) -> None:
+def check_packing(length: int, cu_seqlens: Tensor | None, document_starts: Tensor | None) -> None:
     """The values of packing arguments of the right shape. Raises ValueError naming the argument and what was found.
 
     Values on a GPU end the program with an assertion there, later than this returns: looking at them would make the
-    host wait for the device in every layer. `on_gpu=False` leaves them to kernels that check while they read them.
+    host wait for the device.
     """
-    if cu_seqlens is not None and (on_gpu or not cu_seqlens.is_cuda):
+    if cu_seqlens is not None:
         _check_bounds(cu_seqlens, length)
-    if document_starts is not None and (on_gpu or not document_starts.is_cuda):
+    if document_starts is not None:
         _check_starts(document_starts, length)
 
 

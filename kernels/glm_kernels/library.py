@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from glm_kernels.calls import RecurrenceCall, SSMCall, accumulation_dtype
-from glm_kernels.checks import check_values
+from glm_kernels.checks import check_packing_values, check_positions, check_room
 from glm_kernels.patterns import parse_pattern
 from glm_kernels.state import RecurrenceState
 from glm_kernels.triton_backend.dispatch import recurrence_kernel, ssm_kernel
@@ -141,18 +141,29 @@ _PACKING = "Tensor? cu_seqlens, Tensor? document_starts"
 def _recurrence_call(
     q: Tensor, k: Tensor, v: Tensor, d: Tensor, pattern: str, scale: float, cu_seqlens: Tensor | None,
     document_starts: Tensor | None, state_k: Tensor | None, state_y: Tensor | None, state_position: Tensor | None,
+    state_room: int | None,
 ) -> RecurrenceCall:  # fmt: skip
     state = None
     if state_k is not None and state_y is not None and state_position is not None:
-        state = RecurrenceState(state_k.contiguous(), state_y.contiguous(), state_position.long())
+        state = RecurrenceState(state_k.contiguous(), state_y.contiguous(), state_position.long(), state_room)
     q, k, v, d = (x.contiguous() for x in (q, k, v, d))
+    cu_seqlens, document_starts = _on_device(cu_seqlens, q), _on_device(document_starts, q)
     return RecurrenceCall(q, k, v, d, parse_pattern(pattern), scale, cu_seqlens, document_starts, state)
+
+
+def _on_device(packing: Tensor | None, q: Tensor) -> Tensor | None:
+    return None if packing is None else packing.to(q.device)
 
 
 def _recurrence(*arguments: Any) -> Outputs:
     *operands, backend = arguments
+    q, *_, cu_seqlens, document_starts, _, _, _, _ = operands
+    check_packing_values(q.shape[1], cu_seqlens, document_starts)
     call = _recurrence_call(*operands)
-    check_values(call)
+    if call.state is not None:
+        check_room(call.state, call.pattern)
+        if call.state.room is None or not q.is_cuda:
+            check_positions(call.state, call.pattern)
     y, lse = recurrence_kernel(call, backend).outputs(call)
     return y, call.q.new_zeros(call.q.shape[:3], dtype=accumulation_dtype(y.dtype)) if lse is None else lse
 
@@ -174,13 +185,15 @@ def _ssm_call(
 ) -> SSMCall:  # fmt: skip
     q, k, v, log_decay = (x.contiguous() for x in (q, k, v, log_decay))
     state = None if state is None else state.contiguous()
+    cu_seqlens, document_starts = _on_device(cu_seqlens, q), _on_device(document_starts, q)
     return SSMCall(q, k, v, log_decay, scale, cu_seqlens, document_starts, state, output_final_state)
 
 
 def _ssm(*arguments: Any) -> Outputs:
     *operands, backend = arguments
+    q, *_, cu_seqlens, document_starts, _, _ = operands
+    check_packing_values(q.shape[1], cu_seqlens, document_starts)
     call = _ssm_call(*operands)
-    check_values(call)
     y, final = ssm_kernel(call, backend).outputs(call)
     return y, call.q.new_empty(0, dtype=accumulation_dtype(y.dtype)) if final is None else final
 
@@ -201,7 +214,7 @@ def _ssm_shapes(*arguments: Any) -> Outputs:
 recurrence = _Operator(
     "recurrence",
     f"Tensor q, Tensor k, Tensor v, Tensor d, str pattern, float scale, {_PACKING}, "
-    "Tensor? state_k, Tensor? state_y, Tensor? state_position, str backend",
+    "Tensor? state_k, Tensor? state_y, Tensor? state_position, int? state_room, str backend",
     _recurrence,
     _recurrence_backward,
     _recurrence_shapes,

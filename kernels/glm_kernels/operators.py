@@ -9,9 +9,10 @@ from glm_kernels import checks, library, reference
 from glm_kernels.checks import Backend
 from glm_kernels.documents import documents_of
 from glm_kernels.patterns import Pattern, parse_pattern
-from glm_kernels.state import RecurrenceState, state_after
+from glm_kernels.state import RecurrenceState, grown, state_after, with_room
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import ssm as torch_ssm
+from glm_kernels.triton_backend.dispatch import steps_in_triton
 
 _ROUNDED = (torch.bfloat16, torch.float16, torch.float32)
 """Dtypes that autocast casts."""
@@ -62,15 +63,18 @@ def recurrence(
     if backend == "reference":
         pattern = _parsed(pattern)
         if initial_state is not None:
+            checks.check_room(initial_state, pattern)
             checks.check_positions(initial_state, pattern)
-        return reference.recurrence(
+        y, final = reference.recurrence(
             q, k, v, d, pattern, scale=scale, cu_seqlens=cu_seqlens, document_starts=document_starts,
             initial_state=initial_state, output_final_state=output_final_state,
         )  # fmt: skip
-    state = (None, None, None) if initial_state is None else initial_state
+        room = None if initial_state is None else initial_state.room
+        return y, final if final is None or room is None else with_room(final, pattern, room)
+    state = (None, None, None, None) if initial_state is None else initial_state
     y, _ = library.recurrence(
         *(x.contiguous() for x in (q, k, v, d)), pattern if isinstance(pattern, str) else pattern.spelling, scale,
-        cu_seqlens, document_starts, *state[:3], backend,
+        cu_seqlens, document_starts, *state, backend,
     )  # fmt: skip
     if not output_final_state:
         return y, None
@@ -88,11 +92,16 @@ def recurrence_step(
     state: RecurrenceState,
     *,
     scale: float | None = None,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, RecurrenceState]:
     """One token of decoding: `recurrence` of a single row that continues `state`, in O(|S|) time and memory.
 
     q, k `[N, 1, H, K]`; v `[N, 1, H, V]`; d `[N, 1, H]`. The state is updated in place where its tensors are wide
     enough, so go on with the returned one only. Not differentiable. Returns y `[N, 1, H, V]` and the state.
+
+    A float32 state with room on a GPU is always updated in place, its position too, and nothing waits for the device:
+    after a first call the step can be captured in a CUDA graph. A document that has come to the state's room then
+    gives NaN, and leaves its slots alone; elsewhere it is a ValueError.
     """
     q, k, v, d = _autocast(q, k, v, d)
     checks.check_operands(q, k, v, d, "d")
@@ -100,11 +109,22 @@ def recurrence_step(
         raise ValueError(f"recurrence_step takes one token (T = 1), got T = {q.shape[1]}; use recurrence for more")
     checks.check_state(state, q.shape[0], q, v)
     checks.check_scale(scale)
+    checks.check_backend(backend)
     scale = q.shape[3] ** -0.5 if scale is None else scale
     pattern = _parsed(pattern)
+    checks.check_room(state, pattern)
+    if not steps_in_triton(q, v, state.y, backend):
+        checks.check_positions(state, pattern)
+        with library.own_precision(q.device):
+            return torch_recurrence.step(q, k, v, d, pattern, scale, state)
+    from glm_kernels.triton_backend import step
+
+    if state.room is not None:
+        return step.step(q, k, v, d, pattern, scale, state)
     checks.check_positions(state, pattern)
-    with library.own_precision(q.device):
-        return torch_recurrence.step(q, k, v, d, pattern, scale, state)
+    reach = int(state.position.max()) + 1
+    y, after = step.step(q, k, v, d, pattern, scale, grown(state, pattern.slot_count(reach))._replace(room=reach))
+    return y, after._replace(room=None)
 
 
 def ssm(
@@ -148,17 +168,30 @@ def ssm(
 
 @torch.no_grad()
 def ssm_step(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, *, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: Tensor,
+    *,
+    scale: float | None = None,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """One token of decoding: `ssm` of a single row (T = 1) that continues `state`. Not differentiable."""
+    """One token of decoding: `ssm` of a single row (T = 1) that continues `state`, in place. Not differentiable."""
     q, k, v, log_decay = _autocast(q, k, v, log_decay)
     checks.check_operands(q, k, v, log_decay, "log_decay")
     if q.shape[1] != 1:
         raise ValueError(f"ssm_step takes one token (T = 1), got T = {q.shape[1]}; use ssm for more")
     checks.check_ssm_state(state, q.shape[0], q, v)
     checks.check_scale(scale)
+    checks.check_backend(backend)
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    if steps_in_triton(q, v, state, backend):
+        from glm_kernels.triton_backend import step
+
+        return step.ssm_step(q, k, v, log_decay, scale, state)
     with library.own_precision(q.device):
-        return torch_ssm.step(q, k, v, log_decay, q.shape[3] ** -0.5 if scale is None else scale, state)
+        return torch_ssm.step(q, k, v, log_decay, scale, state)
 
 
 def _parsed(pattern: Pattern | str) -> Pattern:

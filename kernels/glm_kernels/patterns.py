@@ -60,7 +60,7 @@ class Pattern(ABC):
 
     def slot_count(self, length: int) -> int:
         """How many slots a cache needs that has held the live rows of every prefix of `length` tokens."""
-        return int(self.slots(length).max()) + 1 if length else 0
+        return _slot_count(self, length)
 
     def rows_in_slots(self, position: int) -> Tensor:
         """int64 `[slot_count(position)]`: the live row each slot holds when `position` tokens are seen, −1 if none."""
@@ -122,6 +122,9 @@ class Dense(Lifetime):
     def levels(self, length: int) -> tuple[tuple[int, int], ...]:
         return ((1, BEYOND),)
 
+    def slots(self, length: int) -> Tensor:
+        return torch.arange(length, device="cpu")
+
 
 @dataclass(frozen=True)
 class Lattice(Lifetime):
@@ -181,6 +184,11 @@ def _last_readers(pattern: Lifetime, length: int) -> Tensor:
     for period, lives in pattern.levels(length):
         life[position % period == 0] = min(lives, BEYOND)
     return position - 1 + life
+
+
+@lru_cache(maxsize=1024)
+def _slot_count(pattern: Pattern, length: int) -> int:
+    return int(pattern.slots(length).max()) + 1 if length else 0
 
 
 @lru_cache(maxsize=32)

@@ -41,8 +41,11 @@ PACKING = [
     ({"cu_seqlens": torch.tensor([0, 5, 9])}, "end at T = 8; got [0, 5, 9]"),
     ({"cu_seqlens": torch.tensor([1, 8])}, "start at 0 and end at T = 8; got [1, 8]"),
     ({"cu_seqlens": torch.tensor([0.0, 8.0])}, "cu_seqlens must be int32 or int64, got torch.float32"),
-    ({"cu_seqlens": torch.tensor([8])}, "cu_seqlens must have shape [documents + 1], got [1]"),
-    ({"cu_seqlens": torch.tensor([[0, 8]])}, "cu_seqlens must have shape [documents + 1], got [1, 2]"),
+    ({"cu_seqlens": torch.tensor([8])}, "cu_seqlens must be one-dimensional with documents + 1 entries, got shape [1]"),
+    (
+        {"cu_seqlens": torch.tensor([[0, 8]])},
+        "cu_seqlens must be one-dimensional with documents + 1 entries, got shape [1, 2]",
+    ),
     ({"cu_seqlens": torch.tensor([0, 8], device="meta")}, "cu_seqlens must be on cpu like q, or on cpu, got meta"),
     ({"cu_seqlens": torch.tensor([0, 8]), "document_starts": torch.zeros(1, 8).int()}, "not both"),
     ({"document_starts": torch.zeros(1, 8)}, "document_starts must be int32 or int64, got torch.float32"),

@@ -43,8 +43,8 @@ def test_the_recurrence_is_a_proper_operator(packing, continued):
     batch, given = packings(70)[packing]
     pattern = parse_pattern("lattice:2^k")
     carried = batch if packing != "cu_seqlens" else len(given["cu_seqlens"]) - 1
-    state = random_state(pattern, [5, 30, 0, 17][:carried], 2, 4, 3) if continued else (None, None, None)
-    arguments = (given.get("cu_seqlens"), given.get("document_starts"), *state[:3], "torch")
+    state = random_state(pattern, [5, 30, 0, 17][:carried], 2, 4, 3) if continued else [None] * 4
+    arguments = (given.get("cu_seqlens"), given.get("document_starts"), *state, "torch")
     torch.library.opcheck(
         torch.ops.glm_kernels.recurrence.default, (*operands(batch, 70), pattern.spelling, 0.5, *arguments)
     )
@@ -68,7 +68,7 @@ def test_the_triton_kernels_are_a_proper_operator():
     inputs = [x.detach().to(device).requires_grad_() for x in leaves(*shapes, dtype=torch.float32)]
     torch.library.opcheck(
         torch.ops.glm_kernels.recurrence.default,
-        (*inputs, "lattice:2^k", 0.25, None, None, None, None, None, "triton"),
+        (*inputs, "lattice:2^k", 0.25, *[None] * 6, "triton"),
         # Compiled and not, they add up in the same order but for the additions of atomics.
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"),
     )

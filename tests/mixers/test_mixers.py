@@ -55,9 +55,9 @@ def sequence(length, starts=None):
     return Sequence.of(length, DIMS.rotary, torch.device("cpu"), starts)
 
 
-def decode(mixer, x, cuts):
+def decode(mixer, x, cuts, length=None):
     """The outputs of prefilling or stepping through x in pieces, and the last cache."""
-    cache, parts = mixer.empty_cache(x.shape[0]), []
+    cache, parts = mixer.empty_cache(x.shape[0], length), []
     for piece in x.split(cuts, dim=1):
         y, cache = (mixer.step if piece.shape[1] == 1 else mixer.prefill)(piece, cache)
         parts.append(y)
@@ -66,11 +66,12 @@ def decode(mixer, x, cuts):
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("cuts", [[1] * 40, [40], [17, 1, 1, 9, 12]], ids=["steps", "prefill", "mixed"])
+@pytest.mark.parametrize("length", [None, 40, 300])
 @torch.no_grad()
-def test_decoding_equals_training(spelling, cuts):
+def test_decoding_equals_training(spelling, cuts, length):
     mixer, x = build(spelling), torch.randn(2, 40, 12)
     expected = mixer(x, sequence(40))
-    torch.testing.assert_close(decode(mixer, x, cuts)[0], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(decode(mixer, x, cuts, length)[0], expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.1
 
 
@@ -128,6 +129,20 @@ def test_cache_bytes_are_the_bytes_of_the_cache(spelling, length):
         _, cache = mixer.prefill(torch.randn(3, length, 12), cache)
     bytes_held = sum(leaf.nbytes for leaf in tree_leaves(cache) if isinstance(leaf, torch.Tensor))
     assert bytes_held == 3 * mixer.cache_bytes(length)
+
+
+@pytest.mark.parametrize("spelling", [spelling for spelling in SPELLINGS if "local" not in spelling])
+@torch.no_grad()
+def test_a_cache_made_for_a_length_keeps_its_size(spelling):
+    """Of windowed attention, which moves its rows forward, alone it does not."""
+    mixer = build(spelling)
+    made = mixer.empty_cache(1, 60)
+    _, cache = mixer.prefill(torch.randn(1, 20, 12), made)
+    for _ in range(40):
+        _, cache = mixer.step(torch.randn(1, 1, 12), cache)
+    sizes = [[leaf.nbytes for leaf in tree_leaves(c) if isinstance(leaf, torch.Tensor)] for c in (made, cache)]
+    assert sizes[0] == sizes[1]
+    assert sum(sizes[1]) == mixer.cache_bytes(60)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

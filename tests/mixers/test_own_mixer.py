@@ -34,7 +34,7 @@ class RunningSum(Mixer):
 
     step = prefill
 
-    def empty_cache(self, batch):
+    def empty_cache(self, batch, length=None):
         return self.weight.new_zeros(batch, 1, len(self.weight))
 
     def flops_per_token(self, length):

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from glm_kernels.calls import RecurrenceCall, accumulation_dtype
 from glm_kernels.patterns import Pattern
-from glm_kernels.state import RecurrenceState
+from glm_kernels.state import RecurrenceState, grown
 from glm_kernels.torch_backend import chunkwise
 from glm_kernels.torch_backend.sources import Sources, sources_of
 
@@ -102,7 +102,9 @@ def step(
 ) -> tuple[Tensor, RecurrenceState]:
     """One row that continues the state, of checked arguments; shapes as in `glm_kernels.recurrence_step`."""
     positions = state.position.tolist()
-    state = _widened(state, max(pattern.slot_count(p + 1) for p in positions))
+    if state.room is not None and max(positions) >= state.room:
+        raise ValueError(f"the state has room for {state.room} tokens and has seen {max(positions)}")
+    state = grown(state, max(pattern.slot_count(p + 1) for p in positions))
     dtype = state.y.dtype
     reads, slot = _reads_of_step(pattern, positions, state.k.shape[2], q.device)
     scores = scale * torch.einsum("nhk,nhsk->nhs", q[:, 0].to(dtype), state.k)
@@ -124,12 +126,3 @@ def _reads_of_step(pattern: Pattern, positions: list[int], slots: int, device: t
         reads[n, pattern.slots(position)[pattern.reads(position)]] = True
     slot = torch.stack([pattern.slots(position + 1)[position] for position in positions])
     return reads.to(device), slot.to(device)
-
-
-def _widened(state: RecurrenceState, slots: int) -> RecurrenceState:
-    """The state with room for `slots` rows and some to spare, so that a growing cache is rarely copied."""
-    held = state.k.shape[2]
-    if held >= slots:
-        return state
-    more = (0, 0, 0, max(slots, held + held // 8) - held)
-    return state._replace(k=pad(state.k, more), y=pad(state.y, more))

@@ -196,9 +196,9 @@ def _decayed(a: Tensor) -> Tensor:
 
 
 def step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One row that continues the state, of checked arguments."""
+    """One row that continues the state, which it updates in place, of checked arguments."""
     dtype = state.dtype
     decay = log_decay[:, 0].to(dtype).exp()[:, :, None, None]
-    state = decay * state + k[:, 0].to(dtype).unsqueeze(3) * v[:, 0].to(dtype).unsqueeze(2)
+    state.mul_(decay).addcmul_(k[:, 0].to(dtype).unsqueeze(3), v[:, 0].to(dtype).unsqueeze(2))
     y = scale * torch.einsum("nhk,nhkv->nhv", q[:, 0].to(dtype), state)
     return y.unsqueeze(1).to(v.dtype), state

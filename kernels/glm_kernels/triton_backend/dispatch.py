@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from glm_kernels.calls import RecurrenceCall, RecurrenceKernel, SSMCall, SSMKernel
 from glm_kernels.torch_backend import recurrence as torch_recurrence
@@ -24,7 +25,7 @@ def recurrence_kernel(call: RecurrenceCall, backend: str) -> RecurrenceKernel:
     """
     if backend == "torch" or (backend == "auto" and not call.q.is_cuda):
         return torch_recurrence
-    reason = _why_no_triton(call)
+    reason = _why_no_triton(call.q, call.v)
     if reason is None:
         from glm_kernels.triton_backend import lifetime
 
@@ -43,14 +44,30 @@ def ssm_kernel(call: SSMCall, backend: str) -> SSMKernel:
     return torch_ssm
 
 
+def steps_in_triton(q: Tensor, v: Tensor, state: Tensor, backend: str) -> bool:
+    """Whether one token of decoding, of any operator, runs in Triton: for "auto" where it can and q is on a GPU.
+
+    Raises ValueError if the backend is "triton" and it cannot.
+    """
+    if backend == "reference":
+        raise ValueError("backend = 'reference' has no step of its own; allowed are auto, triton, torch")
+    if backend == "torch" or (backend == "auto" and not q.is_cuda):
+        return False
+    reason = _why_no_triton(q, v)
+    if reason is None and state.dtype != torch.float32:
+        reason = f"the state is {state.dtype}; supported is float32"
+    if reason is not None and backend == "triton":
+        raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
+    return reason is None
+
+
 def interpreted() -> bool:
     """Whether Triton was started with TRITON_INTERPRET=1, which runs kernels on CPU tensors to check their logic."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _why_no_triton(call: RecurrenceCall | SSMCall) -> str | None:
+def _why_no_triton(q: Tensor, v: Tensor) -> str | None:
     """What holds for all of Triton's kernels."""
-    q, v = call.q, call.v
     if not _installed():
         return "triton is not installed"
     if not (q.is_cuda or interpreted()):
