@@ -57,20 +57,19 @@ def slots_needed(pattern: Lifetime, length: int) -> int:
     return max(16, triton.next_power_of_2(pattern.slot_count(length)))
 
 
-def _launch(
-    pattern: Lifetime, q: Tensor, cu_seqlens: Tensor | None, document_starts: Tensor | None, state: list[Tensor]
-) -> _Launch:
+def _launch(call: RecurrenceCall, state: list[Tensor]) -> _Launch:
+    pattern, q, initial = call.pattern, call.q, state[2] if state else None
+    assert isinstance(pattern, Lifetime)
     batch, length = q.shape[:2]
-    initial = state[2] if state else None
-    reach = length + (int(initial.max()) if initial is not None else 0)
-    slots = slots_needed(pattern, reach)
+    slots = slots_needed(pattern, call.reach)
     configuration = _configuration(slots)
     grid = Grid(configuration.chunk, configuration.chunks, slots)
-    if cu_seqlens is not None:
-        tables = tables_of_bounds(pattern, cu_seqlens.long(), length, initial, grid)
-    elif document_starts is not None or initial is not None:
-        starts = q.new_zeros(batch, length) if document_starts is None else document_starts
-        tables = tables_of_documents(pattern, starts.long(), initial, grid)
+    if call.cu_seqlens is not None:
+        tables = tables_of_bounds(pattern, call.cu_seqlens, length, initial, grid, call.reach)
+    elif call.document_starts is not None or initial is not None:
+        starts = call.document_starts
+        starts = torch.zeros(batch, length, dtype=torch.int32, device=q.device) if starts is None else starts
+        tables = tables_of_documents(pattern, starts, initial, grid, call.reach)
     else:
         tables = tables_of_rows(pattern, batch, length, grid, q.device)
     return _Launch(tables, grid, configuration, state[0].shape[2] if state else 0)
@@ -199,6 +198,5 @@ def gradients(call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor) -> lis
 
 
 def _planned(call: RecurrenceCall) -> tuple[_Launch, list[Tensor]]:
-    assert isinstance(call.pattern, Lifetime)
     state = [] if call.state is None else [call.state.k.float(), call.state.y.float(), call.state.position]
-    return _launch(call.pattern, call.q, call.cu_seqlens, call.document_starts, state), state
+    return _launch(call, state), state
