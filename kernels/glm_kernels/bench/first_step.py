@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
@@ -50,10 +51,9 @@ def _seconds(name: str, shape: Shape, cache: str) -> float:
 
 
 def _import_everything() -> None:
-    import glm_kernels
-
-    for module in pkgutil.walk_packages(glm_kernels.__path__, "glm_kernels."):
-        if "triton_backend" in module.name or "torch_backend" in module.name:
+    for name in ("torch_backend", "triton_backend") if find_spec("triton") else ("torch_backend",):
+        package = importlib.import_module(f"glm_kernels.{name}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
 
 
@@ -65,9 +65,10 @@ def _main() -> None:
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--device", required=True)
     options = parser.parse_args()
-    if options.device == "cuda":
-        _import_everything()
-        torch.ones(64, 64, device="cuda").matmul(torch.ones(64, 64, device="cuda")).sum().item()
+    _import_everything()
+    # Wakes the device and autograd, which imports modules of its own when it is first used.
+    x = torch.ones(64, 64, device=options.device, requires_grad=True)
+    torch.autograd.grad(x @ x, x, torch.ones_like(x))
     shape = Shape(
         options.batch, options.length, options.heads, options.width, getattr(torch, options.dtype), options.device
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from glm_kernels.bench.cases import Case, Operands, Shape
 from glm_kernels.patterns import Dense, Window, parse_pattern
@@ -82,19 +80,18 @@ def _masked(attend: Callable[..., Tensor], reach: int, shape: Shape) -> Callable
 
 
 def _fla() -> list[Case]:
-    """Operators of flash-linear-attention. Its first call of each tunes for minutes."""
-    if not find_spec("fla"):
-        return [Case("fla:simple_gla", _missing)]
-    ops = import_module("fla.ops")
-
-    def gla(x: Operands) -> Tensor:
-        return ops.chunk_gla(x.q, x.k, x.v, x.log_decay.unsqueeze(3).expand_as(x.k))[0]
+    """Operators of flash-linear-attention, refused where its kernels are known to be wrong."""
+    from glm_kernels.fla import operator
 
     def simple_gla(x: Operands) -> Tensor:
-        return ops.chunk_simple_gla(x.q, x.k, x.v, g=x.log_decay)[0]
+        return operator("simple_gla")(x.q, x.k, x.v, g=x.log_decay)[0]
 
-    return [Case("fla:simple_gla", simple_gla, "log_decay"), Case("fla:gla", gla, "log_decay")]
+    def gla(x: Operands) -> Tensor:
+        return operator("gla")(x.q, x.k, x.v, x.log_decay.unsqueeze(3).expand_as(x.k))[0]
 
+    def gated_delta_rule(x: Operands) -> Tensor:
+        k = normalize(x.k, dim=3)
+        return operator("gated_delta_rule")(x.q, k, x.v, g=x.log_decay, beta=x.d.detach().sigmoid())[0]
 
-def _missing(x: Operands) -> Tensor:
-    raise RuntimeError("flash-linear-attention is not installed")
+    runs = (simple_gla, gla, gated_delta_rule)
+    return [Case(f"fla:{run.__name__}", run, "log_decay") for run in runs]
