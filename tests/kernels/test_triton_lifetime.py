@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from glm_kernels import RecurrenceState, parse_pattern, recurrence
-from glm_kernels.triton_backend import lifetime
 from tests.kernels.operands import live_slots, packed_bounds, packed_starts, random_state
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,27 +30,28 @@ def outcome(backend, inputs, pattern, state, packing):
     return outputs + list(torch.autograd.grad(loss, leaves))
 
 
-def relative_errors(inputs, pattern, state, packing):
+def relative_errors(inputs, pattern, state, packing, backend="triton"):
     precise = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)
     expected = outcome("reference", [exact(x) for x in inputs], pattern, precise, packing)
-    found = outcome("triton", inputs, pattern, state, packing)
+    found = outcome(backend, inputs, pattern, state, packing)
     pairs = [(a.detach().double(), b.detach()) for a, b in zip(found, expected, strict=True)]
     return [float((a - b).norm() / b.norm().clamp(min=1e-3)) for a, b in pairs]
 
 
-@pytest.fixture
-def short_segments(monkeypatch):
-    """Segments of two chunks, so that a few dozen rows cross several of them."""
-    monkeypatch.setattr(
-        lifetime, "_configuration", lambda slots: lifetime._Configuration(16, 2, (1, 2), (1, 2), (2, 2))
-    )
-
-
-@pytest.mark.parametrize("spelling", ["window:5", "lattice:2^k", "lattice:k^2+1"])
-@pytest.mark.parametrize("packing", ["none", "document_starts", "cu_seqlens"])
-@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize(
+    ("spelling", "packing", "continued"),
+    [
+        ("lattice:2^k", "none", False),
+        ("lattice:2^k", "document_starts", True),
+        ("lattice:2^k", "cu_seqlens", True),
+        ("window:5", "document_starts", False),
+        ("window:5", "none", True),
+        ("lattice:k^2+1", "cu_seqlens", False),
+        ("lattice:k^2+1", "none", True),
+    ],
+)
 def test_float32_equals_the_reference(spelling, packing, continued, short_segments):
-    pattern, length = parse_pattern(spelling), 101
+    pattern, length = parse_pattern(spelling), 75
     batch = 1 if packing == "cu_seqlens" else 2
     given = {
         "none": {},
@@ -67,23 +67,24 @@ def test_float32_equals_the_reference(spelling, packing, continued, short_segmen
     assert max(errors) < 1e-5
 
 
-@pytest.mark.parametrize("length", [1, 15, 16, 63])
-def test_lengths_shorter_than_a_segment(length):
+@pytest.mark.parametrize("length", [1, 15, 16])
+def test_lengths_shorter_than_a_segment(length, short_segments):
     errors = relative_errors(operands(1, length, 1, 16, 16, torch.float32), parse_pattern("lattice:2^k"), None, {})
     assert max(errors) < 1e-5
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter has no real bfloat16")
-@pytest.mark.parametrize("spelling", ["window:64", "lattice:2^k"])
+@pytest.mark.parametrize("spelling", ["window:5", "lattice:2^k"])
 @pytest.mark.parametrize("widths", [(128, 128), (80, 100), (256, 64)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_every_dtype_on_a_gpu(spelling, widths, dtype):
+def test_errors_on_a_gpu_are_at_most_twice_those_of_torch(spelling, widths, dtype):
     pattern = parse_pattern(spelling)
     packing = {"document_starts": packed_starts(2, 1000, 5).to(DEVICE)}
-    y_error, _, _, *gradient_errors = relative_errors(operands(2, 1000, 2, *widths, dtype), pattern, None, packing)
-    assert y_error < (1e-5 if dtype == torch.float32 else 6e-3)
-    assert max(gradient_errors) < (1e-4 if dtype == torch.float32 else 1.5e-2)
+    inputs = operands(2, 1000, 2, *widths, dtype)
+    rounding = relative_errors(inputs, pattern, None, packing, backend="torch")
+    errors = relative_errors(inputs, pattern, None, packing)
+    assert all(a <= 2 * b + 2e-6 for a, b in zip(errors, rounding, strict=True))
 
 
 def test_what_the_kernels_cannot_serve_is_said():

@@ -4,11 +4,15 @@ With G = ∂L/∂y and Z = (I − B)^-T G:
 ∂v_i = α_i z_i, ∂d_i = α_i (z_i·v_i − z_i·y_i) and ∂score_ij = β_ij (z_i·y_j − z_i·y_i).
 
 1. `adjoint_pass`: every segment solves for Z in reverse with the adjoints of its last slots unknown, carrying the
-   affine map on them; it stores each row's z for zero adjoints, and its row of the map.
+   affine map on them; it stores each row's z for zero adjoints (where ∂v will be), and its row of the map.
    (`boundary_pass` then folds the maps of the segments.)
 2. `gradient_pass`: completes z, recomputes the weights, and takes all gradients; the key gradients of rows that
    outlive a chunk are carried in their slots.
 3. `key_pass`: rows that outlive their segment receive the key gradients that later segments carried for them.
+
+The row term z_i·y_i is taken as the average Σ p ∂L/∂p = α_i z_i·v_i + Σ β_ij z_i·y_j of the same products that it is
+subtracted from. So what the rounding of y does to them largely cancels: outputs that were averaged over many
+rows differ little from one another, and their differences are what counts here.
 """
 
 from __future__ import annotations
@@ -16,140 +20,169 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.weights import (
-    chunk_weights,
-    chunk_weights_transposed,
-    from_state,
-    inverse_less_identity,
-    lanes,
+from glm_kernels.triton_backend.products import (
+    dot_fine,
+    fine_dot,
+    fine_dot_fine,
+    packed,
+    scaled,
+    unit_of,
+    unpacked,
 )
+from glm_kernels.triton_backend.weights import from_state, gathered, inverse_less_identity, lanes, places, weights_again
 
 
 @triton.jit
 def adjoint_pass(
-    q, k, d, grad, z, row_map, segment_map, segment_add, state_k,
-    last, occupant, occupant_last, segments, H, scale,
+    q, k, lse, grad, z, unit, row_map, segment_map, segment_add, state_k,
+    last, occupant, occupant_last, segments, ends, H, scale,
     C: tl.constexpr, CHUNKS: tl.constexpr, DOUBLINGS: tl.constexpr, S: tl.constexpr, STATE_SLOTS: tl.constexpr,
+    END_LINES: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    DTYPE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Grid (segments, H). Shapes as in `segment_pass`, with G for v and z for y."""
     segment, h = tl.program_id(0), tl.program_id(1)
-    DTYPE: tl.constexpr = q.dtype.element_ty
+    SPLIT: tl.constexpr = DTYPE == tl.bfloat16
+    WEIGHT: tl.constexpr = row_map.dtype.element_ty
     begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
     if begin >= end:
         return
     sequence = tl.load(segments + segment * 4 + 3)
     r, s, kk, vv = tl.arange(0, C), tl.arange(0, S), tl.arange(0, K2), tl.arange(0, V2)
-    in_v = (vv < V)[None, :]
-    add = tl.zeros((S, V2), tl.float32)
+    identity = (r[:, None] == r[None, :]).to(tl.float32)
+    add = tl.zeros((V2, S), tl.float32)
     map_ = (s[:, None] == s[None, :]).to(tl.float32)
     slots = occupant + (segment * CHUNKS).to(tl.int64) * S + s
-    following = tl.load(slots + CHUNKS * S)
+    following = tl.load(occupant + (ends + segment * END_LINES).to(tl.int64) * S + s)
     for step in tl.range(0, CHUNKS, num_stages=STAGES):
         chunk = CHUNKS - 1 - step
-        rows = begin + chunk * C + r
-        there = (rows < end)[:, None]
-        at = (rows.to(tl.int64) * H + h)[:, None]
-        q_c = tl.load(q + at * K + kk[None, :], mask=lanes(there, kk, K, K2), other=0.0)
-        k_c = tl.load(k + at * K + kk[None, :], mask=lanes(there, kk, K, K2), other=0.0)
-        g_c = tl.load(grad + at * V + vv[None, :], mask=lanes(there, vv, V, V2), other=0.0)
-        d_c = tl.load(d + rows.to(tl.int64) * H + h, mask=rows < end, other=0.0).to(tl.float32)
-        last_c = tl.load(last + rows, mask=rows < end, other=-1)
+        first = begin + chunk * C
+        rows = first + r
+        there = rows < end
+        in_k, in_v = lanes(there[:, None], kk, K, K2), lanes(there[:, None], vv, V, V2)
+        at = first.to(tl.int64) * H + h + r * H
         held = tl.load(slots + chunk * S)
+        q_c = tl.load(places(q, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
+        k_c = tl.load(places(k, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
+        g_c = tl.load(places(grad, first, r, h, H, vv, V), mask=in_v, other=0.0).to(DTYPE)
+        lse_c = tl.load(lse + at, mask=there, other=0.0)
+        last_c = tl.load(last + rows, mask=there, other=-1)
         last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
-        at_s = (held.to(tl.int64) * H + h)[:, None]
-        k_s = tl.load(k + at_s * K + kk[None, :], mask=lanes((held >= 0)[:, None], kk, K, K2), other=0.0)
+        k_s = gathered(k, held, h, H, kk, K, K2, DTYPE)
         if STATE_SLOTS > 0:
             k_s = from_state(k_s, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
 
-        p, p_s = chunk_weights_transposed(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, C, PRECISION)
-        p_s = p_s.to(DTYPE)
-        inverse = inverse_less_identity(p, DOUBLINGS, DTYPE, PRECISION).to(DTYPE)
-        enters = (following[None, :] == rows[:, None]).to(DTYPE)
-        received = tl.dot(enters, add.to(DTYPE), acc=g_c.to(tl.float32), input_precision=PRECISION)
-        received_map = tl.dot(enters, map_.to(DTYPE), input_precision=PRECISION)
-        z_c = tl.dot(inverse, received.to(DTYPE), acc=received, input_precision=PRECISION).to(DTYPE)
-        z_map = tl.dot(inverse, received_map.to(DTYPE), acc=received_map, input_precision=PRECISION).to(DTYPE)
-        tl.store(z + at * V + vv[None, :], z_c, mask=lanes(there, vv, V, V2))
-        tl.store(row_map + at * S + s[None, :], z_map, mask=there)
+        p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, C, PRECISION)
+        inverse = inverse_less_identity(p, DOUBLINGS, WEIGHT, PRECISION)
+        # What rows that stay in slots have received, as the rows of the chunk see it.
+        enters = following[:, None] == rows[None, :]
+        received = tl.dot(enters.to(WEIGHT), inverse.to(WEIGHT), acc=enters.to(tl.float32), input_precision=PRECISION)
+        z_c = dot_fine(tl.trans(g_c), inverse + identity, tl.zeros((V2, C), tl.float32), PRECISION)
+        z_c = fine_dot_fine(add, received, z_c, SPLIT, PRECISION)
+        z_map = tl.dot(map_.to(WEIGHT), received.to(WEIGHT), input_precision=PRECISION).to(WEIGHT)
+        tl.store(places(row_map, first, r, h, H, s, S), tl.trans(z_map), mask=there[:, None])
+        unit_c, inverse_unit = unit_of(tl.max(tl.abs(z_c), 0))
+        tl.store(unit + at, unit_c, mask=there)
+        stored = tl.trans(packed(z_c, inverse_unit, z.dtype.element_ty))
+        tl.store(places(z, first, r, h, H, vv, V), stored, mask=in_v)
 
-        stays = ((following == held) & (held != -1))[:, None]
-        add = tl.dot(p_s, z_c, acc=tl.where(stays, add, 0.0), input_precision=PRECISION)
-        map_ = tl.dot(p_s, z_map, acc=tl.where(stays, map_, 0.0), input_precision=PRECISION)
+        stays = ((following == held) & (held != -1))[None, :]
+        add = fine_dot_fine(z_c, p_s, tl.where(stays, add, 0.0), SPLIT, PRECISION)
+        map_ = tl.dot(z_map, p_s.to(WEIGHT), acc=tl.where(stays, map_, 0.0), input_precision=PRECISION)
         following = held
     of_segment = (segment.to(tl.int64) * H + h) * S + s[:, None]
-    tl.store(segment_map + of_segment * S + s[None, :], map_)
-    tl.store(segment_add + of_segment * V + vv[None, :], add, mask=in_v)
+    tl.store(segment_map + of_segment * S + s[None, :], tl.trans(map_))
+    tl.store(segment_add + of_segment * V + vv[None, :], tl.trans(add), mask=(vv < V)[None, :])
 
 
 @triton.jit
 def gradient_pass(
-    q, k, v, d, y, z, row_map, boundary, state_k, state_y, dq, dk, dv, dd, segment_dk,
+    q, k, v, d, y, lse, unit, row_map, boundary, state_k, state_y, dq, dk, dv, dd, segment_dk,
     last, occupant, occupant_last, segments, H, scale,
     C: tl.constexpr, CHUNKS: tl.constexpr, S: tl.constexpr, STATE_SLOTS: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (segments, H). boundary `[segments, H, S, V]`: adjoints at each segment's end; segment_dk `[…, S, K]`."""
+    """Grid (segments, H). boundary `[segments, H, S, V]`: adjoints at each segment's end; segment_dk `[…, S, K]`.
+
+    Walks ROWS rows at a time, several chunks of C if that is more: no inverse is needed any more. dv holds z for zero
+    adjoints. V in blocks of BLOCK lanes, which saves registers.
+    """
     segment, h = tl.program_id(0), tl.program_id(1)
-    DTYPE: tl.constexpr = q.dtype.element_ty
+    WEIGHT: tl.constexpr = row_map.dtype.element_ty
+    STEPS: tl.constexpr = CHUNKS * C // ROWS
     begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
     if begin >= end:
         return
     sequence = tl.load(segments + segment * 4 + 3)
-    r, s, kk, vv = tl.arange(0, C), tl.arange(0, S), tl.arange(0, K2), tl.arange(0, V2)
-    in_k, in_v = (kk < K)[None, :], (vv < V)[None, :]
+    r, s, kk, vv = tl.arange(0, ROWS), tl.arange(0, S), tl.arange(0, K2), tl.arange(0, BLOCK)
     of_segment = (segment.to(tl.int64) * H + h) * S + s[:, None]
-    adjoint = tl.load(boundary + of_segment * V + vv[None, :], mask=in_v, other=0.0).to(DTYPE)
+    adjoints, units = (), ()
+    for block in tl.static_range(V2 // BLOCK):
+        lane = block * BLOCK + vv
+        loaded = tl.load(boundary + of_segment * V + lane[None, :], mask=(lane < V)[None, :], other=0.0)
+        loaded, adjoint_unit = scaled(loaded, WEIGHT)
+        adjoints, units = adjoints + (loaded,), units + (adjoint_unit,)  # noqa: RUF005 - Triton's tuples
     carried = tl.zeros((S, K2), tl.float32)
     slots = occupant + (segment * CHUNKS).to(tl.int64) * S + s
     following = tl.load(slots + CHUNKS * S)
-    for step in tl.range(0, CHUNKS, num_stages=STAGES):
-        chunk = CHUNKS - 1 - step
-        rows = begin + chunk * C + r
-        there = (rows < end)[:, None]
-        at = (rows.to(tl.int64) * H + h)[:, None]
-        q_c = tl.load(q + at * K + kk[None, :], mask=lanes(there, kk, K, K2), other=0.0)
-        k_c = tl.load(k + at * K + kk[None, :], mask=lanes(there, kk, K, K2), other=0.0)
-        v_c = tl.load(v + at * V + vv[None, :], mask=lanes(there, vv, V, V2), other=0.0)
-        y_c = tl.load(y + at * V + vv[None, :], mask=lanes(there, vv, V, V2), other=0.0)
-        d_c = tl.load(d + rows.to(tl.int64) * H + h, mask=rows < end, other=0.0).to(tl.float32)
-        last_c = tl.load(last + rows, mask=rows < end, other=-1)
+    for step in tl.range(0, STEPS, num_stages=STAGES):
+        chunk = (STEPS - 1 - step) * (ROWS // C)
+        first = begin + chunk * C
+        rows = first + r
+        there = rows < end
+        in_k = lanes(there[:, None], kk, K, K2)
+        at = first.to(tl.int64) * H + h + r * H
         held = tl.load(slots + chunk * S)
-        last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
-        at_s, holds = (held.to(tl.int64) * H + h)[:, None], (held >= 0)[:, None]
-        k_s = tl.load(k + at_s * K + kk[None, :], mask=lanes(holds, kk, K, K2), other=0.0)
-        y_s = tl.load(y + at_s * V + vv[None, :], mask=lanes(holds, vv, V, V2), other=0.0)
+        q_c = tl.load(places(q, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
+        k_c = tl.load(places(k, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
+        k_s = gathered(k, held, h, H, kk, K, K2, DTYPE)
         if STATE_SLOTS > 0:
             k_s = from_state(k_s, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
-            y_s = from_state(y_s, state_y, held, sequence, h, H, s, vv, STATE_SLOTS, V, V2)
+        d_c = tl.load(d + at, mask=there, other=0.0).to(tl.float32)
+        lse_c = tl.load(lse + at, mask=there, other=0.0)
+        unit_c = tl.load(unit + at, mask=there, other=0.0)
+        last_c = tl.load(last + rows, mask=there, other=-1)
+        last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
+        z_map = tl.load(places(row_map, first, r, h, H, s, S), mask=there[:, None], other=0.0)
 
-        z_map = tl.load(row_map + at * S + s[None, :], mask=there, other=0.0)
-        z_c = tl.load(z + at * V + vv[None, :], mask=lanes(there, vv, V, V2), other=0.0).to(tl.float32)
-        z_c = tl.dot(z_map, adjoint, acc=z_c, input_precision=PRECISION).to(DTYPE)
-        # The row term from the rounded z: then rounding z moves both terms of z·y_j − z·y_i alike.
-        z_wide = z_c.to(tl.float32)
-        zy = tl.sum(z_wide * y_c.to(tl.float32), 1)
-        zv = tl.sum(z_wide * v_c.to(tl.float32), 1)
+        p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, ROWS, PRECISION)
+        alpha = tl.exp(d_c - lse_c)
+        dp, dp_s = tl.zeros((ROWS, ROWS), tl.float32), tl.zeros((ROWS, S), tl.float32)
+        dalpha = tl.zeros((ROWS,), tl.float32)
+        for block in tl.static_range(V2 // BLOCK):
+            lane = block * BLOCK + vv
+            in_v = lanes(there[:, None], lane, V, V2)
+            v_c = tl.load(places(v, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
+            y_c = tl.load(places(y, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
+            y_s = gathered(y, held, h, H, lane, V, V2, DTYPE)
+            if STATE_SLOTS > 0:
+                y_s = from_state(y_s, state_y, held, sequence, h, H, s, lane, STATE_SLOTS, V, V2)
+            at_dv = places(dv, first, r, h, H, lane, V)
+            alone = unpacked(tl.load(at_dv, mask=in_v, other=0.0), unit_c)
+            z_c = alone + tl.dot(z_map, adjoints[block], input_precision=PRECISION) * units[block]
+            tl.store(at_dv, (z_c * alpha[:, None]).to(dv.dtype.element_ty), mask=in_v)
+            dalpha += tl.sum(z_c * v_c.to(tl.float32), 1)
+            dp = fine_dot(z_c, tl.trans(y_c), dp, PRECISION)
+            dp_s = fine_dot(z_c, tl.trans(y_s), dp_s, PRECISION)
 
-        alpha, p, p_s = chunk_weights(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, C, PRECISION)
-        tl.store(dv + at * V + vv[None, :], (z_wide * alpha[:, None]).to(DTYPE), mask=lanes(there, vv, V, V2))
-        tl.store(dd + rows.to(tl.int64) * H + h, (alpha * (zv - zy)).to(dd.dtype.element_ty), mask=rows < end)
-        ds = scale * p * (tl.dot(z_c, tl.trans(y_c), input_precision=PRECISION) - zy[:, None])
-        ds_s = scale * p_s * (tl.dot(z_c, tl.trans(y_s), input_precision=PRECISION) - zy[:, None])
-        ds, ds_s = ds.to(DTYPE), ds_s.to(DTYPE)
-        dq_c = tl.dot(ds_s, k_s, acc=tl.dot(ds, k_c, input_precision=PRECISION), input_precision=PRECISION)
-        tl.store(dq + at * K + kk[None, :], dq_c.to(DTYPE), mask=lanes(there, kk, K, K2))
+        average = alpha * dalpha + tl.sum(p * dp, 1) + tl.sum(p_s * dp_s, 1)
+        tl.store(dd + at, (alpha * (dalpha - average)).to(dd.dtype.element_ty), mask=there)
+        ds = scale * p * (dp - average[:, None])
+        ds_s = scale * p_s * (dp_s - average[:, None])
+        dq_c = fine_dot(ds, k_c, tl.zeros((ROWS, K2), tl.float32), PRECISION)
+        dq_c = fine_dot(ds_s, k_s, dq_c, PRECISION)
+        tl.store(places(dq, first, r, h, H, kk, K), dq_c.to(dq.dtype.element_ty), mask=in_k)
 
-        enters = (following[None, :] == rows[:, None]).to(DTYPE)
-        dk_c = tl.dot(enters, carried.to(DTYPE), input_precision=PRECISION)
-        dk_c = tl.dot(tl.trans(ds), q_c, acc=dk_c, input_precision=PRECISION)
-        tl.store(dk + at * K + kk[None, :], dk_c.to(DTYPE), mask=lanes(there, kk, K, K2))
+        enters = following[None, :] == rows[:, None]
+        dk_c = dot_fine(enters.to(DTYPE), carried, tl.zeros((ROWS, K2), tl.float32), PRECISION)
+        dk_c = fine_dot(tl.trans(ds), q_c, dk_c, PRECISION)
+        tl.store(places(dk, first, r, h, H, kk, K), dk_c.to(dk.dtype.element_ty), mask=in_k)
         stays = ((following == held) & (held != -1))[:, None]
-        carried = tl.dot(tl.trans(ds_s), q_c, acc=tl.where(stays, carried, 0.0), input_precision=PRECISION)
+        carried = fine_dot(tl.trans(ds_s), q_c, tl.where(stays, carried, 0.0), PRECISION)
         following = held
-    tl.store(segment_dk + of_segment * K + kk[None, :], carried, mask=in_k)
+    tl.store(segment_dk + of_segment * K + kk[None, :], carried, mask=(kk < K)[None, :])
 
 
 @triton.jit

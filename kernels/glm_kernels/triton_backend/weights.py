@@ -28,29 +28,26 @@ def from_state(
 
 
 @triton.jit
-def chunk_weights(q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
-    """α `[C]`, P `[C, C]` and P_S `[C, S]`: row i's weights on its input, on rows of its chunk and on older rows."""
-    r = tl.arange(0, C)
-    inside = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-    inside = tl.where((r[None, :] < r[:, None]) & (rows[:, None] <= last[None, :]), inside, float("-inf"))
-    older = tl.dot(q, tl.trans(k_old), input_precision=PRECISION) * scale
-    older = tl.where(rows[:, None] <= last_old[None, :], older, float("-inf"))
-    top = tl.maximum(d, tl.maximum(tl.max(inside, 1), tl.max(older, 1)))
-    inside = tl.exp(inside - top[:, None])
-    older = tl.exp(older - top[:, None])
-    own = tl.exp(d - top)
-    norm = 1.0 / (own + tl.sum(inside, 1) + tl.sum(older, 1))
-    return own * norm, inside * norm[:, None], older * norm[:, None]
+def places(x, first, r, h, H, lane, WIDTH: tl.constexpr):
+    """Where rows first + r of a tensor `[rows, H, WIDTH]` stand. Only the first one's place takes 64 bits."""
+    return x + (first.to(tl.int64) * H + h) * WIDTH + (r * (H * WIDTH))[:, None] + lane[None, :]
 
 
 @triton.jit
-def chunk_weights_transposed(q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
-    """Pᵀ `[C, C]` and P_Sᵀ `[S, C]`: computed that way round, since transposing a fresh product is not safe.
+def gathered(x, rows, h, H, lane, WIDTH: tl.constexpr, PADDED: tl.constexpr, DTYPE: tl.constexpr):
+    """Any rows of a tensor `[rows, H, WIDTH]`, in DTYPE; zeros for those below 0."""
+    at = (rows.to(tl.int64) * H + h)[:, None] * WIDTH + lane[None, :]
+    return tl.load(x + at, mask=lanes((rows >= 0)[:, None], lane, WIDTH, PADDED), other=0.0).to(DTYPE)
 
-    (Triton 3.4 to 3.7 on Hopper gave wrong results for products of transposed accumulators.)
+
+@triton.jit
+def normalised_weights(q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
+    """α `[C]`, Pᵀ `[C, C]`, P_Sᵀ `[S, C]`, and the logarithm of every row's softmax denominator `[C]`.
+
+    Row i's weights, on its input, on rows of its chunk and on older rows, stand in column i. They are computed that
+    way round, since transposing a fresh product is not safe (Triton 3.4 to 3.7 on Hopper).
     """
-    r = tl.arange(0, C)
-    q_t = tl.trans(q)
+    q_t, r = tl.trans(q), tl.arange(0, C)
     inside = tl.dot(k, q_t, input_precision=PRECISION) * scale
     inside = tl.where((r[:, None] < r[None, :]) & (rows[None, :] <= last[:, None]), inside, float("-inf"))
     older = tl.dot(k_old, q_t, input_precision=PRECISION) * scale
@@ -58,8 +55,21 @@ def chunk_weights_transposed(q, k, k_old, d, rows, last, last_old, scale, C: tl.
     top = tl.maximum(d, tl.maximum(tl.max(inside, 0), tl.max(older, 0)))
     inside = tl.exp(inside - top[None, :])
     older = tl.exp(older - top[None, :])
-    norm = 1.0 / (tl.exp(d - top) + tl.sum(inside, 0) + tl.sum(older, 0))
-    return inside * norm[None, :], older * norm[None, :]
+    own = tl.exp(d - top)
+    total = own + tl.sum(inside, 0) + tl.sum(older, 0)
+    norm = 1.0 / total
+    return own * norm, inside * norm[None, :], older * norm[None, :], top + tl.log(total)
+
+
+@triton.jit
+def weights_again(q, k, k_old, lse, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
+    """P `[C, C]` and P_S `[C, S]` from the logarithms of the denominators."""
+    r = tl.arange(0, C)
+    inside = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale - lse[:, None]
+    inside = tl.where((r[None, :] < r[:, None]) & (rows[:, None] <= last[None, :]), inside, float("-inf"))
+    older = tl.dot(q, tl.trans(k_old), input_precision=PRECISION) * scale - lse[:, None]
+    older = tl.where(rows[:, None] <= last_old[None, :], older, float("-inf"))
+    return tl.exp(inside), tl.exp(older)
 
 
 @triton.jit
