@@ -16,7 +16,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from glm_scale.layers.projection import Projection, ResidualProjection, projection_flops, split_heads
-from glm_scale.mixers.contract import Cache, Mixer, MixerDims, SequenceStrategy
+from glm_scale.mixers.contract import Cache, Mixer, MixerDims, MixerError, SequenceStrategy
 from glm_scale.sequence import Sequence
 
 
@@ -27,6 +27,9 @@ class HeadMixing(nn.Module, ABC):
     """
 
     sequence_strategies: tuple[SequenceStrategy, ...]
+
+    shares_weights = False
+    """Whether some weights serve all heads, so that heads cannot be spread over ranks with weights of their own."""
 
     @abstractmethod
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor: ...
@@ -45,7 +48,7 @@ class HeadMixing(nn.Module, ABC):
 
 
 class MultiHead(Mixer):
-    """Value projection, stages, output projection. The weights of all four kinds lie head by head."""
+    """Value projection, stages, output projection. The weights of all lie head by head, but for `shares_weights`."""
 
     def __init__(self, name: str, dims: MixerDims, stages: SequenceOf[HeadMixing]) -> None:
         super().__init__()
@@ -82,6 +85,14 @@ class MultiHead(Mixer):
 
     def empty_cache(self, batch: int, length: int | None = None) -> Cache:
         return tuple(stage.empty_cache(batch, length) for stage in self._stages())
+
+    def require_tensor_parallel(self, ranks: int) -> None:
+        if ranks > 1 and any(stage.shares_weights for stage in self._stages()):
+            raise MixerError(
+                f"mixer {self.name!r} cannot split its heads over {ranks} tensor-parallel ranks, since some of its "
+                "weights serve all heads; the nearest size that works is 1"
+            )
+        super().require_tensor_parallel(ranks)
 
     def flops_per_token(self, length: int) -> float:
         own = projection_flops(self.v, self.o)

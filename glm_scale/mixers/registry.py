@@ -11,6 +11,8 @@ from typing import NamedTuple
 from glm_scale.mixers.attention import read_attention, read_local
 from glm_scale.mixers.composed import compose
 from glm_scale.mixers.contract import MixerError, MixerSpec
+from glm_scale.mixers.fla_baselines import read_baseline
+from glm_scale.mixers.mamba2 import read_mamba2
 from glm_scale.mixers.recurrence import read_recurrence
 from glm_scale.mixers.ssm import read_ssm
 
@@ -34,13 +36,17 @@ MIXERS: Mapping[str, Registered] = MappingProxyType(
         "dense": Registered("dense", read_recurrence),
         "lattice": Registered("lattice:f", read_recurrence),
         "offsets": Registered("offsets:f", read_recurrence),
+        "mamba2": Registered("mamba2", read_mamba2),
+        "gla": Registered("gla", read_baseline),
+        "gated_deltanet": Registered("gated_deltanet", read_baseline),
+        "log_linear": Registered("log_linear", read_baseline),
     }
 )
 
 
 @lru_cache(maxsize=256)
 def parse_mixer(spelling: str) -> MixerSpec:
-    """The mixer of a spelling: `attention`, `local:w`, `ssm`, `window:w`, `dense`, `lattice:f`, `offsets:f`, `A > B`.
+    """The mixer of a spelling: a form of `MIXERS`, or `A > B`.
 
     Raises MixerError for a word that is no mixer, PatternError for a pattern that is none; both are ValueErrors.
     """

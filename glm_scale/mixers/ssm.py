@@ -49,9 +49,7 @@ class SSMMixing(HeadMixing):
         self.dt = Projection(dims.width, dims.heads)
         self.gate = Projection(dims.width, inner)
         self.norm = RMSNorm(inner, dims.norm_eps, groups=dims.heads)
-        step = _grid(dims.heads, *STEP_RANGE)
-        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
-        self.log_rate = nn.Parameter(_grid(dims.heads, *RATE_RANGE).log())
+        self.log_rate, self.dt_bias = decay_parameters(dims.heads)
         self.skip = nn.Parameter(torch.ones(dims.heads))
 
     def _coefficients(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,6 +86,12 @@ class SSMMixing(HeadMixing):
 
     def cache_bytes(self, length: int) -> int:
         return 4 * self.heads * self.state_dim * self.head_dim
+
+
+def decay_parameters(heads: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Initial log A and bias of Δ `[H]`."""
+    step = _grid(heads, *STEP_RANGE)
+    return nn.Parameter(_grid(heads, *RATE_RANGE).log()), nn.Parameter(step + torch.log(-torch.expm1(-step)))
 
 
 def _grid(points: int, low: float, high: float) -> Tensor:

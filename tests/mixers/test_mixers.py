@@ -18,6 +18,7 @@ SPELLINGS = [
     "local:1",
     "local:5",
     "ssm",
+    "mamba2",
     "window:1",
     "window:4",
     "dense",
@@ -106,7 +107,7 @@ def test_rows_depend_on_all_rows_they_may_reach_and_no_others(spelling):
     depends = torch.stack([gradient[0].abs().amax(-1) for gradient in gradients])
     expected = reachable(spelling, starts)
     # The gradient of the SSM's decays is a difference of cumulative sums, which leaves some rounding.
-    assert (depends[~expected] < (1e-6 if "ssm" in spelling else 1e-30)).all()
+    assert (depends[~expected] < (1e-6 if "ssm" in spelling or spelling == "mamba2" else 1e-30)).all()
     assert (depends[expected] > 1e-5).all()
 
 

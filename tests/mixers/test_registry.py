@@ -28,7 +28,8 @@ def test_spellings_have_one_canonical_form(spelling, name):
     ("spelling", "message"),
     [
         ("latice:2^k", r"unknown mixer 'latice' .*did you mean 'lattice:f'.* known are attention, local:w"),
-        ("mamba", r"unknown mixer 'mamba' in 'mamba'; known are"),
+        ("mamba", r"unknown mixer 'mamba' in 'mamba' \(did you mean 'mamba2'\?\); known are"),
+        ("rwkv", r"unknown mixer 'rwkv' in 'rwkv'; known are"),
         ("", r"unknown mixer ''"),
         ("attention:64", r"'attention:64': attention takes no argument; .* local:64"),
         ("local", r"'local': local needs a whole number of rows"),

@@ -1,0 +1,105 @@
+"""`mamba2`: Mamba-2's token mixing as published (Dao & Gu 2024, arXiv 2405.21060), a baseline.
+
+The recurrence is the one of `ssm` and runs on the same kernels. What differs is around it, as in the paper: queries
+and keys (C and B) belong to all heads together, which makes their projections small; they and the values pass a short
+convolution and SiLU; and the gate comes before the norm. In this frame the inner width is heads · head_dim
+(Mamba-2 alone, without a feed-forward network, takes twice the model's width).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glm_kernels import ssm, ssm_step
+from glm_scale.layers.conv import ShortConv
+from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.projection import Projection, projection_flops, split_heads
+from glm_scale.mixers.contract import MixerDims, MixerError
+from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.mixers.ssm import decay_parameters
+from glm_scale.sequence import Sequence
+
+CONV_WIDTH = 4
+
+
+class Mamba2Cache(NamedTuple):
+    """state `[B, H, N, head_dim]`, fp32; rows: the last rows before the convolution, `[B, 3, channels]`."""
+
+    state: Tensor
+    rows: Tensor
+
+
+class Mamba2Mixing(HeadMixing):
+    """The selective recurrence of Mamba-2 with its convolution, skip, gate and norm."""
+
+    sequence_strategies = ("a2a",)  # the convolution reads rows across the boundary of a shard
+    shares_weights = True
+
+    def __init__(self, dims: MixerDims) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.state_dim = dims.heads, dims.head_dim, dims.state_dim
+        inner = dims.heads * dims.head_dim
+        self.q = Projection(dims.width, dims.state_dim)
+        self.k = Projection(dims.width, dims.state_dim)
+        self.dt = Projection(dims.width, dims.heads)
+        self.gate = Projection(dims.width, inner)
+        self.conv = ShortConv(inner + 2 * dims.state_dim, CONV_WIDTH)
+        self.norm = RMSNorm(inner, dims.norm_eps)
+        self.log_rate, self.dt_bias = decay_parameters(dims.heads)
+        self.skip = nn.Parameter(torch.ones(dims.heads))
+
+    def _channels(self, x: Tensor, v: Tensor) -> Tensor:
+        """What the convolution mixes, `[B, T, channels]`."""
+        return torch.cat([v.flatten(-2), self.q(x), self.k(x)], -1)
+
+    def _operands(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k `[B, T, H, N]`, the values and the values times Δ `[B, T, H, head_dim]`, log decay `[B, T, H]`."""
+        mixed = F.silu(mixed)
+        v, q, k = mixed.split([self.heads * self.head_dim, self.state_dim, self.state_dim], -1)
+        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
+        v = split_heads(v, self.heads)
+        q, k = (y.unsqueeze(2).expand(-1, -1, self.heads, -1) for y in (q, k))
+        return q, k, v, v * step[..., None].to(v.dtype), -step * self.log_rate.float().exp()
+
+    def _output(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        gated = (y + self.skip[:, None] * v).flatten(-2) * F.silu(self.gate(x))
+        return split_heads(self.norm(gated), self.heads)
+
+    def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
+        mixed = self.conv(self._channels(x, v), sequence.positions)
+        q, k, v, stepped, log_decay = self._operands(x, mixed)
+        y, _ = ssm(q, k, stepped, log_decay, scale=1.0, document_starts=sequence.document_starts)
+        return self._output(x, y, v)
+
+    def extend(self, x: Tensor, v: Tensor, cache: Mamba2Cache) -> tuple[Tensor, Mamba2Cache]:
+        mixed, rows = self.conv.extend(self._channels(x, v), cache.rows)
+        q, k, v, stepped, log_decay = self._operands(x, mixed)
+        if x.shape[1] == 1:
+            y, state = ssm_step(q, k, stepped, log_decay, cache.state, scale=1.0)
+            return self._output(x, y, v), Mamba2Cache(state, rows)
+        y, final = ssm(q, k, stepped, log_decay, scale=1.0, initial_state=cache.state, output_final_state=True)
+        assert final is not None
+        return self._output(x, y, v), Mamba2Cache(final, rows)
+
+    def empty_cache(self, batch: int, length: int | None = None) -> Mamba2Cache:
+        shape = (batch, self.heads, self.state_dim, self.head_dim)
+        state = torch.zeros(shape, device=self.k.weight.device, dtype=torch.float32)
+        return Mamba2Cache(state, self.conv.empty_cache(batch))
+
+    def flops_per_token(self, length: int) -> float:
+        state = self.heads * self.state_dim * self.head_dim
+        return projection_flops(self.q, self.k, self.dt, self.gate) + 4 * state
+
+    def cache_bytes(self, length: int) -> int:
+        return 4 * self.heads * self.state_dim * self.head_dim + self.conv.cache_bytes()
+
+
+def read_mamba2(spelling: str, argument: str | None) -> StageSpec:
+    """`mamba2`; its state expansion is `ssm_state` of the model's configuration."""
+    if argument is not None:
+        raise MixerError(f"mixer {spelling!r}: mamba2 takes no argument; its state expansion is model.ssm_state")
+    return StageSpec("mamba2", "outputs", Mamba2Mixing)
