@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _checked(options: argparse.Namespace, shapes: list[Shape], found: report.Rep
         checks = []
         for length in lengths:
             _say(f"checking {name}, T = {length}")
-            shape = Shape(1, length, *list(vars(shapes[0]).values())[2:])
+            shape = replace(shapes[0], batch=1, length=length)
             for packed in (None, options.packed) if options.packed else (None,):
                 checks.append(gate.check(name, shape, packed))
         found.checks += checks

@@ -28,6 +28,8 @@ class FirstStep:
     """Seconds of the first forward and backward pass of an operator in a new process."""
 
     operator: str
+    batch: int
+    length: int
     cold_s: float
     warm_s: float
 
@@ -36,7 +38,7 @@ def first_step(name: str, shape: Shape) -> FirstStep:
     """Runs two processes, one after the other, that share a new cache folder."""
     with tempfile.TemporaryDirectory() as folder:
         cold, warm = _seconds(name, shape, folder), _seconds(name, shape, folder)
-    return FirstStep(name, cold, warm)
+    return FirstStep(name, shape.batch, shape.length, cold, warm)
 
 
 def _seconds(name: str, shape: Shape, cache: str) -> float:

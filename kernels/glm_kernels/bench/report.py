@@ -152,7 +152,7 @@ def line(t: Timing) -> str:
 def first_step_table(steps: Iterable[FirstStep]) -> str:
     """Seconds until the first forward and backward pass is done, in new processes."""
     steps = list(steps)
-    lines = [f"\n{'first step, seconds':24}{'cold':>8}{'warm':>8}"]
+    lines = [f"\nseconds until the first step is done, empty and filled cache\n{'operator':24}{'cold':>8}{'warm':>8}"]
     lines += [f"{s.operator:24}{s.cold_s:8.1f}{s.warm_s:8.2f}" for s in steps]
     lines.append(f"{'all together':24}{sum(s.cold_s for s in steps):8.1f}{sum(s.warm_s for s in steps):8.2f}")
     return "\n".join(lines)

@@ -41,7 +41,9 @@ class Measured:
 
 def measure(cases: Sequence[Case], operands: Operands, rounds: int) -> dict[str, Measured]:
     """Times all cases in turn, `rounds` times after a warm-up (a slow one less often)."""
-    memory, warm, samples = {}, {}, {case.name: [] for case in cases}  # type: ignore[var-annotated]
+    memory: dict[str, float | None] = {}
+    warm: dict[str, Sample] = {}
+    samples: dict[str, list[Sample]] = {case.name: [] for case in cases}
     repeat = _on_device if operands.q.is_cuda else _on_cpu
     for case in cases:
         repeat(case, operands, 0.0)  # compiles, fills caches
