@@ -39,8 +39,15 @@ def recurrence_kernel(call: RecurrenceCall, backend: str) -> RecurrenceKernel:
 
 def ssm_kernel(call: SSMCall, backend: str) -> SSMKernel:
     """As `recurrence_kernel`."""
+    if backend == "torch" or (backend == "auto" and not call.q.is_cuda):
+        return torch_ssm
+    reason = _why_no_triton(call.q, call.v)
+    if reason is None:
+        from glm_kernels.triton_backend import ssm
+
+        return ssm
     if backend == "triton":
-        raise ValueError("backend = 'triton' does not serve ssm; use backend = 'auto'")
+        raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
     return torch_ssm
 
 
