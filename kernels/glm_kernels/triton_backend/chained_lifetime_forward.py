@@ -1,0 +1,127 @@
+"""Chained lifetime recurrence, forward: one launch, whose programs hand their chunk's outputs on to the next chunk.
+
+A row of a chunk reads rows of its own chunk, of the chunk before, and *older* rows, which stand in the slots of the
+tables. Scores need no outputs, so a program first takes its softmax, the inverse of I − P (P: weights inside the
+chunk) and the weights on the chunk before, carried through that inverse; then
+
+    y = (I − P)^-1 α v  +  (I − P)^-1 P_older Y_older  +  (I − P)^-1 P_before Y_before
+
+where Y_older is finished two chunks back and only the last product waits for the chunk before: one product a chunk is
+all that is sequential.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from glm_kernels.triton_backend.chain import release, ticket, wait
+from glm_kernels.triton_backend.chained_lifetime_tiles import (
+    exact_dot,
+    in_units,
+    largest_of,
+    older_keys,
+    older_outputs,
+    older_slots,
+    places,
+    store_fine,
+    unit_of,
+)
+from glm_kernels.triton_backend.weights import inverse_less_identity, lanes
+
+
+@triton.jit
+def chained_forward(
+    q, k, v, d, y, residual, normaliser, handed, handed_bound, state_k, state_y,
+    last, occupant, occupant_last, segments, order, counter, flags, H, scale,
+    C: tl.constexpr, DOUBLINGS: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr, SLOTS: tl.constexpr,
+    STATE_SLOTS: tl.constexpr, RING: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr,
+    V2: tl.constexpr, WORK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Grid (segments · H), a segment being one chunk; order `[segments]`: in which they are worked on.
+
+    y, residual `[rows, H, V]`; normaliser fp32 `[rows, H]`. handed `[entries, H, C, V2]` in WORK and handed_bound
+    `[entries, H]`: y for the next chunk and how large it can be; an entry is one of two of a sequence if RING, else a
+    segment. TILES tiles of TILE slots hold older rows. flags `[segments, H, 2]`: `handed` is there; y is there.
+    """
+    item = ticket(counter)
+    h = item % H
+    segment = tl.load(order + item // H)
+    begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
+    within, sequence = tl.load(segments + segment * 4 + 2), tl.load(segments + segment * 4 + 3)
+    if begin >= end:
+        return
+    flag, chunk_flags = flags + (segment * H + h) * 2, H * 2
+    r, s, kk, vv = tl.arange(0, C), tl.arange(0, TILE), tl.arange(0, K2), tl.arange(0, V2)
+    rows = begin + r
+    there, known = (rows < end)[:, None], ((r >= 0) & (within > 0))[:, None]
+    q_c = tl.load(places(q, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
+    k_c = tl.load(places(k, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
+    k_p = tl.load(places(k, begin - C, r, h, H, kk, K), mask=lanes(known, kk, K, K2), other=0.0)
+    v_c = tl.load(places(v, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0)
+    d_c = tl.load(d + rows.to(tl.int64) * H + h, mask=rows < end, other=0.0).to(tl.float32)
+    last_c = tl.load(last + rows, mask=rows < end, other=-1)
+    last_p = tl.load(last + begin - C + r, mask=(r >= 0) & (within > 0), other=-1)
+
+    p = tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION) * scale
+    p = tl.where((r[None, :] < r[:, None]) & (rows[:, None] <= last_c[None, :]), p, float("-inf"))
+    p_p = tl.dot(q_c, tl.trans(k_p), input_precision=PRECISION) * scale
+    p_p = tl.where(rows[:, None] <= last_p[None, :], p_p, float("-inf"))
+    top = tl.maximum(d_c, tl.maximum(tl.max(p, 1), tl.max(p_p, 1)))
+    norm = tl.exp(d_c - top) + tl.sum(tl.exp(p - top[:, None]), 1) + tl.sum(tl.exp(p_p - top[:, None]), 1)
+    for tile in tl.range(0, TILES, num_stages=1):
+        slot = tile * TILE + s
+        held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
+        if any_held:
+            k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
+            p_s = tl.dot(q_c, tl.trans(k_s), input_precision=PRECISION) * scale
+            p_s = tl.where(rows[:, None] <= reader[None, :], p_s, float("-inf"))
+            higher = tl.maximum(top, tl.max(p_s, 1))
+            norm = norm * tl.exp(top - higher) + tl.sum(tl.exp(p_s - higher[:, None]), 1)
+            top = higher
+    top += tl.log(norm)
+    tl.store(normaliser + rows.to(tl.int64) * H + h, top, mask=rows < end)
+
+    alpha = tl.exp(d_c - top)
+    p_p = tl.exp(p_p - top[:, None])
+    inverse = inverse_less_identity(tl.exp(p - top[:, None]), DOUBLINGS, WORK, PRECISION)
+    own = v_c.to(tl.float32)
+    bound = largest_of(own)
+    out = exact_dot(inverse * alpha[None, :], v_c, own * alpha[:, None], PRECISION)
+    inverse = inverse.to(WORK)
+    reach_p = tl.dot(inverse, p_p.to(WORK), acc=p_p, input_precision=PRECISION).to(WORK)
+
+    if TILES > 0:
+        if within > 1:
+            wait(flag - 2 * chunk_flags + 1)
+        for tile in tl.range(0, TILES, num_stages=1):
+            slot = tile * TILE + s
+            held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
+            if any_held:
+                k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
+                y_s = older_outputs(y, residual, state_y, held, sequence, h, H, slot, vv, STATE_SLOTS, V, V2)
+                p_s = tl.dot(q_c, tl.trans(k_s), input_precision=PRECISION) * scale
+                p_s = tl.where(rows[:, None] <= reader[None, :], tl.exp(p_s - top[:, None]), 0.0)
+                reach = tl.dot(inverse, p_s.to(WORK), acc=p_s, input_precision=PRECISION).to(WORK)
+                if STATE_SLOTS > 0:
+                    bound = tl.maximum(bound, largest_of(y_s))
+                units, unit = in_units(y_s, WORK)
+                out += tl.dot(reach, units, input_precision=PRECISION) * unit
+
+    # Outputs are averages of inputs (and of a state's): no larger than the largest of them so far.
+    entry = sequence * 2 + within % 2 if RING else segment
+    if within > 0:
+        before = sequence * 2 + (within - 1) % 2 if RING else segment - 1
+        wait(flag - chunk_flags)
+        bound_p = tl.load(handed_bound + before * H + h)
+        y_p = tl.load(handed + (before.to(tl.int64) * H + h) * (C * V2) + r[:, None] * V2 + vv[None, :])
+        out += tl.dot(reach_p, y_p, input_precision=PRECISION) * unit_of(bound_p, WORK)[0]
+        bound = tl.maximum(bound, bound_p)
+    units = (out * unit_of(bound, WORK)[1]).to(WORK)
+    tl.store(handed + (entry.to(tl.int64) * H + h) * (C * V2) + r[:, None] * V2 + vv[None, :], units)
+    tl.store(handed_bound + entry * H + h, bound)
+    release(flag)
+    mask = lanes(there, vv, V, V2)
+    store_fine(places(y, begin, r, h, H, vv, V), places(residual, begin, r, h, H, vv, V), out, mask)
+    if TILES > 0:
+        release(flag + 1)

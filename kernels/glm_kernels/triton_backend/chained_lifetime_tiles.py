@@ -1,0 +1,154 @@
+"""Device functions of the chained lifetime kernels: tiles of rows and slots, and numbers in 16 bits that stay exact.
+
+y is worked with as its rounded output and an int8 *residual*, the next eight digits: gradients of scores are
+differences of neighbouring outputs, which often agree in most of bfloat16's digits. What programs hand to one another
+(y, and z of the backward pass) is float16 in a *unit*, a power of two for each chunk: eight times more precise than
+bfloat16, and numbers 2^28 times smaller than the largest one of their chunk still have all digits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from glm_kernels.triton_backend.weights import from_state, lanes
+
+
+@triton.jit
+def places(x, first, r, h, H, lane, WIDTH: tl.constexpr):
+    """Where rows first + r of head h of a tensor `[rows, H, WIDTH]` stand. Only the first row's needs 64 bits."""
+    return x + (first.to(tl.int64) * H + h) * WIDTH + (r * (H * WIDTH))[:, None] + lane[None, :]
+
+
+@triton.jit
+def row_places(rows, h, H, lane, WIDTH: tl.constexpr):
+    """Offsets of any rows of head h in a tensor `[rows, H, WIDTH]`."""
+    return (rows.to(tl.int64) * H + h)[:, None] * WIDTH + lane[None, :]
+
+
+@triton.jit
+def older_slots(occupant, occupant_last, segment, slot, before, SLOTS: tl.constexpr):
+    """The row in each slot when a chunk begins (else −1) and its last reader, of rows < `before` or from a state.
+
+    Also whether there is any, so that a tile of free slots can be skipped.
+    """
+    at = segment.to(tl.int64) * SLOTS + slot
+    held = tl.load(occupant + at)
+    held = tl.where((held < before) | (held == -2), held, -1)
+    reader = tl.where(held == -1, -1, tl.load(occupant_last + at))
+    return held, reader, tl.max((held != -1).to(tl.int32), 0) > 0
+
+
+@triton.jit
+def slots_of(rows, occupant, segment, TILE: tl.constexpr, TILES: tl.constexpr, SLOTS: tl.constexpr):
+    """The slots in which rows stand when a chunk (`segment`) begins, −1 for those in none."""
+    s = tl.arange(0, TILE)
+    slot = rows * 0 - 1
+    for tile in tl.range(0, TILES, num_stages=1):
+        held = tl.load(occupant + segment.to(tl.int64) * SLOTS + tile * TILE + s)
+        slot = tl.maximum(slot, tl.max(tl.where(held[None, :] == rows[:, None], (tile * TILE + s)[None, :], -1), 1))
+    return slot
+
+
+@triton.jit
+def older_keys(
+    k, state_k, held, sequence, h, H, slot, lane, STATE_SLOTS: tl.constexpr, K: tl.constexpr, K2: tl.constexpr
+):  # fmt: skip
+    """The keys `[TILE, K2]` of a tile of slots."""
+    at, holds = row_places(held, h, H, lane, K), (held >= 0)[:, None]
+    keys = tl.load(k + at, mask=lanes(holds, lane, K, K2), other=0.0)
+    if STATE_SLOTS > 0:
+        keys = from_state(keys, state_k, held, sequence, h, H, slot, lane, STATE_SLOTS, K, K2)
+    return keys
+
+
+@triton.jit
+def older_outputs(
+    y, residual, state_y, held, sequence, h, H, slot, lane,
+    STATE_SLOTS: tl.constexpr, V: tl.constexpr, V2: tl.constexpr,
+):  # fmt: skip
+    """The outputs `[TILE, V2]` of a tile of slots, in fp32."""
+    at, holds = row_places(held, h, H, lane, V), (held >= 0)[:, None]
+    outputs = fine(y + at, residual + at, lanes(holds, lane, V, V2))
+    if STATE_SLOTS > 0:
+        outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, STATE_SLOTS, V, V2)
+    return outputs
+
+
+@triton.jit
+def fine(y, residual, mask):
+    """Outputs and their residuals at these places as one number each, in fp32."""
+    DTYPE: tl.constexpr = y.dtype.element_ty
+    outputs = tl.load(y, mask=mask, other=0.0).to(tl.float32)
+    if DTYPE != tl.float32:
+        more = tl.load(residual, mask=mask, other=0).to(tl.int32)
+        outputs = (outputs.to(tl.int32, bitcast=True) + (more << residual_shift(DTYPE))).to(tl.float32, bitcast=True)
+    return outputs
+
+
+@triton.jit
+def store_fine(y, residual, outputs, mask):
+    """Stores outputs, rounded, and their residuals; none of float32."""
+    DTYPE: tl.constexpr = y.dtype.element_ty
+    rounded = outputs.to(DTYPE)
+    tl.store(y, rounded, mask=mask)
+    if DTYPE != tl.float32:
+        cut = outputs.to(tl.int32, bitcast=True) - rounded.to(tl.float32).to(tl.int32, bitcast=True)
+        cut = tl.minimum(tl.maximum(cut >> residual_shift(DTYPE), -128), 127)
+        tl.store(residual, cut.to(tl.int8), mask=mask)
+
+
+@triton.constexpr_function
+def residual_shift(dtype):
+    """Binary digits of a float32 below those in a rounded output and its residual."""
+    return 8 if dtype == tl.bfloat16 else 5
+
+
+@triton.jit
+def unit_of(largest, WORK: tl.constexpr):
+    """The unit in which numbers up to `largest` are worked with, and its inverse: 1 unless WORK is float16."""
+    unit, inverse = 1.0, 1.0
+    if WORK == tl.float16:
+        exponent = tl.minimum(tl.maximum((largest.to(tl.int32, bitcast=True) >> 23) & 255, 14), 253)
+        unit = ((exponent - 13) << 23).to(tl.float32, bitcast=True)
+        inverse = ((267 - exponent) << 23).to(tl.float32, bitcast=True)
+    return unit, inverse
+
+
+@triton.jit
+def largest_of(x):
+    """The largest magnitude in a tile."""
+    return tl.max(tl.max(tl.abs(x), 1), 0)
+
+
+@triton.jit
+def in_units(x, WORK: tl.constexpr):
+    """A tile in WORK, and its unit."""
+    unit = 1.0
+    if WORK == tl.float16:
+        unit, inverse = unit_of(largest_of(x), WORK)
+        x = x * inverse
+    return x.to(WORK), unit
+
+
+@triton.jit
+def exact_dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a · b of an fp32 `a` whose rounding to b's dtype is made good by a second product with what it cut off."""
+    if b.dtype == tl.float32:
+        acc = tl.dot(a, b, acc=acc, input_precision=PRECISION)
+    else:
+        high = a.to(b.dtype)
+        low = (a - high.to(tl.float32)).to(b.dtype)
+        acc = tl.dot(high, b, acc=acc)
+        acc = tl.dot(low, b, acc=acc)
+    return acc
+
+
+@triton.jit
+def rounded_dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a · b of which one is an operand and the other in fp32, rounded only where operands are bfloat16."""
+    if (a.dtype == tl.bfloat16) or (b.dtype == tl.bfloat16):
+        acc = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc=acc)
+    else:
+        acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc=acc, input_precision=PRECISION)
+    return acc

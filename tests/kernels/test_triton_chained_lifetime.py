@@ -1,0 +1,128 @@
+"""The chained Triton kernels of lifetime recurrences: on CPU their logic in the interpreter, on GPU the real thing."""
+
+import pytest
+import torch
+
+from glm_kernels import RecurrenceState, parse_pattern, recurrence
+from glm_kernels.calls import RecurrenceCall
+from glm_kernels.triton_backend import chained_lifetime
+from tests.kernels.operands import packed_bounds, packed_starts, random_state
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def operands(batch, length, heads, key_dim, value_dim, dtype):
+    """q, k, v, d and the gradient of y."""
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (batch, length, heads, key_dim), (batch, length, heads, value_dim)
+    return [
+        torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+        for shape in (keys, keys, values, keys[:3], values)
+    ]  # fmt: skip
+
+
+def relative_errors(inputs, spelling, state=None, **packing):
+    """Of y and of all gradients, against the reference in float64."""
+    *inputs, grad = inputs
+    pattern, scale = parse_pattern(spelling), inputs[0].shape[3] ** -0.5
+
+    def exact(x):
+        return x.double().requires_grad_()
+
+    precise = [exact(x) for x in inputs]
+    before = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)
+    y, _ = recurrence(*precise, pattern, scale=scale, initial_state=before, backend="reference", **packing)
+    leaves = [*precise, *(() if before is None else before[:2])]
+    expected = [y.detach(), *torch.autograd.grad(y, leaves, grad.double())]
+
+    packing = {"cu_seqlens": None, "document_starts": None, **packing}
+    call = RecurrenceCall(*inputs, pattern, scale, **packing, state=state)
+    y, lse, residual = chained_lifetime.outputs(call)
+    found = [y, *chained_lifetime.gradients(call, y, lse, grad, residual)]
+    assert all(x.shape == right.shape for x, right in zip(found, expected, strict=True))
+    return [
+        float((x.double() - right).norm() / right.norm().clamp(min=1e-3))
+        for x, right in zip(found, expected, strict=True)
+    ]
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of 16 rows, so that a few dozen rows make a chain with rows that are older than a chunk."""
+    monkeypatch.setattr(
+        chained_lifetime, "_configuration", lambda *_: chained_lifetime._Configuration(chunk=16, tile=16)
+    )
+
+
+@pytest.mark.parametrize("spelling", ["window:12", "window:40", "lattice:k^2+1"])
+@pytest.mark.parametrize("packing", ["none", "document_starts", "cu_seqlens"])
+@pytest.mark.parametrize("continued", [False, True])
+def test_float32_equals_the_reference(spelling, packing, continued, short_chunks):
+    length, batch = 67, 1 if packing == "cu_seqlens" else 2
+    given = {
+        "none": {},
+        "document_starts": {"document_starts": packed_starts(batch, length, 2).to(DEVICE)},
+        "cu_seqlens": {"cu_seqlens": packed_bounds(length, 2).to(DEVICE)},
+    }[packing]
+    state = None
+    if continued:
+        made = random_state(parse_pattern(spelling), [17, 40, 0][: 3 if packing == "cu_seqlens" else batch], 1, 12, 20)
+        live = (x.detach().float().to(DEVICE) for x in made[:2])
+        state = RecurrenceState(*live, made.position.to(DEVICE))
+    assert max(relative_errors(operands(batch, length, 1, 12, 20, torch.float32), spelling, state, **given)) < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 16, 33])
+def test_lengths_of_few_chunks(length, short_chunks):
+    assert max(relative_errors(operands(1, length, 2, 16, 16, torch.float32), "lattice:k^2+1")) < 1e-5
+
+
+def test_more_documents_than_can_carry_anything(short_chunks):
+    """What they carry is then told apart by the rows at which they start."""
+    bounds = torch.tensor([0, 1, 2, 3, 50, 50, 53, 100], dtype=torch.int32, device=DEVICE)
+    errors = relative_errors(operands(1, 100, 1, 16, 16, torch.float32), "lattice:k^2+1", cu_seqlens=bounds)
+    assert max(errors) < 1e-5
+
+
+def test_windows_of_one_chunk_carry_nothing(short_chunks):
+    configuration = chained_lifetime._configuration()
+    assert chained_lifetime._tiles_needed(parse_pattern("window:16"), 100, False, configuration) == 0
+    assert chained_lifetime._tiles_needed(parse_pattern("window:17"), 100, False, configuration) == 2
+
+
+def test_what_the_kernels_cannot_serve_is_said():
+    def reason(spelling, length):
+        inputs = (torch.empty(1, length, 1, 16, device="meta"),) * 3 + (torch.empty(1, length, 1, device="meta"),)
+        return chained_lifetime.why_not(RecurrenceCall(*inputs, parse_pattern(spelling), 1.0, None, None, None))
+
+    assert reason("offsets:2^k", 8) == "offsets:2^k is not a lifetime pattern"
+    assert reason("dense", 8) == "dense has more than 1024 live rows after 8 tokens"
+    assert reason("window:2000", 4096) == "window:2000 has more than 1024 live rows after 4096 tokens"
+    assert reason("lattice:k^2+1", 4096) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter has no real bfloat16")
+@pytest.mark.parametrize("spelling", ["window:64", "window:100", "lattice:k^2+1"])
+@pytest.mark.parametrize("widths", [(128, 128), (80, 100), (256, 64)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_dtype_on_a_gpu(spelling, widths, dtype):
+    starts = packed_starts(2, 1000, 5).to(DEVICE)
+    y_error, *errors = relative_errors(operands(2, 1000, 2, *widths, dtype), spelling, document_starts=starts)
+    assert y_error < (1e-5 if dtype == torch.float32 else 3.3e-3)
+    assert max(errors) < (1e-4 if dtype == torch.float32 else 3.3e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="programs of the interpreter run one after the other")
+@pytest.mark.parametrize("spelling", ["window:64", "lattice:k^2+1"])
+def test_every_run_gives_the_same_bits(spelling):
+    *inputs, grad = operands(2, 4096, 16, 128, 128, torch.bfloat16)
+    call = RecurrenceCall(*inputs, parse_pattern(spelling), 128**-0.5, None, None, None)
+
+    def results():
+        y, lse, residual = chained_lifetime.outputs(call)
+        return [y, *chained_lifetime.gradients(call, y, lse, grad, residual)]
+
+    first = results()
+    assert all(all(map(torch.equal, first, results())) for _ in range(5))
