@@ -21,9 +21,9 @@ def test_results_and_gradients_are_as_exact_as_the_torch_path_makes_them(case):
     assert run(case).wrong == []
 
 
-@pytest.mark.parametrize("spelling", ["lattice:2^k", "window:64", "offsets:2^k"])
-def test_tensors_beyond_two_to_the_31_elements(spelling):
-    """The last document of a row of 2.25e9 numbers is what it is alone."""
-    y_error, *gradient_errors = beyond_int32(spelling)
+@pytest.mark.parametrize("operator", ["lattice:2^k", "lattice:k^2+1", "window:64", "offsets:2^k", "dense", "ssm"])
+def test_tensors_beyond_two_to_the_31_elements(operator):
+    """The last of many documents is what it is alone."""
+    y_error, *gradient_errors = beyond_int32(operator)
     assert y_error <= 6e-3
     assert max(gradient_errors) <= 1.5e-2
