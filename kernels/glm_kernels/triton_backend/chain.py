@@ -37,3 +37,20 @@ def release(flag):
     # One thread sets the flag: the stores of all others must come before.
     tl.debug_barrier()
     tl.atomic_xchg(flag, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait_until(progress, least):
+    """The value of a counter, once it is at least `least`; everything stored before it was raised so far is visible."""
+    found = tl.atomic_add(progress, 0, sem="acquire", scope="gpu")
+    while found < least:
+        found = tl.atomic_add(progress, 0, sem="acquire", scope="gpu")
+    tl.debug_barrier()
+    return found
+
+
+@triton.jit
+def publish(progress, value):
+    """Raises a counter that only this program's predecessors have raised before; the counterpart of `wait_until`."""
+    tl.debug_barrier()
+    tl.atomic_xchg(progress, value, sem="release", scope="gpu")

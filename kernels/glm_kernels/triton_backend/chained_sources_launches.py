@@ -1,0 +1,220 @@
+"""Dense and offset recurrences in Triton: configurations, tables of distances, and the launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from glm_kernels.patterns import Dense, Offsets, Pattern
+from glm_kernels.triton_backend.chained_sources_backward import adjoint_pass, gradient_pass
+from glm_kernels.triton_backend.chained_sources_forward import source_pass
+from glm_kernels.triton_backend.chained_sources_tiles import largest_pass
+
+_PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32x3", torch.float32: "ieee"}
+"""Of products of float32 tiles: there are none with bfloat16 operands."""
+_MARGIN = 128
+"""Of the table of near offsets: the rows of the largest chunk."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Rows of a chunk and of a tile, warps and pipeline stages of a launch."""
+
+    chunk: int
+    tile: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The chains share their chunk; heads taken `together` pass through them side by side."""
+
+    source: Pass
+    adjoint: Pass
+    gradient: Pass
+    together: int
+
+
+def configuration(dtype: torch.dtype, width: int, dense: bool) -> Configuration:
+    """By shape, never by timing. Measured on an H100 with Triton 3.6."""
+    if dtype == torch.float32:
+        small = Pass(16, 16, 4, 1)
+        return Configuration(small, small, small, 16)
+    if dtype == torch.float16:
+        exact = Pass(32, 32, 4, 1)
+        return Configuration(exact, exact, exact, 16)
+    if width > 128:
+        wide = Pass(64, 32, 4, 1)
+        return Configuration(wide, wide, wide, 16)
+    # Few heads at a time leave their rows in the L2 cache; many let a chain's links overlap.
+    return Configuration(Pass(64, 64, 4, 2), Pass(64, 64, 4, 2), Pass(128, 64, 8, 3), 16 if dense else 64)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which distances rows read over, for the kernels."""
+
+    near: int
+    """Offsets below it are near."""
+    reads: Tensor
+    """int8: entry _MARGIN + f says whether distance f is a near offset."""
+    far: Tensor
+    """int32, ascending: the other offsets, each at least three chunks."""
+    far_before: Tensor
+    """int32: entry x is the number of far offsets below x chunks."""
+    dense: bool
+
+
+@lru_cache(maxsize=64)
+def reach_of(pattern: Pattern, length: int, shape: Configuration, device: torch.device) -> Reach:
+    """A far offset costs as much as one tile, so near sources end where offsets come less often than tiles."""
+    if isinstance(pattern, Dense):
+        none = torch.zeros(1, dtype=torch.int32, device=device)
+        return Reach(0, none.to(torch.int8), none, none, True)
+    assert isinstance(pattern, Offsets)
+    offsets = pattern.offsets(length)
+    # The cost of taking the first s offsets as near, each tile and offset counted for the rows that it serves.
+    served = 1 - offsets / length
+    chunk, tile = shape.source.chunk, shape.source.tile
+    tiles = ((offsets - chunk) / tile).clamp(min=0).ceil()
+    spent = torch.cat([tiles.new_zeros(1), tiles - tiles.square() * tile / (2 * length)])
+    left = torch.cat([served.flip(0).cumsum(0).flip(0), served.new_zeros(1)])
+    smallest = int(torch.searchsorted(offsets, 3 * chunk))
+    split = smallest + int((spent + left)[smallest:].argmin())
+    near = int(offsets[split - 1]) + 1 if split else 1
+    reads = torch.zeros(near + 4 * _MARGIN, dtype=torch.int8, device="cpu")
+    reads[_MARGIN + offsets[:split]] = 1
+    bounds = torch.arange(-(-length // chunk) + 3, device="cpu") * chunk
+    far_before = torch.searchsorted(offsets[split:], bounds)
+    far = torch.cat([offsets[split:], offsets.new_zeros(1)])
+    return Reach(near, reads.to(device), far.int().to(device), far_before.int().to(device), False)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """int32 `[B, L]`, where each row's document starts, and `[B, chunks]`, the row after a chunk's last reader."""
+
+    starts: Tensor
+    ends: Tensor
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything that forward and backward launches share."""
+
+    shape: Configuration
+    reach: Reach
+    documents: PackedRows | None
+    scale: float
+
+
+def _constants(launch: Launch, q: Tensor, v: Tensor) -> dict[str, Any]:
+    key_dim, value_dim = q.shape[3], v.shape[3]
+    return {
+        "DENSE": launch.reach.dense,
+        "FAR": len(launch.reach.far) > 1,
+        "DOCUMENTS": launch.documents is not None,
+        "K": key_dim,
+        "V": value_dim,
+        "K2": max(16, triton.next_power_of_2(key_dim)),
+        "V2": max(16, triton.next_power_of_2(value_dim)),
+        "PRECISION": _PRECISION[q.dtype],
+    }
+
+
+def work_dtype(operands: torch.dtype) -> torch.dtype:
+    """Of y and its adjoint while they are worked with, as precise as they can be told from their rounded results: fp16
+    (in units of `unit`) has three digits more than bfloat16."""
+    return torch.float16 if operands == torch.bfloat16 else torch.float32
+
+
+def _fill_largest(x: Tensor, largest: Tensor) -> None:
+    """Writes max |x| of each lane of `[B, L, H, V]` into `[B · H]`."""
+    batch, length, heads, width = x.shape
+    rows, steps = 32, 8
+    largest_pass[(triton.cdiv(length, rows * steps), batch * heads)](
+        x, largest.zero_(), length, heads,
+        ROWS=rows, STEPS=steps, V=width, V2=max(16, triton.next_power_of_2(width)), num_warps=4,
+    )  # fmt: skip
+
+
+def _chain(launch: Launch, x: Tensor) -> tuple[tuple[int], tuple[Tensor, Tensor], dict[str, int]]:
+    """Grid, (ticket counter, progress of every lane) and constants of a chained launch over rows `[B, L, H, ·]`."""
+    batch, length, heads = x.shape[:3]
+    counters = torch.zeros(batch * heads + 1, dtype=torch.int32, device=x.device)
+    chunk = launch.shape.source.chunk
+    constants = {"DOUBLINGS": chunk.bit_length() - 1}
+    return (triton.cdiv(length, chunk) * batch * heads,), (counters[:1], counters[1:]), constants
+
+
+def _tuned(chosen: Pass) -> dict[str, int]:
+    return {"C": chosen.chunk, "BLOCK": chosen.tile, "num_warps": chosen.warps, "STAGES": chosen.stages}
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    d: Tensor,
+    y: Tensor,
+    y_work: Tensor,
+    log_norm: Tensor,
+    largest: Tensor,
+    launch: Launch,
+) -> None:
+    """Fills y, y_work `[B, L, H, V]`, log_norm `[B, H, L]` and largest `[B · H]`, max |v|, of contiguous operands."""
+    batch, length, heads = q.shape[:3]
+    reach, documents = launch.reach, launch.documents
+    _fill_largest(v, largest)
+    grid, counters, chain = _chain(launch, q)
+    source_pass[grid](
+        q, k, v, d, y, y_work, log_norm, largest, documents.starts if documents else reach.far,
+        reach.reads, reach.far, reach.far_before, *counters,
+        length, heads, batch * heads, launch.shape.together, reach.near, launch.scale,
+        **chain, **_constants(launch, q, v), **_tuned(launch.shape.source),
+    )  # fmt: skip
+
+
+def backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    d: Tensor,
+    y_work: Tensor,
+    log_norm: Tensor,
+    largest: Tensor,
+    grad: Tensor,
+    launch: Launch,
+) -> list[Tensor]:
+    """Gradients of q, k, v and d."""
+    batch, length, heads = q.shape[:3]
+    constants, reach, documents = _constants(launch, q, v), launch.reach, launch.documents
+    constants["WHOLE"] = length % max(launch.shape.source.chunk, launch.shape.gradient.chunk) == 0
+    starts, ends = (documents.starts, documents.ends) if documents else (reach.far, reach.far)
+    largest_grad = torch.empty_like(largest)
+    _fill_largest(grad, largest_grad)
+    z_work = torch.empty_like(y_work)
+    dq, dk, dv, dd = (torch.empty_like(x) for x in (q, k, v, d))
+    row_term = torch.empty_like(log_norm)
+    headroom = length.bit_length()  # every row's adjoint may gather those of all later rows
+    grid, counters, chain = _chain(launch, q)
+    adjoint_pass[grid](
+        q, k, v, d, y_work, grad, log_norm, z_work, dv, row_term, largest, largest_grad,
+        starts, ends, reach.reads, reach.far, reach.far_before, *counters,
+        length, heads, batch * heads, launch.shape.together, reach.near, headroom, launch.scale,
+        **chain, **constants, **_tuned(launch.shape.adjoint),
+    )  # fmt: skip
+    for out, readers in ((dq, False), (dk, True)):
+        gradient_pass[(triton.cdiv(length, launch.shape.gradient.chunk), batch * heads)](
+            q, k, v, d, y_work, z_work, log_norm, row_term, out, dd, largest, largest_grad,
+            starts, ends, reach.reads, reach.far, reach.far_before,
+            length, heads, reach.near, headroom, launch.scale,
+            READERS=readers, UNIT=launch.shape.source.chunk, **constants, **_tuned(launch.shape.gradient),
+        )  # fmt: skip
+    return [dq, dk, dv, dd]
