@@ -7,13 +7,17 @@ end: a batch row (which may hold several documents), or one document of `cu_seql
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from glm_kernels.patterns import Lifetime
 from glm_kernels.slots import horizon, period, slot_tables
@@ -70,26 +74,56 @@ def tables_of_rows(pattern: Lifetime, batch: int, length: int, grid: Grid, devic
 
 
 def tables_of_documents(
-    pattern: Lifetime, starts: Tensor, initial: Tensor | None, grid: Grid, reach: int | None = None
+    pattern: Lifetime, starts: Tensor, initial: Tensor | None, grid: Grid, reach: int | None = None, again: bool = False
 ) -> Tables:
     """Tables of batch rows packed as `starts [B, T]`, of any integer type, says; each row is a sequence.
 
     `initial [B]`: the position at which the first document of each row goes on. `reach`: a bound of the tokens of
     every document, what a state saw included; without it the host asks the device. What `starts` says is checked on
-    the device: wrong starts end the program with an assertion.
+    the device: wrong starts end the program with an assertion. `again`: for a backward pass, whose forward pass has
+    built the same tables before; they are those of then, if nothing has changed.
     """
     batch, length = starts.shape
-    return _tables(pattern, STARTS, starts, (batch, length), batch, initial, reach, grid, starts.device)
+
+    def build() -> Tables:
+        return _tables(pattern, STARTS, starts, (batch, length), batch, initial, reach, grid, starts.device)
+
+    return _remembered(build, starts, (pattern, grid, reach), again) if initial is None else build()
 
 
 def tables_of_bounds(
-    pattern: Lifetime, bounds: Tensor, length: int, initial: Tensor | None, grid: Grid, reach: int | None = None
-) -> Tables:
+    pattern: Lifetime, bounds: Tensor, length: int, initial: Tensor | None, grid: Grid, reach: int | None = None,
+    again: bool = False,
+) -> Tables:  # fmt: skip
     """Tables of documents packed in one batch row at `bounds [N + 1]`, of any integer type; each is a sequence.
 
-    `initial [N]`: the position at which each goes on. `reach` and the check of `bounds`: as in `tables_of_documents`.
+    `initial [N]`: the position at which each goes on. The rest is as in `tables_of_documents`.
     """
-    return _tables(pattern, BOUNDS, bounds, (1, length), len(bounds) - 1, initial, reach, grid, bounds.device)
+
+    def build() -> Tables:
+        return _tables(pattern, BOUNDS, bounds, (1, length), len(bounds) - 1, initial, reach, grid, bounds.device)
+
+    return _remembered(build, bounds, (pattern, grid, reach, length), again) if initial is None else build()
+
+
+def _remembered(build: Callable[[], Tables], packing: Tensor, key: tuple[object, ...], again: bool) -> Tables:
+    """New tables, or `again` the last ones that were built for the same `packing` tensor, unchanged since.
+
+    A forward pass never takes old tables: a tensor that something else than torch has written to looks unchanged.
+    """
+    if packing.is_inference():
+        return build()
+    key = (*key, packing._version)
+    known = _built.setdefault(packing, {})
+    if not again or key not in known:
+        if not all(other[-1] == packing._version for other in known):
+            known.clear()
+        known[key] = build()
+    return known[key]
+
+
+_built: MutableMapping[Tensor, dict[tuple[object, ...], Tables]] = WeakTensorKeyDictionary()
+"""By packing tensor, as long as it lives; the last part of a key is the tensor's version."""
 
 
 def _tables(
@@ -112,14 +146,9 @@ def _tables(
     size = horizon(pattern, reach)
     known = slot_tables(pattern, size, device)
 
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.int32, device=device)
-
     padded = triton.next_power_of_2(grid.slots)
     lines = (segments * grid.chunks + 1, grid.slots)
-    tables = Tables(
-        empty(batch * length), empty(*lines), empty(*lines), empty(segments, 4), empty(sequences, 2), empty(segments)
-    )
+    tables = Tables(*_allocated([(batch * length,), lines, lines, (segments, 4), (sequences, 2), (segments,)], device))
     documents = min(DOCUMENTS_AT_ONCE, triton.next_power_of_2(sequences))
     table_pass[(segments + 1,)](
         tables.last, tables.occupant, tables.occupant_last, tables.segments, tables.sequences, tables.order,
@@ -133,3 +162,11 @@ def _tables(
         num_warps=4 if grid.chunks * padded <= 1024 else 8, debug=True, sanitize_overflow=False,
     )  # fmt: skip
     return tables
+
+
+def _allocated(shapes: list[tuple[int, ...]], device: torch.device) -> list[Tensor]:
+    """int32 tensors, each at a multiple of 16 bytes, in one allocation: many take the host longer than a launch."""
+    room = [-(-math.prod(shape) // 4) * 4 for shape in shapes]
+    memory = torch.empty(sum(room), dtype=torch.int32, device=device)
+    begins = accumulate(room, initial=0)
+    return [memory.as_strided(shape, (*shape[1:], 1), at) for shape, at in zip(shapes, begins, strict=False)]
