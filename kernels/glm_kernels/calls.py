@@ -51,12 +51,17 @@ class RecurrenceCall:
 class RecurrenceKernel(Protocol):
     """A family of kernels of the structured recurrence."""
 
-    def outputs(self, call: RecurrenceCall) -> tuple[Tensor, Tensor | None]:
-        """y `[B, T, H, V]` in v's dtype and, if the backward pass can use it, the logarithm of every row's softmax
-        denominator, `[B, T, H]` in `accumulation_dtype`."""
+    def outputs(self, call: RecurrenceCall) -> tuple[Tensor, ...]:
+        """y `[B, T, H, V]` in v's dtype, and up to two tensors of the kernel's own for the backward pass.
 
-    def gradients(self, call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor) -> list[Tensor]:
-        """Gradients of q, k, v, d and, with a state, of its k and y, from what `outputs` gave and y's gradient."""
+        What shapes these have, `triton_backend.dispatch.kept_shapes` says beforehand.
+        """
+
+    def gradients(self, call: RecurrenceCall, y: Tensor, kept: Tensor, grad: Tensor, *more: Tensor) -> list[Tensor]:
+        """Gradients of q, k, v, d and, with a state, of its k and y, from what `outputs` gave and y's gradient.
+
+        `kept` and `more` are the kernel's own tensors; of two the second may be missing.
+        """
 
 
 @dataclass(frozen=True)

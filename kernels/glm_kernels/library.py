@@ -18,16 +18,16 @@ from glm_kernels.calls import RecurrenceCall, SSMCall, accumulation_dtype
 from glm_kernels.checks import check_packing_values, check_positions, check_room
 from glm_kernels.patterns import parse_pattern
 from glm_kernels.state import RecurrenceState
-from glm_kernels.triton_backend.dispatch import recurrence_kernel, ssm_kernel
+from glm_kernels.triton_backend.dispatch import kept_shapes, recurrence_kernel, ssm_kernel
 
 Gradients = list[Tensor]
-Outputs = tuple[Tensor, Tensor]
+Outputs = tuple[Tensor, ...]
 
 _LIBRARY = torch.library.Library("glm_kernels", "FRAGMENT")
 
 
 class _Operator:
-    """A differentiable operator with two results, registered as `name` and `name_backward`.
+    """A differentiable operator with some results, registered as `name` and `name_backward`.
 
     arguments: of its schema. forward, backward: what runs; backward takes the results' gradients (None for one that
     is not needed), then the results if it `needs_results`, then the arguments, and gives the gradients of the tensors
@@ -41,16 +41,18 @@ class _Operator:
         forward: Callable[..., Outputs],
         backward: Callable[..., Gradients],
         fake: Callable[..., Outputs],
+        results: int,
         differentiable: tuple[str, ...],
         needs_results: bool,
     ) -> None:
         self._needs_results = needs_results
         names = [argument.split()[-1] for argument in arguments.split(",")]
         self._differentiable = [name in differentiable for name in names]
-        results = "Tensor result, Tensor result2, " if needs_results else ""
+        given = [f"Tensor? grad{i}" for i in range(results)]
+        given += [f"Tensor result{i}" for i in range(results) if needs_results]
         schemas = {
-            name: f"({arguments}) -> (Tensor, Tensor)",
-            f"{name}_backward": f"(Tensor? grad, Tensor? grad2, {results}{arguments}) -> Tensor[]",
+            name: f"({arguments}) -> ({', '.join(['Tensor'] * results)})",
+            f"{name}_backward": f"({', '.join(given)}, {arguments}) -> Tensor[]",
         }
         self._run, self._run_backward = forward, backward
         for (operator, schema), run in zip(schemas.items(), (self._results, self._cast_gradients), strict=True):
@@ -164,19 +166,36 @@ def _recurrence(*arguments: Any) -> Outputs:
         check_room(call.state, call.pattern)
         if call.state.room is None or not q.is_cuda:
             check_positions(call.state, call.pattern)
-    y, lse = recurrence_kernel(call, backend).outputs(call)
-    return y, call.q.new_zeros(call.q.shape[:3], dtype=accumulation_dtype(y.dtype)) if lse is None else lse
+    y, *kept = recurrence_kernel(call, backend).outputs(call)
+    return y, *_conforming(kept, call, backend)
 
 
-def _recurrence_backward(grad: Tensor | None, _: Tensor | None, y: Tensor, lse: Tensor, *arguments: Any) -> Gradients:
+def _recurrence_backward(
+    grad: Tensor | None, _kept: None, _more: None, y: Tensor, kept: Tensor, more: Tensor, *arguments: Any
+) -> Gradients:
     *operands, backend = arguments
     call = _recurrence_call(*operands)
-    grad = torch.zeros_like(y) if grad is None else grad
-    return recurrence_kernel(call, backend).gradients(call, y, lse, grad.contiguous())
+    grad = torch.zeros_like(y) if grad is None else grad.contiguous()
+    return recurrence_kernel(call, backend).gradients(call, y, kept, grad, *([more] if more.numel() else []))
 
 
-def _recurrence_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Outputs:
-    return v.new_empty(v.shape), q.new_empty(q.shape[:3], dtype=accumulation_dtype(q.dtype))
+def _recurrence_shapes(*arguments: Any) -> Outputs:
+    *operands, backend = arguments
+    call = _recurrence_call(*operands)
+    return call.v.new_empty(call.v.shape), *_conforming([], call, backend)
+
+
+def _conforming(kept: list[Tensor], call: RecurrenceCall, backend: str) -> list[Tensor]:
+    """Two tensors of the shapes that were announced: those kept, zeros for one that is not, empty without a shape."""
+    shapes = kept_shapes(call, backend)
+    given = kept[: len(shapes)]
+    given += [call.q.new_zeros(shape, dtype=dtype) for shape, dtype in shapes[len(given) :]]
+    return given + [_empty(call.q) for _ in range(2 - len(given))]
+
+
+def _empty(x: Tensor) -> Tensor:
+    """In place of a result that there is not."""
+    return x.new_empty(0)
 
 
 def _ssm_call(
@@ -195,7 +214,7 @@ def _ssm(*arguments: Any) -> Outputs:
     check_packing_values(q.shape[1], cu_seqlens, document_starts)
     call = _ssm_call(*operands)
     y, final = ssm_kernel(call, backend).outputs(call)
-    return y, call.q.new_empty(0, dtype=accumulation_dtype(y.dtype)) if final is None else final
+    return y, _empty(call.q) if final is None else final
 
 
 def _ssm_backward(grad: Tensor | None, final_grad: Tensor | None, *arguments: Any) -> Gradients:
@@ -206,9 +225,11 @@ def _ssm_backward(grad: Tensor | None, final_grad: Tensor | None, *arguments: An
 
 def _ssm_shapes(*arguments: Any) -> Outputs:
     q, _, v, _, _, cu_seqlens, _, _, output_final_state, _ = arguments
+    if not output_final_state:
+        return v.new_empty(v.shape), _empty(q)
     carried = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    final = (carried, q.shape[2], q.shape[3], v.shape[3]) if output_final_state else (0,)
-    return v.new_empty(v.shape), q.new_empty(final, dtype=accumulation_dtype(q.dtype))
+    final = q.new_empty(carried, q.shape[2], q.shape[3], v.shape[3], dtype=accumulation_dtype(q.dtype))
+    return v.new_empty(v.shape), final
 
 
 recurrence = _Operator(
@@ -218,10 +239,11 @@ recurrence = _Operator(
     _recurrence,
     _recurrence_backward,
     _recurrence_shapes,
+    results=3,
     differentiable=("q", "k", "v", "d", "state_k", "state_y"),
     needs_results=True,
 )
-"""y `[B, T, H, V]` and what `RecurrenceKernel.outputs` gives beside it."""
+"""y `[B, T, H, V]` and what `RecurrenceKernel.outputs` gives beside it, for the backward pass."""
 
 ssm = _Operator(
     "ssm",
@@ -230,7 +252,8 @@ ssm = _Operator(
     _ssm,
     _ssm_backward,
     _ssm_shapes,
+    results=2,
     differentiable=("q", "k", "v", "log_decay", "state"),
     needs_results=False,
 )
-"""y `[B, T, H, V]` and the final state `[N, H, K, V]`, of shape `[0]` if it is not asked for."""
+"""y `[B, T, H, V]` and the final state `[N, H, K, V]`, empty if it is not asked for."""

@@ -72,7 +72,7 @@ def recurrence(
         room = None if initial_state is None else initial_state.room
         return y, final if final is None or room is None else with_room(final, pattern, room)
     state = (None, None, None, None) if initial_state is None else initial_state
-    y, _ = library.recurrence(
+    y, *_ = library.recurrence(
         *(x.contiguous() for x in (q, k, v, d)), pattern if isinstance(pattern, str) else pattern.spelling, scale,
         cu_seqlens, document_starts, *state, backend,
     )  # fmt: skip

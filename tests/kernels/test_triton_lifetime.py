@@ -85,13 +85,3 @@ def test_errors_on_a_gpu_are_at_most_twice_those_of_torch(spelling, widths, dtyp
     rounding = relative_errors(inputs, pattern, None, packing, backend="torch")
     errors = relative_errors(inputs, pattern, None, packing)
     assert all(a <= 2 * b + 2e-6 for a, b in zip(errors, rounding, strict=True))
-
-
-def test_what_the_kernels_cannot_serve_is_said():
-    inputs = operands(1, 8, 1, 16, 16, torch.float32)
-    with pytest.raises(ValueError, match="offsets:2\\^k is not a lifetime pattern"):
-        recurrence(*inputs, "offsets:2^k", backend="triton")
-    with pytest.raises(ValueError, match="more than 64 live rows"):
-        recurrence(*inputs, "dense", backend="triton")
-    with pytest.raises(ValueError, match="float64"):
-        recurrence(*(x.double() for x in inputs), "lattice:2^k", backend="triton")

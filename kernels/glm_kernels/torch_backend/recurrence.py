@@ -49,13 +49,13 @@ class _Lines:
         return chunkwise.forward(self.q, self.k, self.v, self.d, self.y_prefix, self.sources)
 
 
-def outputs(call: RecurrenceCall) -> tuple[Tensor, None]:
+def outputs(call: RecurrenceCall) -> tuple[Tensor]:
     """As `RecurrenceKernel` says."""
     lines = _Lines.of(call)
-    return _rows(lines.solve()[:, lines.sources.prefix :], call.v), None
+    return (_rows(lines.solve()[:, lines.sources.prefix :], call.v),)
 
 
-def gradients(call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor) -> list[Tensor]:
+def gradients(call: RecurrenceCall, y: Tensor, kept: Tensor, grad: Tensor, *more: Tensor) -> list[Tensor]:
     """As `RecurrenceKernel` says. Outputs that were rounded to 16 bits are computed again."""
     lines = _Lines.of(call)
     chunk, prefix = lines.sources.chunk, lines.sources.prefix

@@ -49,7 +49,7 @@ def forward_local(call: RecurrenceCall, shard: Shard) -> tuple[Tensor, Tensor, _
         v=torch.cat([v, v.new_zeros(*v.shape[:3], shard.slots)], 3),
         state=state._replace(y=torch.cat([torch.zeros_like(state.y), identity], 3)),
     )
-    found, _ = recurrence.outputs(both)
+    (found,) = recurrence.outputs(both)
     left = torch.where(shard.stays[:, None, :, None], both.state.y, _left(found, shard))  # type: ignore[union-attr]
     kept = _Kept(exact, shard, call.q.dtype, found[..., :width], found[..., width:], left[..., width:])
     return kept.map, left[..., :width], kept

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from glm_kernels.calls import RecurrenceCall, RecurrenceKernel, SSMCall, SSMKernel
+from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import ssm as torch_ssm
 
@@ -21,33 +23,76 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def recurrence_kernel(call: RecurrenceCall, backend: str) -> RecurrenceKernel:
     """The kernels for `backend`: "torch", "triton", or "auto" for the fastest that serve the call.
 
+    On a GPU those are Triton's wherever they serve the call; on a CPU Triton has only its interpreter.
     Raises ValueError if the backend is "triton" and no kernels of it serve the call.
     """
-    if backend == "torch" or (backend == "auto" and not call.q.is_cuda):
+    if not _asks_triton(call.q, backend):
         return torch_recurrence
     reason = _why_no_triton(call.q, call.v)
     if reason is None:
-        from glm_kernels.triton_backend import lifetime
-
-        reason = lifetime.why_not(call)
+        family = _family(call.pattern, call.reach)
+        reason = family.why_not(call)
         if reason is None:
-            return lifetime
-    if backend == "triton":
-        raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
+            return family
+    _refuse(reason, backend)
     return torch_recurrence
+
+
+def kept_shapes(call: RecurrenceCall, backend: str) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Of the tensors that the kernels keep beside y for the backward pass, at most two.
+
+    They follow from shapes, dtypes and the device, which is all that a compiler knows of a call.
+    """
+    if not _asks_triton(call.q, backend) or _why_no_triton(call.q, call.v) is not None:
+        return []
+    from glm_kernels.triton_backend import chained_sources
+
+    if isinstance(call.pattern, Dense | Offsets):
+        return [((chained_sources.kept_size(call),), torch.float32)] if chained_sources.why_not(call) is None else []
+    denominators = (tuple(call.q.shape[:3]), torch.float32)
+    if call.state is not None or call.v.dtype == torch.float32 or _few_slots(call.pattern, call.q.shape[1]):
+        # How many slots documents with a state need may be known when the call runs only.
+        return [denominators]
+    return [denominators, (tuple(call.v.shape), torch.int8)]
+
+
+def _family(pattern: Pattern, reach: int) -> Any:
+    """Triton's kernels for a pattern in documents of up to `reach` tokens.
+
+    Few live rows fit into one program, which then works on segments in parallel. More are read tile by tile by chains
+    of programs, whose length is that of the sequence.
+    """
+    from glm_kernels.triton_backend import chained_lifetime, chained_sources, lifetime
+
+    if isinstance(pattern, Dense | Offsets):
+        return chained_sources
+    return lifetime if _few_slots(pattern, reach) else chained_lifetime
+
+
+def _few_slots(pattern: Pattern, reach: int) -> bool:
+    from glm_kernels.triton_backend import lifetime
+
+    return pattern.slot_count(_power_of_two(reach)) <= lifetime.LARGEST_SLOTS
+
+
+def _power_of_two(reach: int) -> int:
+    """The least one that is not below `reach`: a compiler then makes a graph for each of them, and not for each T."""
+    size = 1
+    while size < reach:
+        size *= 2
+    return size
 
 
 def ssm_kernel(call: SSMCall, backend: str) -> SSMKernel:
     """As `recurrence_kernel`."""
-    if backend == "torch" or (backend == "auto" and not call.q.is_cuda):
+    if not _asks_triton(call.q, backend):
         return torch_ssm
     reason = _why_no_triton(call.q, call.v)
     if reason is None:
         from glm_kernels.triton_backend import ssm
 
         return ssm
-    if backend == "triton":
-        raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
+    _refuse(reason, backend)
     return torch_ssm
 
 
@@ -58,14 +103,23 @@ def steps_in_triton(q: Tensor, v: Tensor, state: Tensor, backend: str) -> bool:
     """
     if backend == "reference":
         raise ValueError("backend = 'reference' has no step of its own; allowed are auto, triton, torch")
-    if backend == "torch" or (backend == "auto" and not q.is_cuda):
+    if not _asks_triton(q, backend):
         return False
     reason = _why_no_triton(q, v)
     if reason is None and state.dtype != torch.float32:
         reason = f"the state is {state.dtype}; supported is float32"
-    if reason is not None and backend == "triton":
-        raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
+    if reason is not None:
+        _refuse(reason, backend)
     return reason is None
+
+
+def _asks_triton(q: Tensor, backend: str) -> bool:
+    return backend == "triton" or (backend == "auto" and q.is_cuda)
+
+
+def _refuse(reason: str, backend: str) -> None:
+    if backend == "triton":
+        raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
 
 
 def interpreted() -> bool:
