@@ -33,6 +33,7 @@ from glm_kernels.checks import Backend, check_operands
 from glm_kernels.patterns import Lifetime, Pattern, parse_pattern
 from glm_kernels.slots import rows_in_slots
 from glm_kernels.state import RecurrenceState
+from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import shards as torch_shards
 from glm_kernels.triton_backend.dispatch import recurrence_kernel
 
@@ -247,11 +248,13 @@ def backward_finish(local: Local, left_grad: Tensor) -> list[Tensor]:
 
 def _kernel(call: RecurrenceCall, backend: Backend) -> ShardKernel:
     """Triton's segment kernels where they serve the call, else torch, unless that is not wanted."""
-    if backend != "torch" and (call.q.is_cuda or backend == "triton"):
-        from glm_kernels.triton_backend import lifetime, lifetime_shards
+    served_by = recurrence_kernel(call, backend)
+    if served_by is torch_recurrence:
+        return torch_shards
+    from glm_kernels.triton_backend import lifetime, lifetime_shards
 
-        if recurrence_kernel(call, backend) is lifetime:
-            return lifetime_shards
-        if backend == "triton":
-            raise ValueError(f"backend = 'triton' has no summaries of {call.pattern}; use backend = 'auto'")
+    if served_by is lifetime:
+        return lifetime_shards
+    if backend == "triton":
+        raise ValueError(f"backend = 'triton' has no summaries of {call.pattern}; use backend = 'auto'")
     return torch_shards

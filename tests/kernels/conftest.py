@@ -12,7 +12,7 @@ def short_segments(monkeypatch):
     """Segments of two chunks, so that a few dozen rows cross several of them."""
     made = lifetime.configuration
 
-    def short(slots):
-        return dataclasses.replace(made(slots), chunks=2)
+    def short(*shape):
+        return dataclasses.replace(made(*shape), chunks=2)
 
     monkeypatch.setattr(lifetime, "configuration", short)

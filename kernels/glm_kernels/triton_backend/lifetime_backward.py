@@ -29,7 +29,15 @@ from glm_kernels.triton_backend.products import (
     unit_of,
     unpacked,
 )
-from glm_kernels.triton_backend.weights import from_state, gathered, inverse_less_identity, lanes, places, weights_again
+from glm_kernels.triton_backend.weights import (
+    LOG2_E,
+    from_state,
+    gathered,
+    inverse_less_identity,
+    lanes,
+    places,
+    weights_again,
+)
 
 
 @triton.jit
@@ -78,7 +86,8 @@ def adjoint_pass(
         # What rows that stay in slots have received, as the rows of the chunk see it.
         enters = following[:, None] == rows[None, :]
         received = tl.dot(enters.to(WEIGHT), inverse.to(WEIGHT), acc=enters.to(tl.float32), input_precision=PRECISION)
-        z_c = dot_fine(tl.trans(g_c), inverse + identity, tl.zeros((V2, C), tl.float32), PRECISION)
+        g_t, whole = tl.trans(g_c), inverse + identity
+        z_c = dot_fine(g_t, whole, tl.zeros((V2, C), tl.float32), PRECISION)
         z_c = fine_dot_fine(add, received, z_c, SPLIT, PRECISION)
         z_map = tl.dot(map_.to(WEIGHT), received.to(WEIGHT), input_precision=PRECISION).to(WEIGHT)
         tl.store(places(row_map, first, r, h, H, s, S), tl.trans(z_map), mask=there[:, None])
@@ -87,9 +96,12 @@ def adjoint_pass(
         stored = tl.trans(packed(z_c, inverse_unit, z.dtype.element_ty))
         tl.store(places(z, first, r, h, H, vv, V), stored, mask=in_v)
 
-        stays = ((following == held) & (held != -1))[None, :]
-        add = fine_dot_fine(z_c, p_s, tl.where(stays, add, 0.0), SPLIT, PRECISION)
-        map_ = tl.dot(z_map, p_s.to(WEIGHT), acc=tl.where(stays, map_, 0.0), input_precision=PRECISION)
+        stays = ((following == held) & (held != -1))[None, :] & (s[:, None] == s[None, :])
+        sent = p_s.to(WEIGHT)
+        kept = tl.dot(received.to(WEIGHT), sent, acc=stays.to(tl.float32), input_precision=PRECISION)
+        put = tl.dot(inverse.to(WEIGHT), sent, acc=p_s, input_precision=PRECISION)
+        add = fine_dot_fine(add, kept, dot_fine(g_t, put, tl.zeros((V2, S), tl.float32), PRECISION), SPLIT, PRECISION)
+        map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=PRECISION)
         following = held
     of_segment = (segment.to(tl.int64) * H + h) * S + s[:, None]
     tl.store(segment_map + of_segment * S + s[None, :], tl.trans(map_))
@@ -148,7 +160,7 @@ def gradient_pass(
         z_map = tl.load(places(row_map, first, r, h, H, s, S), mask=there[:, None], other=0.0)
 
         p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, ROWS, PRECISION)
-        alpha = tl.exp(d_c - lse_c)
+        alpha = tl.exp2(d_c * LOG2_E - lse_c)
         dp, dp_s = tl.zeros((ROWS, ROWS), tl.float32), tl.zeros((ROWS, S), tl.float32)
         dalpha = tl.zeros((ROWS,), tl.float32)
         for block in tl.static_range(V2 // BLOCK):

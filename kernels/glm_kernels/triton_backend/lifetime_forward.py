@@ -39,8 +39,8 @@ def segment_pass(
 ):  # fmt: skip
     """Grid (segments, H). y `[rows, H, V]`; row_map `[rows, H, S]`; segment_map and _add `[segments, H, S, S or V]`.
 
-    lse `[rows, H]`: logarithms of the softmax denominators; unit `[rows, H]`: of the rows stored in y. Operands are
-    worked on in DTYPE. The rows in slots at a segment's end stand in line `ends` + segment · END_LINES of `occupant`.
+    lse `[rows, H]`: binary logarithms of the softmax denominators; unit `[rows, H]`: of the rows stored in y. Operands
+    are worked on in DTYPE. The rows in slots at a segment's end are line `ends` + segment · END_LINES of `occupant`.
     """
     segment, h = tl.program_id(0), tl.program_id(1)
     SPLIT: tl.constexpr = DTYPE == tl.bfloat16
@@ -48,7 +48,6 @@ def segment_pass(
     begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
     if begin >= end:
         return
-    final = (tl.load(segments + segment * 4 + 2) == 0) & (STATE_SLOTS == 0)
     sequence = tl.load(segments + segment * 4 + 3)
     r, s, kk, vv = tl.arange(0, C), tl.arange(0, S), tl.arange(0, K2), tl.arange(0, V2)
     identity = (r[:, None] == r[None, :]).to(tl.float32)
@@ -73,24 +72,28 @@ def segment_pass(
         line = tl.where(chunk == CHUNKS - 1, ends + segment * END_LINES, segment * CHUNKS + chunk + 1)
         following = tl.load(occupant + line.to(tl.int64) * S + s)
 
-        alpha, p, p_s, lse_c = normalised_weights(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, C, PRECISION)
+        alpha, p, p_s, lse_c = normalised_weights(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, C, S, PRECISION)
         tl.store(lse + at, lse_c, mask=there)
         inverse = inverse_less_identity(p, DOUBLINGS, WEIGHT, PRECISION)
         reach = tl.dot(p_s.to(WEIGHT), inverse.to(WEIGHT), acc=p_s, input_precision=PRECISION)
         own = (inverse + identity) * alpha[:, None]
-        out = dot_fine(tl.trans(v_c), own, tl.zeros((V2, C), tl.float32), PRECISION)
+        v_t = tl.trans(v_c)
+        out = dot_fine(v_t, own, tl.zeros((V2, C), tl.float32), PRECISION)
         out = fine_dot_fine(add, reach, out, SPLIT, PRECISION)
         out_map = tl.dot(map_.to(WEIGHT), reach.to(WEIGHT), input_precision=PRECISION).to(WEIGHT)
         tl.store(places(row_map, first, r, h, H, s, S), tl.trans(out_map), mask=there[:, None])
         unit_c, inverse_unit = unit_of(tl.max(tl.abs(out), 0))
         tl.store(unit + at, unit_c, mask=there)
-        stored = tl.where(final, out.to(y.dtype.element_ty), packed(out, inverse_unit, y.dtype.element_ty))
-        tl.store(places(y, first, r, h, H, vv, V), tl.trans(stored), mask=in_v)
+        stored = tl.trans(packed(out, inverse_unit, y.dtype.element_ty))
+        tl.store(places(y, first, r, h, H, vv, V), stored, mask=in_v)
 
-        stays = ((following == held) & (held != -1))[None, :]
-        enters = following[None, :] == rows[:, None]
-        add = fine_dot(out, enters.to(DTYPE), tl.where(stays, add, 0.0), PRECISION)
-        map_ = tl.dot(out_map, enters.to(WEIGHT), acc=tl.where(stays, map_, 0.0), input_precision=PRECISION)
+        # What the slots hold next, from what they hold and the inputs: no need to wait for the rows.
+        stays = ((following == held) & (held != -1))[None, :] & (s[:, None] == s[None, :])
+        enters = (following[None, :] == rows[:, None]).to(DTYPE)
+        kept = fine_dot(reach, enters, stays.to(tl.float32), PRECISION)
+        put = fine_dot(own, enters, tl.zeros((C, S), tl.float32), PRECISION)
+        add = fine_dot_fine(add, kept, dot_fine(v_t, put, tl.zeros((V2, S), tl.float32), PRECISION), SPLIT, PRECISION)
+        map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=PRECISION)
         held = following
     of_segment = (segment.to(tl.int64) * H + h) * S + s[:, None]
     tl.store(segment_map + of_segment * S + s[None, :], tl.trans(map_))
@@ -137,21 +140,22 @@ def boundary_pass(
 def output_pass(
     y, unit, row_map, boundary, segments, H,
     ROWS: tl.constexpr, SEGMENT: tl.constexpr, S: tl.constexpr, V: tl.constexpr, V2: tl.constexpr,
-    STATE_SLOTS: tl.constexpr, PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (segments · SEGMENT / ROWS, H): adds what entered the segment; into a first one it does with a state."""
+    """Grid (segments · SEGMENT / ROWS, H): adds what entered the segment."""
     block, h = tl.program_id(0), tl.program_id(1)
     segment = block // (SEGMENT // ROWS)
-    end, within = tl.load(segments + segment * 4 + 1), tl.load(segments + segment * 4 + 2)
+    end = tl.load(segments + segment * 4 + 1)
     first = tl.load(segments + segment * 4) + (block % (SEGMENT // ROWS)) * ROWS
-    if within > 0 or STATE_SLOTS > 0:
-        r, s, vv = tl.arange(0, ROWS), tl.arange(0, S), tl.arange(0, V2)
-        there = first + r < end
-        in_v = lanes(there[:, None], vv, V, V2)
-        at_boundary = boundary + ((segment.to(tl.int64) * H + h) * S + s[:, None]) * V + vv[None, :]
-        map_ = tl.load(places(row_map, first, r, h, H, s, S), mask=there[:, None], other=0.0)
-        entered, entered_unit = scaled(tl.load(at_boundary, mask=(vv < V)[None, :], other=0.0), map_.dtype)
-        alone = tl.load(places(y, first, r, h, H, vv, V), mask=in_v, other=0.0)
-        alone = unpacked(alone, tl.load(unit + first.to(tl.int64) * H + h + r * H, mask=there, other=0.0))
-        whole = alone + tl.dot(map_, entered, input_precision=PRECISION) * entered_unit
-        tl.store(places(y, first, r, h, H, vv, V), whole.to(y.dtype.element_ty), mask=in_v)
+    if first >= end:
+        return
+    r, s, vv = tl.arange(0, ROWS), tl.arange(0, S), tl.arange(0, V2)
+    there = first + r < end
+    in_v = lanes(there[:, None], vv, V, V2)
+    at_boundary = boundary + ((segment.to(tl.int64) * H + h) * S + s[:, None]) * V + vv[None, :]
+    map_ = tl.load(places(row_map, first, r, h, H, s, S), mask=there[:, None], other=0.0)
+    entered, entered_unit = scaled(tl.load(at_boundary, mask=(vv < V)[None, :], other=0.0), map_.dtype)
+    alone = tl.load(places(y, first, r, h, H, vv, V), mask=in_v, other=0.0)
+    alone = unpacked(alone, tl.load(unit + first.to(tl.int64) * H + h + r * H, mask=there, other=0.0))
+    whole = alone + tl.dot(map_, entered, input_precision=PRECISION) * entered_unit
+    tl.store(places(y, first, r, h, H, vv, V), whole.to(y.dtype.element_ty), mask=in_v)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import triton
@@ -53,12 +54,17 @@ class Configuration:
     gradient: Pass
 
 
-def configuration(slots: int) -> Configuration:
-    """Measured on an H100 with Triton 3.6."""
-    one, two, four = Pass(1, 2), Pass(2, 2), Pass(4, 1)
+def configuration(slots: int, width: int, dtype: torch.dtype) -> Configuration:
+    """For S slots, K and V up to `width`, and operands of `dtype`. Measured on an H100 with Triton 3.6."""
+    wide = width > 128
+    if dtype != torch.bfloat16:
+        # Products of fp32 tiles take many instructions: more warps keep compilation short and values in registers.
+        many = Pass(8 if wide else 4, 1)
+        return Configuration(chunk=16, chunks=32, rows=16, block=64, segment=many, adjoint=many, gradient=many)
+    one, two, four = Pass(1, 2), Pass(2, 2), Pass(4, 2 if slots <= 32 else 1)
     if slots <= 32:
-        segment = one if slots <= 16 else two
-        return Configuration(chunk=16, chunks=32, rows=16, block=64, segment=segment, adjoint=two, gradient=two)
+        segment, gradient = two if wide or slots > 16 else one, four if wide else two
+        return Configuration(16, 32, rows=16, block=64, segment=segment, adjoint=two, gradient=gradient)
     return Configuration(chunk=32, chunks=32, rows=32, block=128, segment=four, adjoint=four, gradient=four)
 
 
@@ -102,7 +108,7 @@ class Launch:
         return 0 if self.state_k is None else self.state_k.shape[2]
 
     def maps(self) -> tuple[Tensor, Tensor, Maps]:
-        """y for nothing entering, or y itself where nothing can enter; the denominators' logarithms; the maps."""
+        """y for nothing entering (packed), binary logarithms of the softmax denominators, and the maps."""
         y, lse = torch.empty_like(self.v), self.d.new_empty(self.d.shape, dtype=torch.float32)
         maps = self._empty_maps()
         segment_pass[self._grid](
@@ -146,7 +152,7 @@ class Launch:
         rows = min(_ROWS_OF_OUTPUT, grid.segment)
         output_pass[(self._grid[0] * (grid.segment // rows), self._grid[1])](
             y, maps.unit, maps.rows, boundary, self.tables.segments, self._grid[1],
-            ROWS=rows, SEGMENT=grid.segment, S=grid.slots, STATE_SLOTS=self.state_slots,
+            ROWS=rows, SEGMENT=grid.segment, S=grid.slots,
             V=constants["V"], V2=constants["V2"], PRECISION=constants["PRECISION"], num_warps=4,
         )  # fmt: skip
 
@@ -205,7 +211,7 @@ class Launch:
     def _doublings(self) -> int:
         return self.grid.chunk.bit_length() - 1
 
-    @property
+    @cached_property
     def _constants(self) -> dict[str, int]:
         key_dim, value_dim = self.q.shape[3], self.v.shape[3]
         dtype, _, precision = _WORK[self.q.dtype]

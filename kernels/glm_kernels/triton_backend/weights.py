@@ -40,36 +40,65 @@ def gathered(x, rows, h, H, lane, WIDTH: tl.constexpr, PADDED: tl.constexpr, DTY
     return tl.load(x + at, mask=lanes((rows >= 0)[:, None], lane, WIDTH, PADDED), other=0.0).to(DTYPE)
 
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""Exponentials are powers of two to the hardware; scores are multiplied by this along with their scale."""
+
+
 @triton.jit
-def normalised_weights(q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
-    """α `[C]`, Pᵀ `[C, C]`, P_Sᵀ `[S, C]`, and the logarithm of every row's softmax denominator `[C]`.
+def log2(x, DTYPE: tl.constexpr):
+    """The hardware's logarithm (23 bits) where operands are in bfloat16: the exact one takes a tenth of a pass."""
+    if DTYPE == tl.bfloat16:
+        x = tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )  # fmt: skip
+    else:
+        x = tl.log2(x)
+    return x
+
+
+@triton.jit
+def normalised_weights(
+    q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """α `[C]`, Pᵀ `[C, C]`, P_Sᵀ `[S, C]`, and the binary logarithm of every row's softmax denominator.
 
     Row i's weights, on its input, on rows of its chunk and on older rows, stand in column i. They are computed that
     way round, since transposing a fresh product is not safe (Triton 3.4 to 3.7 on Hopper).
     """
     q_t, r = tl.trans(q), tl.arange(0, C)
-    inside = tl.dot(k, q_t, input_precision=PRECISION) * scale
+    inside = tl.dot(k, q_t, input_precision=PRECISION) * (scale * LOG2_E)
     inside = tl.where((r[:, None] < r[None, :]) & (rows[None, :] <= last[:, None]), inside, float("-inf"))
-    older = tl.dot(k_old, q_t, input_precision=PRECISION) * scale
+    older = tl.dot(k_old, q_t, input_precision=PRECISION) * (scale * LOG2_E)
     older = tl.where(rows[None, :] <= last_old[:, None], older, float("-inf"))
-    top = tl.maximum(d, tl.maximum(tl.max(inside, 0), tl.max(older, 0)))
-    inside = tl.exp(inside - top[None, :])
-    older = tl.exp(older - top[None, :])
-    own = tl.exp(d - top)
-    total = own + tl.sum(inside, 0) + tl.sum(older, 0)
+    d *= LOG2_E
+    top = tl.maximum(d, _columns(inside, older, C == S, True))
+    inside = tl.exp2(inside - top[None, :])
+    older = tl.exp2(older - top[None, :])
+    own = tl.exp2(d - top)
+    total = own + _columns(inside, older, C == S, False)
     norm = 1.0 / total
-    return own * norm, inside * norm[None, :], older * norm[None, :], top + tl.log(total)
+    return own * norm, inside * norm[None, :], older * norm[None, :], top + log2(total, q.dtype)
+
+
+@triton.jit
+def _columns(a, b, ALIKE: tl.constexpr, LARGEST: tl.constexpr):
+    """The largest element, or the sum, of every column of two tiles; alike ones are put together first."""
+    if ALIKE:
+        found = tl.max(tl.maximum(a, b), 0) if LARGEST else tl.sum(a + b, 0)
+    else:
+        found = tl.maximum(tl.max(a, 0), tl.max(b, 0)) if LARGEST else tl.sum(a, 0) + tl.sum(b, 0)
+    return found
 
 
 @triton.jit
 def weights_again(q, k, k_old, lse, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
-    """P `[C, C]` and P_S `[C, S]` from the logarithms of the denominators."""
-    r = tl.arange(0, C)
-    inside = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale - lse[:, None]
+    """P `[C, C]` and P_S `[C, S]` from the binary logarithms of the denominators."""
+    r, norm = tl.arange(0, C), lse[:, None]
+    inside = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E) - norm
     inside = tl.where((r[None, :] < r[:, None]) & (rows[:, None] <= last[None, :]), inside, float("-inf"))
-    older = tl.dot(q, tl.trans(k_old), input_precision=PRECISION) * scale - lse[:, None]
+    older = tl.dot(q, tl.trans(k_old), input_precision=PRECISION) * (scale * LOG2_E) - norm
     older = tl.where(rows[:, None] <= last_old[None, :], older, float("-inf"))
-    return tl.exp(inside), tl.exp(older)
+    return tl.exp2(inside), tl.exp2(older)
 
 
 @triton.jit
