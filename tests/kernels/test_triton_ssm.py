@@ -6,6 +6,7 @@ import torch
 from glm_kernels import reference
 from glm_kernels.calls import SSMCall
 from glm_kernels.documents import documents_of
+from glm_kernels.torch_backend import ssm as torch_ssm
 from glm_kernels.triton_backend import ssm
 from tests.kernels.operands import packed_bounds, packed_starts
 
@@ -95,7 +96,8 @@ def test_only_the_final_state_is_differentiated(short_segments):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_shards_linked_by_their_summaries_equal_the_whole(packed, short_segments):
+@pytest.mark.parametrize("kernel", [ssm, torch_ssm], ids=["triton", "torch"])
+def test_shards_linked_by_their_summaries_equal_the_whole(kernel, packed, short_segments):
     """Forward: the state that enters a shard; backward: the gradient of the state that leaves it."""
     q, k, v, a = operands(2, 96, 1, 16, 16, torch.float32)
     grad = torch.randn(v.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
@@ -108,18 +110,18 @@ def test_shards_linked_by_their_summaries_equal_the_whole(packed, short_segments
         return SSMCall(*rows, SCALE, None, (starts[:, begin:end] - begin).clamp(min=0), state, True)
 
     whole = call(0, 96)
-    y, final = ssm.outputs(whole)
-    expected = [y[:, 48:], final, *(x[:, :48] for x in ssm.gradients(whole, grad, None))]
+    y, final = kernel.outputs(whole)
+    expected = [y[:, 48:], final, *(x[:, :48] for x in kernel.gradients(whole, grad, None))]
 
     first, second = call(0, 48), call(48, 96)
     # A document that starts at the shard's edge takes nothing over.
     goes_on = (starts[:, 48] < 48)[:, None, None, None]
-    _, added = ssm.summary(first.k, first.v, first.log_decay, first.document_starts)
-    found = list(ssm.outputs(call(48, 96, added * goes_on)))
-    _, adjoint = ssm.adjoint_summary(
+    _, added = kernel.summary(first.k, first.v, first.log_decay, first.document_starts)
+    found = list(kernel.outputs(call(48, 96, added * goes_on)))
+    _, adjoint = kernel.adjoint_summary(
         second.q, grad[:, 48:].contiguous(), second.log_decay, SCALE, second.document_starts
     )
-    found += ssm.gradients(first, grad[:, :48].contiguous(), adjoint * goes_on)
+    found += kernel.gradients(first, grad[:, :48].contiguous(), adjoint * goes_on)
     assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(found, expected, strict=True))
 
 

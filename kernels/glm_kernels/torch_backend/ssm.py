@@ -55,6 +55,47 @@ def gradients(call: SSMCall, grad: Tensor | None, final_grad: Tensor | None) -> 
     return found
 
 
+def summary(k: Tensor, v: Tensor, log_decay: Tensor, document_starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What a shard of rows does to the state h that enters it: h ↦ decay · h + added.
+
+    k `[B, T, H, K]`, v `[B, T, H, V]`, log_decay `[B, T, H]`, document_starts `[B, T]` counted from the shard's first
+    row; only the document that starts at row 0 sees h. Returns decay `[B, H]` and added `[B, H, K, V]`, accumulated
+    in float32 or float64.
+    """
+    sums = _decayed(log_decay.transpose(1, 2))
+    weight = (sums[:, :, -1:] - sums).exp()
+    if document_starts is not None:
+        rows = torch.arange(k.shape[1], device=k.device)
+        weight = weight * (rows >= document_starts[:, -1:]).unsqueeze(1)
+    return _shard_decay(sums, document_starts, k.dtype), _outer(k, v, weight)
+
+
+def adjoint_summary(
+    q: Tensor, grad: Tensor, log_decay: Tensor, scale: float, document_starts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same for the way back: g ↦ decay · g + added, of the gradient g of the state that leaves the shard.
+
+    grad `[B, T, H, V]`: the gradient of y. The result is the gradient of the state that enters the shard.
+    """
+    sums = _decayed(log_decay.transpose(1, 2))
+    weight = scale * sums.exp()
+    if document_starts is not None:
+        weight = weight * (document_starts <= 0).unsqueeze(1)
+    return _shard_decay(sums, document_starts, q.dtype), _outer(q, grad, weight)
+
+
+def _shard_decay(sums: Tensor, starts: Tensor | None, operands: torch.dtype) -> Tensor:
+    decay = sums[:, :, -1].exp().to(accumulation_dtype(operands))
+    return decay if starts is None else decay * (starts[:, -1:] <= 0)
+
+
+def _outer(k: Tensor, v: Tensor, weight: Tensor) -> Tensor:
+    """Σ_t weight_t k_t v_tᵀ `[B, H, K, V]` of k `[B, T, H, K]`, v `[B, T, H, V]`, weight `[B, H, T]`."""
+    dtype = accumulation_dtype(k.dtype)
+    weighted = k.to(dtype).permute(0, 2, 3, 1) * weight.to(dtype).unsqueeze(2)
+    return weighted @ v.to(dtype).transpose(1, 2)
+
+
 def _lines(call: SSMCall) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """q (scaled), k, v `[B, H, T, ·]`, log_decay `[B, H, T]` and the state, in the accumulation dtype."""
     dtype = accumulation_dtype(call.q.dtype)
