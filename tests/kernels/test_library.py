@@ -162,3 +162,36 @@ def test_importing_touches_no_device():
     code = "import torch, glm_kernels; assert not torch.cuda.is_initialized(); assert glm_kernels.recurrence"
     environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ":".join(sys.path), "PATH": ""}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["lattice:2^k", "window:100", "dense", "ssm"])
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_layers_compiled_for_a_gpu_equal_eager_ones(name, mode):
+    """With CUDA graphs too: what runs inside an operator can be captured."""
+    torch._dynamo.reset()
+    shapes = [(1, 300, 2, 64)] * 3 + [(1, 300, 2)]
+    inputs = [x.detach().cuda().requires_grad_() for x in leaves(*shapes, dtype=torch.float32)]
+
+    def layers(q, k, v, gate):
+        return mixed(name, q, k, mixed(name, q, k, v, gate), gate)
+
+    compiled = torch.compile(layers, fullgraph=True, mode=mode)
+    for _ in range(3):  # the first calls of a CUDA graph are not replays
+        y = compiled(*inputs)
+        found = [y.clone(), *(x.clone() for x in torch.autograd.grad(y.sum(), inputs))]
+    expected = layers(*inputs)
+    expected = [expected, *torch.autograd.grad(expected.sum(), inputs)]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bounds_on_the_host_serve_operands_on_a_gpu():
+    q, k, v, gate = (x.detach().float().cuda() for x in operands(1, 70))
+    bounds = packed_bounds(70, 3)
+    expected = mixed("lattice:2^k", q, k, v, gate, cu_seqlens=bounds.cuda())
+    assert torch.equal(mixed("lattice:2^k", q, k, v, gate, cu_seqlens=bounds), expected)
+    with pytest.raises(ValueError, match="end at T = 70"):
+        mixed("lattice:2^k", q, k, v, gate, cu_seqlens=torch.tensor([0, 71]))
