@@ -42,12 +42,14 @@ def gathered(x, rows, h, H, lane, WIDTH: tl.constexpr, PADDED: tl.constexpr, DTY
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 """Exponentials are powers of two to the hardware; scores are multiplied by this along with their scale."""
+ASSEMBLES = tl.constexpr(not triton.knobs.runtime.interpret)
+"""The interpreter knows no assembly."""
 
 
 @triton.jit
 def log2(x, DTYPE: tl.constexpr):
     """The hardware's logarithm (23 bits) where operands are in bfloat16: the exact one takes a tenth of a pass."""
-    if DTYPE == tl.bfloat16:
+    if DTYPE == tl.bfloat16 and ASSEMBLES:
         x = tl.inline_asm_elementwise(
             "lg2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
         )  # fmt: skip
