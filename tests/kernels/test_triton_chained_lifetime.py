@@ -1,5 +1,7 @@
 """The chained Triton kernels of lifetime recurrences: on CPU their logic in the interpreter, on GPU the real thing."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -54,11 +56,16 @@ def short_chunks(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("spelling", ["window:12", "window:40", "lattice:k^2+1"])
-@pytest.mark.parametrize("packing", ["none", "document_starts", "cu_seqlens"])
 @pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize(
+    ("spelling", "packing"),
+    [
+        *itertools.product(["window:40", "lattice:k^2+1"], ["none", "document_starts", "cu_seqlens"]),
+        ("window:12", "document_starts"),  # without a state nothing is older than a chunk
+    ],
+)
 def test_float32_equals_the_reference(spelling, packing, continued, short_chunks):
-    length, batch = 67, 1 if packing == "cu_seqlens" else 2
+    length, batch = 53, 2 if packing == "document_starts" else 1
     given = {
         "none": {},
         "document_starts": {"document_starts": packed_starts(batch, length, 2).to(DEVICE)},

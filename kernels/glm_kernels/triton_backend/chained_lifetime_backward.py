@@ -1,14 +1,15 @@
-"""Chained lifetime recurrence, backward: one launch, whose programs walk the chain in reverse.
+"""Chained lifetime recurrence, backward: a chain in reverse for z of (I − B)^T z = G, then the gradients.
 
 Notation and formulas of `lifetime_backward`. A row receives from its readers: those in its own chunk, those in the
 next chunk, and later ones, whose contributions are carried in its slot:
 
     z = (I − P^T)^-1 (G + carried)  +  (I − P^T)^-1 P_next^T Z_next
 
-As in the forward pass all but the last product is ready when the next chunk's z arrives. Having handed its own z on, a
-program adds what its chunk contributes to older rows to their slots, tile by tile in the order of the chain, so that
-sums are the same in every run. Then it takes all gradients of its keys, inputs and queries, for which it has z of both
-chunks; key gradients of older rows are carried in slots like z's.
+1. `chained_adjoint`: as in the forward pass all but the last product is ready when the next chunk's z arrives. Having
+   handed its own z on, a program adds what its chunk gives to older rows to their slots, tile by tile in the order of
+   the chain, so that sums are the same in every run.
+2. `chained_gradient`: with every z known chunks are independent, but for key gradients of older rows: these are carried
+   in slots like z's.
 """
 
 from __future__ import annotations
@@ -70,11 +71,18 @@ def chained_adjoint(
     inverse = weights_transposed(q_c, k_c, top, reads, scale)
     inverse = inverse_less_identity(inverse, DOUBLINGS, WORK, PRECISION).to(WORK)
     reach_n = tl.dot(inverse, reach_n, acc=p, input_precision=PRECISION).to(WORK)
+    p_s = tl.zeros((TILE, C), WORK)
+    if TILES > 0:
+        # Most rows that the next chunks need their sums of stand in the first tile: its weights are taken in advance.
+        held, reader, any_held = older_slots(occupant, occupant_last, segment, s, begin - C, SLOTS)
+        k_s = older_keys(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
+        p_s = weights_transposed(q_c, k_s, top, rows[None, :] <= reader[:, None], scale).to(WORK)
     received = tl.load(places(grad, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0).to(tl.float32)
     if TILES > 0:  # noqa: SIM102 - decided by the compiler; the one inside on the device
         if begin + 2 * C < end:
             slot = slots_of(rows, occupant, segment + 2, TILE, TILES, SLOTS)
-            wait(flag + 2 * chunk_flags + TILES)
+            if tl.max(slot, 0) >= 0:
+                wait(flag + 2 * chunk_flags + 1 + tl.max(slot, 0) // TILE)
             kept = lanes((slot >= 0)[:, None], vv, V, V2)
             received += tl.load(carried + slot[:, None] * V + vv[None, :], mask=kept, other=0.0)
     units, unit = in_units(received, WORK)
@@ -94,9 +102,10 @@ def chained_adjoint(
         held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
         given = tl.zeros((TILE, V2), tl.float32)
         if any_held:
-            k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
-            p_s = weights_transposed(q_c, k_s, top, rows[None, :] <= reader[:, None], scale)
-            given = tl.dot(p_s.to(WORK), units, input_precision=PRECISION) * unit
+            if tile > 0:
+                k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
+                p_s = weights_transposed(q_c, k_s, top, rows[None, :] <= reader[:, None], scale).to(WORK)
+            given = tl.dot(p_s, units, input_precision=PRECISION) * unit
         pass_on(
             given, carried, dstate_y, held, segment, slot, vv, within, sequence, h, H, begin + C < end,
             flag + chunk_flags + 1 + tile, occupant, SLOTS, STATE_SLOTS, V, V2,
@@ -166,22 +175,18 @@ def chained_gradient(
     dk_c = rounded_dot(ds, q_c, dk_c, PRECISION)
     if TILES > 0:  # noqa: SIM102
         if begin + 2 * C < end:
+            # Before this chunk changes slots: another row may have stood there.
             slot = slots_of(rows, occupant, segment + 2, TILE, TILES, SLOTS)
-            wait(flag + 2 * chunk_flags + TILES)
+            if tl.max(slot, 0) >= 0:
+                wait(flag + 2 * chunk_flags + 1 + tl.max(slot, 0) // TILE)
             kept = lanes((slot >= 0)[:, None], kk, K, K2)
             dk_c += tl.load(carried + slot[:, None] * K + kk[None, :], mask=kept, other=0.0)
     tl.store(places(dk, begin, r, h, H, kk, K), dk_c.to(DTYPE), mask=lanes(there, kk, K, K2))
     dq_t = rounded_dot(tl.trans(k_c), ds, tl.zeros((K2, C), tl.float32), PRECISION)
+    if TILES > 0:
+        # What was loaded above has been by every thread.
+        tl.debug_barrier()
 
-    k_p = tl.load(places(k, begin - C, r, h, H, kk, K), mask=lanes(known, kk, K, K2), other=0.0)
-    last_p = tl.load(last + begin - C + r, mask=(r >= 0) & (within > 0), other=-1)
-    y_p = fine(
-        places(y, begin - C, r, h, H, vv, V), places(residual, begin - C, r, h, H, vv, V), lanes(known, vv, V, V2)
-    )
-    y_p, unit_y = in_units(y_p, WORK)
-    reads = rows[None, :] <= last_p[:, None]
-    ds = score_gradient(q_c, k_p, z_c, y_p, unit * unit_y, top, zy, reads, scale, PRECISION)
-    dq_t = rounded_dot(tl.trans(k_p), ds, dq_t, PRECISION)
     for tile in tl.range(0, TILES, num_stages=1):
         slot = tile * TILE + s
         held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
@@ -199,6 +204,16 @@ def chained_gradient(
             flag + chunk_flags + 1 + tile, occupant, SLOTS, STATE_SLOTS, K, K2,
         )  # fmt: skip
         release(flag + 1 + tile)
+
+    k_p = tl.load(places(k, begin - C, r, h, H, kk, K), mask=lanes(known, kk, K, K2), other=0.0)
+    last_p = tl.load(last + begin - C + r, mask=(r >= 0) & (within > 0), other=-1)
+    y_p = fine(
+        places(y, begin - C, r, h, H, vv, V), places(residual, begin - C, r, h, H, vv, V), lanes(known, vv, V, V2)
+    )
+    y_p, unit_y = in_units(y_p, WORK)
+    reads = rows[None, :] <= last_p[:, None]
+    ds = score_gradient(q_c, k_p, z_c, y_p, unit * unit_y, top, zy, reads, scale, PRECISION)
+    dq_t = rounded_dot(tl.trans(k_p), ds, dq_t, PRECISION)
     at = dq + (begin.to(tl.int64) * H + h) * K + (r * (H * K))[None, :] + kk[:, None]
     tl.store(at, dq_t.to(DTYPE), mask=(kk < K)[:, None] & (rows < end)[None, :])
 

@@ -91,25 +91,36 @@ def chained_forward(
     inverse = inverse.to(WORK)
     reach_p = tl.dot(inverse, p_p.to(WORK), acc=p_p, input_precision=PRECISION).to(WORK)
 
+    entry = sequence * 2 + within % 2 if RING else segment
     if TILES > 0:
-        if within > 1:
-            wait(flag - 2 * chunk_flags + 1)
-        for tile in tl.range(0, TILES, num_stages=1):
-            slot = tile * TILE + s
-            held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
-            if any_held:
-                k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
-                y_s = older_outputs(y, residual, state_y, held, sequence, h, H, slot, vv, STATE_SLOTS, V, V2)
-                p_s = tl.dot(q_c, tl.trans(k_s), input_precision=PRECISION) * scale
-                p_s = tl.where(rows[:, None] <= reader[None, :], tl.exp(p_s - top[:, None]), 0.0)
-                reach = tl.dot(inverse, p_s.to(WORK), acc=p_s, input_precision=PRECISION).to(WORK)
+        # Low slots change hands most often. Theirs is the last tile, whose weights are taken before it is waited for.
+        held, reader, any_held = older_slots(occupant, occupant_last, segment, s, begin - C, SLOTS)
+        k_s = older_keys(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
+        reach = reach_of(q_c, k_s, inverse, top, rows, reader, scale, WORK, PRECISION)
+        for step in tl.range(0, TILES - 1, num_stages=1):
+            slot = (TILES - 1 - step) * TILE + s
+            held_t, reader_t, any_held_t = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
+            if any_held_t:
+                k_t = older_keys(k, state_k, held_t, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
+                reach_t = reach_of(q_c, k_t, inverse, top, rows, reader_t, scale, WORK, PRECISION)
+                newest = tl.max(held_t, 0)
+                if newest >= 0:
+                    wait(flag - (within - (newest - begin + within * C) // C) * chunk_flags + 1)
+                y_t = older_outputs(y, residual, state_y, held_t, sequence, h, H, slot, vv, STATE_SLOTS, V, V2)
+                units, unit = in_units(y_t, WORK)
+                out += tl.dot(reach_t, units, input_precision=PRECISION) * unit
                 if STATE_SLOTS > 0:
-                    bound = tl.maximum(bound, largest_of(y_s))
-                units, unit = in_units(y_s, WORK)
-                out += tl.dot(reach, units, input_precision=PRECISION) * unit
+                    bound = tl.maximum(bound, largest_of(y_t))
+        if any_held:
+            if within > 1:
+                wait(flag - 2 * chunk_flags + 1)
+            y_s = older_outputs(y, residual, state_y, held, sequence, h, H, s, vv, STATE_SLOTS, V, V2)
+            units, unit = in_units(y_s, WORK)
+            out += tl.dot(reach, units, input_precision=PRECISION) * unit
+            if STATE_SLOTS > 0:
+                bound = tl.maximum(bound, largest_of(y_s))
 
     # Outputs are averages of inputs (and of a state's): no larger than the largest of them so far.
-    entry = sequence * 2 + within % 2 if RING else segment
     if within > 0:
         before = sequence * 2 + (within - 1) % 2 if RING else segment - 1
         wait(flag - chunk_flags)
@@ -125,3 +136,11 @@ def chained_forward(
     store_fine(places(y, begin, r, h, H, vv, V), places(residual, begin, r, h, H, vv, V), out, mask)
     if TILES > 0:
         release(flag + 1)
+
+
+@triton.jit
+def reach_of(q, k, inverse, top, rows, reader, scale, WORK: tl.constexpr, PRECISION: tl.constexpr):
+    """(I − P)^-1 P for the weights P of rows on older keys, which are read up to the rows `reader`."""
+    p = tl.exp(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale - top[:, None])
+    p = tl.where(rows[:, None] <= reader[None, :], p, 0.0)
+    return tl.dot(inverse, p.to(WORK), acc=p, input_precision=PRECISION).to(WORK)
