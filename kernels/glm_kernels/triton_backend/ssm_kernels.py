@@ -218,17 +218,17 @@ def output_pass(
         scores = scores * pair_decays(sums, start, rows, origin, C, PACKED, REVERSE) * scale
         if TERMS != "none":
             other_c = tl.load(other + line * V + at_v, mask=in_v, other=0.0)
-        term = tl.zeros((C,), tl.float32)
-        if TERMS == "pairs":
-            pairs = tl.dot(other_c.to(DTYPE), tl.trans(v_c.to(DTYPE)), input_precision=PRECISION)
-            pairs = tl.where(rows[:, None] > rows[None, :], pairs * scores, 0.0)
-            term = tl.sum(pairs, 1) - tl.sum(pairs, 0)
-        weights = factor(scores, DTYPE, PRECISION)
         y_c = product(q_c, state, tl.zeros((C, BLOCK), tl.float32), FINE, DTYPE, PRECISION) * enters[:, None]
         if TERMS != "none":
-            crossing = tl.sum(y_c * other_c.to(tl.float32), 1)
-            term += crossing if TERMS == "pairs" else -crossing
+            term = tl.sum(y_c * other_c.to(tl.float32), 1)
+            if TERMS == "pairs":
+                pairs = tl.dot(other_c.to(DTYPE), tl.trans(v_c.to(DTYPE)), input_precision=PRECISION)
+                pairs = tl.where(rows[:, None] > rows[None, :], pairs * scores, 0.0)
+                term += tl.sum(pairs, 1) - tl.sum(pairs, 0)
+            else:
+                term = -term
             tl.store(terms + (block * H + h).to(tl.int64) * total_rows + rows, term, mask=rows < end)
+        weights = factor(scores, DTYPE, PRECISION)
         y_c = tl.dot(weights, v_c.to(DTYPE), y_c, input_precision=PRECISION)
         tl.store(y + line * V + at_v, y_c.to(y.dtype.element_ty), mask=in_v)
         left = v_c.to(tl.float32) * leaves[:, None]
