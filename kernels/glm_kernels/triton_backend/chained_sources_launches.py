@@ -17,8 +17,9 @@ from glm_kernels.triton_backend.chained_sources_tiles import largest_pass
 
 _PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32x3", torch.float32: "ieee"}
 """Of products of float32 tiles: there are none with bfloat16 operands."""
-FAR_COST = 1.75
+FAR_COST = 1.0
 """Of a far offset, in tiles: measured on an H100."""
+_FEW_HEADS, _MANY_HEADS = 16, 64
 _MARGIN = 128
 """Of the table of near offsets: the rows of the largest chunk."""
 
@@ -35,12 +36,11 @@ class Pass:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The chains share their chunk; heads taken `together` pass through them side by side."""
+    """The chains share their chunk."""
 
     source: Pass
     adjoint: Pass
     gradient: Pass
-    together: int
 
 
 def configuration(dtype: torch.dtype, width: int, dense: bool) -> Configuration:
@@ -48,17 +48,16 @@ def configuration(dtype: torch.dtype, width: int, dense: bool) -> Configuration:
     if dtype == torch.float32:
         # Products without tensor cores: wide rows need the registers of more warps.
         small = Pass(16, 16, 8 if width > 128 else 4, 1)
-        return Configuration(small, small, small, 16)
+        return Configuration(small, small, small)
     if dtype == torch.float16:
         exact = Pass(32, 32, 4, 1)
-        return Configuration(exact, exact, exact, 16)
+        return Configuration(exact, exact, exact)
     if width > 128:
         wide = Pass(64, 32, 4, 1)
-        return Configuration(wide, wide, wide, 16)
-    # Few heads at a time leave their rows in the L2 cache; many let a chain's links overlap.
+        return Configuration(wide, wide, wide)
     if dense:
-        return Configuration(Pass(64, 64, 4, 3), Pass(64, 64, 4, 3), Pass(128, 64, 8, 3), 16)
-    return Configuration(Pass(64, 64, 4, 2), Pass(64, 64, 4, 2), Pass(64, 64, 4, 2), 64)
+        return Configuration(Pass(64, 64, 4, 3), Pass(64, 64, 4, 3), Pass(128, 64, 8, 3))
+    return Configuration(Pass(64, 64, 4, 2), Pass(64, 64, 4, 2), Pass(64, 64, 4, 2))
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,9 @@ class Reach:
     far_before: Tensor
     """int32: entry x is the number of far offsets below x chunks."""
     dense: bool
+    together: int
+    """Heads that pass through a chain side by side. Many let its links overlap, few leave their rows in the L2 cache,
+    from which rows that read much profit."""
 
 
 @lru_cache(maxsize=64)
@@ -81,7 +83,7 @@ def reach_of(pattern: Pattern, length: int, shape: Configuration, device: torch.
     """Near sources end where so few offsets are left that they cost less one by one than tile by tile."""
     if isinstance(pattern, Dense):
         none = torch.zeros(1, dtype=torch.int32, device=device)
-        return Reach(0, none.to(torch.int8), none, none, True)
+        return Reach(0, none.to(torch.int8), none, none, True, _FEW_HEADS)
     assert isinstance(pattern, Offsets)
     offsets = pattern.offsets(length)
     # The cost of taking the first s offsets as near, each tile and offset counted for the rows that it serves.
@@ -97,8 +99,9 @@ def reach_of(pattern: Pattern, length: int, shape: Configuration, device: torch.
     reads[_MARGIN + offsets[:split]] = 1
     bounds = torch.arange(-(-length // chunk) + 3, device="cpu") * chunk
     far_before = torch.searchsorted(offsets[split:], bounds)
+    together = _FEW_HEADS if len(offsets) > 32 else _MANY_HEADS
     far = torch.cat([offsets[split:], offsets.new_zeros(1)])
-    return Reach(near, reads.to(device), far.int().to(device), far_before.int().to(device), False)
+    return Reach(near, reads.to(device), far.int().to(device), far_before.int().to(device), False, together)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def forward(
     source_pass[grid](
         q, k, v, d, y, y_work, log_norm, largest, documents.starts if documents else reach.far,
         reach.reads, reach.far, reach.far_before, *counters,
-        length, heads, batch * heads, launch.shape.together, reach.near, launch.scale,
+        length, heads, batch * heads, launch.reach.together, reach.near, launch.scale,
         **chain, **_constants(launch, q, v), **_tuned(launch.shape.source),
     )  # fmt: skip
 
@@ -212,7 +215,7 @@ def backward(
     adjoint_pass[grid](
         q, k, v, d, y_work, grad, log_norm, z_work, dv, row_term, largest, largest_grad,
         starts, ends, reach.reads, reach.far, reach.far_before, *counters,
-        length, heads, batch * heads, launch.shape.together, reach.near, headroom, launch.scale,
+        length, heads, batch * heads, launch.reach.together, reach.near, headroom, launch.scale,
         **chain, **constants, **_tuned(launch.shape.adjoint),
     )  # fmt: skip
     for out, readers in ((dq, False), (dk, True)):
