@@ -253,7 +253,7 @@ def _kernel(call: RecurrenceCall, backend: Backend) -> ShardKernel:
         return torch_shards
     from glm_kernels.triton_backend import lifetime, lifetime_shards
 
-    if served_by is lifetime:
+    if lifetime.why_not(call) is None:
         return lifetime_shards
     if backend == "triton":
         raise ValueError(f"backend = 'triton' has no summaries of {call.pattern}; use backend = 'auto'")

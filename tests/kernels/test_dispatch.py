@@ -20,9 +20,10 @@ def call(spelling, length, dtype=torch.float32, state=None):
     ("spelling", "length", "family"),
     [
         ("lattice:2^k", 4096, "triton_backend.lifetime"),
-        ("window:64", 4096, "triton_backend.lifetime"),
-        ("window:65", 4096, "triton_backend.chained_lifetime"),
-        ("window:65", 64, "triton_backend.lifetime"),
+        ("window:16", 4096, "triton_backend.lifetime"),
+        ("lattice:2^k", 131_072, "triton_backend.lifetime"),
+        ("window:32", 4096, "triton_backend.chained_lifetime"),
+        ("window:65", 16, "triton_backend.lifetime"),
         ("lattice:k^2+1", 8192, "triton_backend.chained_lifetime"),
         ("offsets:k^2+1", 100, "triton_backend.chained_sources"),
         ("dense", 100, "triton_backend.chained_sources"),

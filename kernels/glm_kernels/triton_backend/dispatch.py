@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glm_kernels.calls import RecurrenceCall, RecurrenceKernel, SSMCall, SSMKernel
-from glm_kernels.patterns import Dense, Offsets, Pattern
+from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import ssm as torch_ssm
 
@@ -72,7 +72,7 @@ def _family(pattern: Pattern, reach: int) -> Any:
 def _few_slots(pattern: Pattern, reach: int) -> bool:
     from glm_kernels.triton_backend import lifetime
 
-    return pattern.slot_count(_power_of_two(reach)) <= lifetime.LARGEST_SLOTS
+    return isinstance(pattern, Lifetime) and lifetime.preferred(pattern, _power_of_two(reach))
 
 
 def _power_of_two(reach: int) -> int:

@@ -13,14 +13,25 @@ from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.lifetime_launches import Launch, configuration
 from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 
-LARGEST_SLOTS = 64
-"""Patterns with more live rows than this carry too much for one program."""
+LARGEST_SLOTS = 32
+"""Patterns with more live rows than this carry too much for one program: with 64 it was slower on an H100 than a chain
+of programs (window:64, B4 T8192), and its results were wrong."""
 
 
 @lru_cache(maxsize=256)
 def slots_needed(pattern: Lifetime, length: int) -> int:
     """Slots S of the kernels for documents of up to `length` tokens: a power of two, at least a tensor core's 16."""
     return max(16, triton.next_power_of_2(pattern.slot_count(length)))
+
+
+def preferred(pattern: Lifetime, reach: int) -> bool:
+    """Whether these kernels are the best for documents of up to `reach` tokens: few rows are live, at great distances.
+
+    Outputs that average many neighbours are alike, and then the gradients of their scores need more of y than its
+    rounded value, which is all that these kernels have.
+    """
+    slots = pattern.slot_count(reach)
+    return slots <= 16 or slots <= min(LARGEST_SLOTS, reach.bit_length() + 1)
 
 
 def why_not(call: RecurrenceCall) -> str | None:

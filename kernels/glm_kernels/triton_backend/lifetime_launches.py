@@ -61,11 +61,10 @@ def configuration(slots: int, width: int, dtype: torch.dtype) -> Configuration:
         # Products of fp32 tiles take many instructions: more warps keep compilation short and values in registers.
         many = Pass(8 if wide else 4, 1)
         return Configuration(chunk=16, chunks=32, rows=16, block=64, segment=many, adjoint=many, gradient=many)
-    one, two, four = Pass(1, 2), Pass(2, 2), Pass(4, 2 if slots <= 32 else 1)
-    if slots <= 32:
-        segment, gradient = two if wide or slots > 16 else one, four if wide else two
-        return Configuration(16, 32, rows=16, block=64, segment=segment, adjoint=two, gradient=gradient)
-    return Configuration(chunk=32, chunks=32, rows=32, block=128, segment=four, adjoint=four, gradient=four)
+    one, two, four = Pass(1, 2), Pass(2, 2), Pass(4, 2)
+    segment, gradient = (two, four) if wide or slots > 16 else (one, two)
+    block = 64 if wide else 128
+    return Configuration(16, 32, rows=16, block=block, segment=segment, adjoint=two, gradient=gradient)
 
 
 @dataclass(frozen=True)
