@@ -32,7 +32,7 @@ _RATIO = 2.0
 _SLACK = {torch.bfloat16: 1e-6, torch.float16: 1e-6, torch.float32: 2e-6}
 _CASE_SECONDS = 100
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there in the interpreter, to try this file
-_MOST_SHOWN = 6
+_MOST_SHOWN = 12
 Results = dict[str, Tensor]
 
 
@@ -286,7 +286,7 @@ def _print(chosen: list[int], answers: dict[int, dict], seconds: float) -> None:
         family = CASES[n].operator
         if (why := _why_wrong(answer)) and shown[family] < _MOST_SHOWN:
             shown[family] += 1
-            print(f"  {CASES[n]}: {why}"[:240])
+            print(f"  {CASES[n]}: {why}"[:360])
 
 
 if __name__ == "__main__":

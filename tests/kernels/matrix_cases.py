@@ -96,7 +96,7 @@ _FULL_SIZE = [
     for packing in FACTORS["packing"]
 ]
 
-CASES: list[Case] = list(dict.fromkeys(_covering() + _MANY_LIVE_ROWS + _FULL_SIZE))
+CASES: list[Case] = list(dict.fromkeys(_FULL_SIZE[::3] + _covering() + _MANY_LIVE_ROWS + _FULL_SIZE))
 assert len({f.name for f in fields(Case)} ^ set(FACTORS)) == 0
 
 

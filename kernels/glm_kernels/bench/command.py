@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines = report.timings(measured, shape, operands.starts, copy)
         found.timings += lines
         print("\n".join([report.heading(shape), *map(report.line, lines)]), file=text, flush=True)
+        _write(options.output, found)  # a run that is cut short is not lost
         del operands
     print(f"\n{report.LEGEND}", file=text)
     if options.compile_time:
@@ -55,11 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(report.first_step_table(found.first_steps), file=text)
     for name, reason in found.skipped.items():
         print(f"{name}: skipped, {reason}", file=text)
-    written = json.dumps(found.as_json(), indent=1)
-    if options.output:
-        options.output.write_text(written + "\n")
+    _write(options.output, found)
     if options.json:
-        print(written)
+        print(json.dumps(found.as_json(), indent=1))
     return 0 if len(right) == len(options.operators) else 1
 
 
@@ -165,6 +164,11 @@ def _running(cases: list[Case], operands: Operands, found: report.Report) -> lis
             continue
         running.append(case)
     return running
+
+
+def _write(path: Path | None, found: report.Report) -> None:
+    if path:
+        path.write_text(json.dumps(found.as_json(), indent=1) + "\n")
 
 
 def _say(what: str) -> None:
