@@ -99,7 +99,7 @@ def gradients(
     """As `RecurrenceKernel` says. Without y's residuals `outputs` runs again to have them."""
     if residual is None:
         residual = outputs(call)[2] if y.dtype != torch.float32 else y.new_empty(0, dtype=torch.int8)
-    launch = _launch(call)
+    launch = _launch(call, again=True)
     q, k, v, d = call.q, call.k, call.v, call.d
     heads, constants = q.shape[2], launch.constants
     dq, dk, dv, dd = (torch.empty_like(x) for x in (q, k, v, d))
@@ -126,7 +126,7 @@ def gradients(
     return [dq, dk, dv, dd, *dstate]
 
 
-def _launch(call: RecurrenceCall) -> _Launch:
+def _launch(call: RecurrenceCall, again: bool = False) -> _Launch:
     pattern, q, v, state = call.pattern, call.q, call.v, call.state
     assert isinstance(pattern, Lifetime)
     configuration = _configuration(q.dtype, max(q.shape[3], v.shape[3]))
@@ -134,11 +134,11 @@ def _launch(call: RecurrenceCall) -> _Launch:
     grid = Grid(configuration.chunk, 1, max(16, tiles * configuration.tile))
     initial = None if state is None else state.position
     if call.cu_seqlens is not None:
-        tables = tables_of_bounds(pattern, call.cu_seqlens, q.shape[1], initial, grid, call.reach)
+        tables = tables_of_bounds(pattern, call.cu_seqlens, q.shape[1], initial, grid, call.reach, again)
     elif call.document_starts is not None or initial is not None:
         starts = call.document_starts
         starts = q.new_zeros(q.shape[:2], dtype=torch.int32) if starts is None else starts
-        tables = tables_of_documents(pattern, starts, initial, grid, call.reach)
+        tables = tables_of_documents(pattern, starts, initial, grid, call.reach, again)
     else:
         tables = tables_of_rows(pattern, *q.shape[:2], grid, q.device)
     # Of float16 operands float16 would lose digits, and TF32 is no better: three products of it are.

@@ -16,6 +16,10 @@ from glm_kernels.patterns import Dense, Offsets
 from glm_kernels.state import RecurrenceState
 from glm_kernels.triton_backend import chained_sources_launches as launches
 
+SMALLEST_WIDTH = 64
+"""Of K and V on a GPU: with K = V = 16 Triton 3.6 gave code for an H100 that read outside of its tensors, though the
+same kernels are right in the interpreter. Widths between have not been tried."""
+
 
 def why_not(call: RecurrenceCall) -> str | None:
     """Why these kernels cannot serve a call that Triton could serve; None if they can."""
@@ -23,6 +27,9 @@ def why_not(call: RecurrenceCall) -> str | None:
         return f"{call.pattern} is neither dense nor an offset pattern"
     if call.cu_seqlens is not None and call.state is not None:
         return f"{call.pattern} cannot continue the documents of cu_seqlens from an initial state"
+    width = min(call.q.shape[3], call.v.shape[3])
+    if call.q.is_cuda and width < SMALLEST_WIDTH:
+        return f"the narrower of K and V is {width}; the smallest that {call.pattern} is known to be right for is 64"
     return None
 
 

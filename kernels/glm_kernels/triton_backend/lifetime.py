@@ -54,15 +54,15 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
 
 def gradients(call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor) -> list[Tensor]:
     """As `RecurrenceKernel` says."""
-    launch = planned(call)
+    launch = planned(call, again=True)
     z, maps = launch.adjoint_maps(lse, grad)
     boundary, dstate_y = launch.folded(maps, finish=call.state is not None, backward=True)
     found = launch.gradients(y, lse, z, maps, boundary, None if call.state is None else call.state.y.float())
     return found if call.state is None else [*found, dstate_y]
 
 
-def planned(call: RecurrenceCall) -> Launch:
-    """The launches of a call."""
+def planned(call: RecurrenceCall, again: bool = False) -> Launch:
+    """The launches of a call; `again` in a backward pass, which takes the tables that its forward pass has built."""
     assert isinstance(call.pattern, Lifetime)
     slots, state = slots_needed(call.pattern, call.reach), call.state
     chosen = configuration(slots, max(call.q.shape[3], call.v.shape[3]), call.q.dtype)
@@ -70,18 +70,18 @@ def planned(call: RecurrenceCall) -> Launch:
     # A segment ends where the next one begins; behind the last one is the spare line, or another sequence.
     return Launch(
         call.q, call.k, call.v, call.d, call.scale, None if state is None else state.k.float(),
-        _tables(call, grid), grid, chosen, ends=grid.chunks, end_lines=grid.chunks,
+        _tables(call, grid, again), grid, chosen, ends=grid.chunks, end_lines=grid.chunks,
     )  # fmt: skip
 
 
-def _tables(call: RecurrenceCall, grid: Grid) -> Tables:
+def _tables(call: RecurrenceCall, grid: Grid, again: bool) -> Tables:
     assert isinstance(call.pattern, Lifetime)
     batch, length = call.q.shape[:2]
     initial = None if call.state is None else call.state.position
     if call.cu_seqlens is not None:
-        return tables_of_bounds(call.pattern, call.cu_seqlens, length, initial, grid, call.reach)
+        return tables_of_bounds(call.pattern, call.cu_seqlens, length, initial, grid, call.reach, again)
     if call.document_starts is None and initial is None:
         return tables_of_rows(call.pattern, batch, length, grid, call.q.device)
     starts = call.document_starts
     starts = torch.zeros(batch, length, dtype=torch.int32, device=call.q.device) if starts is None else starts
-    return tables_of_documents(call.pattern, starts, initial, grid, call.reach)
+    return tables_of_documents(call.pattern, starts, initial, grid, call.reach, again)
