@@ -96,7 +96,7 @@ def draw_benchmarks(benchmarks: Sequence[Benchmark], path: Path) -> None:
                 marker=style.marker, markersize=5, markeredgecolor="white", markeredgewidth=0.6,
             )  # fmt: skip
         floors = _floors(curves, key)
-        axes.plot(list(floors), list(floors.values()), color=_FLOOR, linewidth=1.2, linestyle=(0, (1, 2)))
+        axes.plot(list(floors), list(floors.values()), color=_FLOOR, linewidth=1.2, linestyle=(0, (1, 2)), marker="_")
         _finish(axes, name, sorted({t for curve in curves for t in curve.points}))
     panels[0].set_ylabel("milliseconds")
     ends = [(curve.values("forward_backward_ms")[-1], curve.label, look[curve.operator].colour) for curve in curves]

@@ -187,7 +187,8 @@ def _serve() -> None:
         try:
             answer = vars(run(case)) | {}
         except Exception as error:
-            answer = {"failure": f"{type(error).__name__}: {error}"[:300]}
+            refused = isinstance(error, ValueError) and "cannot serve this call" in str(error)
+            answer = {"refused" if refused else "failure": f"{type(error).__name__}: {error}"[:300]}
         print(json.dumps({**answer, "seconds": time.perf_counter() - begun}), flush=True)
 
 
@@ -256,21 +257,22 @@ def main() -> int:
 
 
 def _outcome(answer: dict) -> Outcome | None:
-    return None if "failure" in answer else Outcome(answer["errors"], answer["ratios"], answer["limits"])
+    return Outcome(answer["errors"], answer["ratios"], answer["limits"]) if "errors" in answer else None
 
 
 def _why_wrong(answer: dict) -> str:
-    """What is wrong with an answer, empty if it is right."""
+    """What is wrong with an answer, empty if it is right or if the kernels say that they do not serve the call."""
     outcome = _outcome(answer)
-    return answer["failure"] if outcome is None else "; ".join(outcome.wrong)
+    return answer.get("failure", "") if outcome is None else "; ".join(outcome.wrong)
 
 
 def _print(chosen: list[int], answers: dict[int, dict], seconds: float) -> None:
-    right = sum(not _why_wrong(answer) for answer in answers.values())
+    refused = sum("refused" in answer for answer in answers.values())
+    right = sum(not _why_wrong(answer) for answer in answers.values()) - refused
     name = torch.cuda.get_device_name() if _DEVICE == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}: {len(chosen)} cases, {right} right, "
+    print(f"{name}, torch {torch.__version__}: {len(chosen)} cases, {right} right, {refused} refused, "
           f"{len(chosen) - len(answers)} not done, {seconds:.0f} s")  # fmt: skip
-    print(f"{'operator':31}{'dtype':10}{'cases':>6}{'wrong':>6}{'ratio':>7} of {'':9}{'error':>9} of")
+    print(f"{'operator':31}{'dtype':10}{'cases':>6}{'refused':>8}{'wrong':>6}{'ratio':>7} of {'':9}{'error':>9} of")
     groups: dict[tuple[str, str], list[int]] = {}
     for n in sorted(answers):
         groups.setdefault((CASES[n].operator, str(CASES[n].dtype).removeprefix("torch.")), []).append(n)
@@ -279,7 +281,8 @@ def _print(chosen: list[int], answers: dict[int, dict], seconds: float) -> None:
         ratio = max(((x, name) for one in known for name, x in one.ratios.items()), default=(0.0, "-"))
         error = max(((x, name) for one in known for name, x in one.errors.items()), default=(0.0, "-"))
         wrong = sum(bool(_why_wrong(answers[n])) for n in members)
-        start = f"{operator:31}{dtype:10}{len(members):6}{wrong:6}"
+        refused = sum("refused" in answers[n] for n in members)
+        start = f"{operator:31}{dtype:10}{len(members):6}{refused:8}{wrong:6}"
         print(f"{start}{ratio[0]:7.2f} {ratio[1]:12}{error[0]:9.1e} {error[1]}")
     shown: Counter[str] = Counter()
     for n, answer in sorted(answers.items()):

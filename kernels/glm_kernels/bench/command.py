@@ -121,19 +121,16 @@ def _shape(options: argparse.Namespace, length: int) -> Shape:
 
 
 def _checked(options: argparse.Namespace, shapes: list[Shape], found: report.Report) -> list[str]:
-    """The operators that compute the right thing, in a short row and on a GPU in the longest one too."""
-    lengths = [gate.SHORT]
-    if options.device == "cuda":
-        # What kernels are configured by, the number of live rows, grows with the row.
-        lengths.append(max(shape.length for shape in shapes))
+    """The operators that compute the right thing."""
     right = []
     for name in options.operators:
         checks = []
-        for length in lengths:
+        for length in gate.lengths(name, shapes):
             _say(f"checking {name}, T = {length}")
             shape = replace(shapes[0], batch=1, length=length)
-            for packed in (None, options.packed) if options.packed else (None,):
-                checks.append(gate.check(name, shape, packed))
+            checks.append(gate.check(name, shape, None))
+            if options.packed and length == gate.SHORT:
+                checks.append(gate.check(name, shape, min(options.packed, length // 3)))
         found.checks += checks
         for wrong in (one for one in checks if not one.right):
             print(f"WRONG, not timed: {wrong}", file=sys.stderr)

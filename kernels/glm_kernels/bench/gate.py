@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from glm_kernels.bench.cases import Case, Operands, Shape, operator_case, random_operands
+from glm_kernels.patterns import Dense, Lifetime, parse_pattern
 
 LIMITS = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (6e-3, 1.5e-2), torch.float16: (6e-3, 1.5e-2)}
 """Largest relative RMS error of y, and of a gradient."""
 SHORT = 300
 """Rows for which the reference, O(T²) or slower, judges. Beyond it the torch path in float64 does, which tests hold to
 the reference within 1e-10."""
+
+
+_LONG_UNLESS_LIFETIME = 2048
+
+
+def lengths(name: str, shapes: Sequence[Shape]) -> list[int]:
+    """The lengths at which an operator is checked before it is timed at `shapes`: a short one, on a GPU a long one too.
+
+    Lifetime kernels are configured by the number of live rows, which grows with the row: theirs is the longest that is
+    timed. The kernels of other operators are the same for all lengths, and exact results of long rows cost O(T²).
+    """
+    if shapes[0].device == "cpu":
+        return [SHORT]
+    longest = max(shape.length for shape in shapes)
+    pattern = None if name == "ssm" else parse_pattern(name)
+    by_live_rows = isinstance(pattern, Lifetime) and not isinstance(pattern, Dense)
+    return [SHORT, longest if by_live_rows else min(longest, _LONG_UNLESS_LIFETIME)]
 
 
 @dataclass(frozen=True)
