@@ -27,9 +27,9 @@ def why_not(call: RecurrenceCall) -> str | None:
         return f"{call.pattern} is neither dense nor an offset pattern"
     if call.cu_seqlens is not None and call.state is not None:
         return f"{call.pattern} cannot continue the documents of cu_seqlens from an initial state"
-    width = min(call.q.shape[3], call.v.shape[3])
-    if call.q.is_cuda and width < SMALLEST_WIDTH:
-        return f"the narrower of K and V is {width}; the smallest that {call.pattern} is known to be right for is 64"
+    key_dim, value_dim = call.q.shape[3], call.v.shape[3]
+    if call.q.is_cuda and min(key_dim, value_dim) < SMALLEST_WIDTH:
+        return f"K = {key_dim} and V = {value_dim}; for {call.pattern} the smallest width is {SMALLEST_WIDTH}"
     return None
 
 
