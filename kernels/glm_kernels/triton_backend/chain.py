@@ -14,6 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from glm_kernels.triton_backend.weights import ASSEMBLES
+
 
 @triton.jit
 def ticket(counter):
@@ -24,24 +26,36 @@ def ticket(counter):
 @triton.jit
 def wait(flag):
     """Returns once `release` was called on the flag; everything stored before that is then visible."""
-    ready = tl.atomic_add(flag, 0, sem="acquire", scope="gpu")
-    while ready == 0:
-        ready = tl.atomic_add(flag, 0, sem="acquire", scope="gpu")
-    # Only one thread has looked at the flag: the others may not load before it has seen it.
-    tl.debug_barrier()
+    wait_for(flag, 1)
 
 
 @triton.jit
 def release(flag):
     """Publishes all that this program has stored so far."""
-    # One thread sets the flag: the stores of all others must come before.
+    publish(flag, 1)
+
+
+@triton.jit
+def wait_for(progress, least):
+    """Returns once a counter is at least `least`; everything stored before it was raised so far is then visible."""
+    if ASSEMBLES:
+        # Every thread looks for itself. Triton's atomics are done by one thread for all, which hands its result to the
+        # others and meets them at a barrier after every look: much of the time from one link of a chain to the next.
+        tl.inline_asm_elementwise(
+            "{ .reg .pred early; again: ld.acquire.gpu.global.s32 $0, [$1]; setp.lt.s32 early, $0, $2; "
+            "@early bra again; }",
+            "=r,l,r", [progress.to(tl.int64), least], dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+    else:
+        found = tl.atomic_add(progress, 0, sem="acquire", scope="gpu")
+        while found < least:
+            found = tl.atomic_add(progress, 0, sem="acquire", scope="gpu")
     tl.debug_barrier()
-    tl.atomic_xchg(flag, 1, sem="release", scope="gpu")
 
 
 @triton.jit
 def wait_until(progress, least):
-    """The value of a counter, once it is at least `least`; everything stored before it was raised so far is visible."""
+    """As `wait_for`; gives the counter's value, the same to all threads."""
     found = tl.atomic_add(progress, 0, sem="acquire", scope="gpu")
     while found < least:
         found = tl.atomic_add(progress, 0, sem="acquire", scope="gpu")
@@ -51,6 +65,7 @@ def wait_until(progress, least):
 
 @triton.jit
 def publish(progress, value):
-    """Raises a counter that only this program's predecessors have raised before; the counterpart of `wait_until`."""
+    """Raises a counter that only this program's predecessors have raised before; the counterpart of `wait_for`."""
+    # One thread sets the counter: the stores of all others must come before.
     tl.debug_barrier()
     tl.atomic_xchg(progress, value, sem="release", scope="gpu")
