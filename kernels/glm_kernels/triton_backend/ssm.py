@@ -195,16 +195,16 @@ class _Passes:
         return y
 
     def decay_gradient(
-        self, terms: Tensor, states: Tensor | None, adjoints: Tensor | None, final: Tensor | None, grad: Tensor | None
+        self, terms: Tensor, states: Tensor | None, adjoints: Tensor | None, start: Tensor | None, grad: Tensor | None
     ) -> Tensor:
         gradient = torch.empty_like(self.call.log_decay)
         numbers = self.key_dim * self.value_dim
         decay_pass[(self.heads, self.segments.count)](
             terms, self.starts, terms if states is None else states, terms if adjoints is None else adjoints,
-            terms if final is None else final, terms if grad is None else grad, gradient, self.segments.table,
+            terms if start is None else start, terms if grad is None else grad, gradient, self.segments.table,
             self.heads, self.total_rows,
             C=64, SEGMENT=self.segments.rows, SIZE=numbers, BLOCK=min(2048, triton.next_power_of_2(numbers)),
-            SLABS=len(terms), PACKED=self.packed, MANY=self.segments.many, FINAL=grad is not None, num_warps=4,
+            SLABS=len(terms), PACKED=self.packed, MANY=self.segments.many, FROM_STATE=start is not None, num_warps=4,
         )  # fmt: skip
         return gradient
 
@@ -229,12 +229,11 @@ def gradients(call: SSMCall, grad: Tensor | None, final_grad: Tensor | None) -> 
 
     blocks = passes.blocks(v.shape[3], k.shape[3])
     terms = torch.empty(2 * blocks, passes.heads, passes.total_rows, dtype=torch.float32, device=q.device)
-    final = None if final_grad is None else passes.state(sequences)
     state_grad = None if state is None else passes.state(sequences)
-    dq = passes.outputs((grad, v, k), states, transposed=True, final=final, other=q, terms=terms[:blocks])
+    dq = passes.outputs((grad, v, k), states, transposed=True, other=q, terms=terms[:blocks])
     dk = passes.outputs((v, grad, q), adjoints, reverse=True, transposed=True, other=k, terms=terms[blocks:])
     dv = passes.outputs((k, q, grad), adjoints, reverse=True, final=state_grad)
-    dlog_decay = passes.decay_gradient(terms, states, adjoints, final, final_grad)
+    dlog_decay = passes.decay_gradient(terms, states, adjoints, state, state_grad)
     return [dq, dk, dv, dlog_decay, *([] if state_grad is None else [state_grad])]
 
 

@@ -252,45 +252,47 @@ def inner_product(x, y, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def decay_pass(
-    terms, starts, states, adjoints, final, final_grad, dlog_decay, segments, H, total_rows,
+    terms, starts, states, adjoints, start, start_grad, dlog_decay, segments, H, total_rows,
     C: tl.constexpr, SEGMENT: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, SLABS: tl.constexpr,
-    PACKED: tl.constexpr, MANY: tl.constexpr, FINAL: tl.constexpr,
+    PACKED: tl.constexpr, MANY: tl.constexpr, FROM_STATE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (H, segments). dlog_decay `[rows, H]`, what crosses each row: Σ terms of the rows from it to the segment's
-    end, of its own document, and what crosses the end: the state there times its adjoint, summed over their SIZE
-    numbers. MANY: sequences have several segments, whose states and adjoints at the edges were kept.
+    """Grid (H, segments). dlog_decay `[rows, H]`, what crosses each row: what crosses the segment's first one, which is
+    the state there times its adjoint, summed over their SIZE numbers, less Σ terms of the rows between, of its own
+    document. MANY: sequences have several segments, whose states and adjoints at the edges were kept. FROM_STATE: what
+    crosses a sequence's first row is the initial state times its gradient.
+
+    In this direction nothing is subtracted that has not faded: the gradient of the final state, for one, never enters.
     """
     h, p = tl.program_id(0), tl.program_id(1)
-    begin, end, sequence, origin, stop = segment_of(segments, p, SEGMENT)
+    begin, end, sequence, origin, _stop = segment_of(segments, p, SEGMENT)
     crosses = 0.0
     if MANY:
         here = (p.to(tl.int64) * H + h) * SIZE
-        behind = begin + SEGMENT < stop
-        crosses += inner_product(states + here + H * SIZE, adjoints + here, tl.where(behind, SIZE, 0), BLOCK)
-    if FINAL:
+        before = begin > origin
+        crosses += inner_product(states + here, adjoints + here - H * SIZE, tl.where(before, SIZE, 0), BLOCK)
+    if FROM_STATE:
         here = (sequence.to(tl.int64) * H + h) * SIZE
-        is_last = (begin < end) & (begin + SEGMENT >= stop)
-        crosses += inner_product(final + here, final_grad + here, tl.where(is_last, SIZE, 0), BLOCK)
+        is_first = (begin < end) & (begin == origin)
+        crosses += inner_product(start + here, start_grad + here, tl.where(is_first, SIZE, 0), BLOCK)
     r = tl.arange(0, C)
     chunks = tl.cdiv(end - begin, C)
-    for step in range(chunks):
-        first = begin + (chunks - 1 - step) * C
+    for chunk in range(chunks):
+        first = begin + chunk * C
         rows = first + r
         term = tl.zeros((C,), tl.float32)
         for slab in tl.static_range(SLABS):
             term += tl.load(terms + (slab * H + h).to(tl.int64) * total_rows + rows, mask=rows < end, other=0.0)
-        counts = r[None, :] >= r[:, None]
-        goes_on = r >= 0
+        counts = r[None, :] < r[:, None]
+        entered = crosses + r * 0.0
         if PACKED:
-            start = start_of(starts, rows, rows < end)
-            last_start = start_of(starts, tl.minimum(first + C, end) - 1, True)
-            counts = counts & (start[None, :] <= (rows - origin)[:, None])
-            goes_on = last_start <= rows - origin
-            crosses_before = tl.where(last_start < first - origin, crosses, 0.0)
-            crosses_before += tl.sum(tl.where(start < first - origin, term, 0.0), 0)
+            opened = start_of(starts, rows, rows < end)
+            counts = counts & (opened[:, None] <= (rows - origin)[None, :])
+            entered = tl.where(opened < first - origin, crosses, 0.0)
+            last_opened = start_of(starts, tl.minimum(first + C, end) - 1, True)
+            crosses = tl.where(last_opened < first - origin, crosses, 0.0)
+            crosses -= tl.sum(tl.where(last_opened <= rows - origin, term, 0.0), 0)
         else:
-            crosses_before = crosses + tl.sum(term, 0)
-        gradient = tl.sum(tl.where(counts, term[None, :], 0.0), 1) + tl.where(goes_on, crosses, 0.0)
+            crosses -= tl.sum(term, 0)
+        gradient = entered - tl.sum(tl.where(counts, term[None, :], 0.0), 1)
         at = rows.to(tl.int64) * H + h
         tl.store(dlog_decay + at, gradient.to(dlog_decay.dtype.element_ty), mask=rows < end)
-        crosses = crosses_before
