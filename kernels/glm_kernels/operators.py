@@ -43,7 +43,8 @@ def recurrence(
     pattern: a Pattern or its spelling. scale: of q·k, K^-0.5 unless given.
     cu_seqlens: int `[documents + 1]`, documents packed one behind the other in one batch row (B = 1); or
     document_starts: int `[B, T]`, the row at which each token's document starts. Rows never read across documents.
-    initial_state: continues each of the `cu_seqlens` documents, or else the first document of each batch row.
+    initial_state: continues each of the `cu_seqlens` documents, or else the first document of each batch row. Its k
+    are keys of earlier rows: Triton's kernels take them in the dtype of k.
     output_final_state: also return the state after the last row (of every document with `cu_seqlens`).
     backend: "auto" takes the fastest kernels that serve the call, "triton" and "torch" only theirs, "reference" is
     the O(T²) definition.

@@ -150,7 +150,8 @@ def test_a_pattern_error_is_a_value_error():
 def test_triton_says_what_it_does_not_serve(change, message):
     made = {"dtype": torch.float32, "width": 16} | change
     shape = (1, 8, 1, made["width"])
-    q, k, v, d = (rows(*size, dtype=made["dtype"]) for size in (shape, shape, shape, shape[:3]))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    q, k, v, d = (rows(*size, dtype=made["dtype"]).to(device) for size in (shape, shape, shape, shape[:3]))
     with pytest.raises(ValueError, match=re.escape(f"backend = 'triton' cannot serve this call: {message}")):
         recurrence(q, k, v, d, "lattice:2^k", backend="triton")
 

@@ -7,12 +7,13 @@ from glm_kernels import parse_pattern, recurrence, shards
 from tests.kernels.operands import leaves
 
 RANKS = 4
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def shards_of(pattern, batch, length, starts):
     return [
         shards.shard_of(
-            pattern, batch, rank * length, length, RANKS * length,
+            pattern, batch, rank * length, length, RANKS * length, device=DEVICE,
             document_starts=None if starts is None else starts[:, rank * length : (rank + 1) * length],
         )
         for rank in range(RANKS)
@@ -32,7 +33,7 @@ def run(pattern, inputs, grad, starts, backend, *, send_key_gradients=True):
         for x, s in zip(operands, parts, strict=True)
     ]
     folded, ys, saved = None, [], []
-    nothing = torch.zeros(batch, heads, parts[0].slots, width, dtype=grad.dtype)
+    nothing = torch.zeros(batch, heads, parts[0].slots, width, dtype=grad.dtype, device=DEVICE)
     for local in locals_:
         y, kept = shards.forward_finish(local, nothing if folded is None else folded.add)
         folded = local.summary if folded is None else shards.compose(local.summary, folded)
@@ -67,13 +68,13 @@ def documents(batch, total):
     for row, cuts in zip(starts, ([quarter - 5, quarter + 3, 2 * quarter, total - 2], [quarter + 7]), strict=False):
         for cut in cuts:
             row[cut:] = cut
-    return starts
+    return starts.to(DEVICE)
 
 
 def operands(length, dtype, heads=2):
     shapes = [(2, RANKS * length, heads, width) for width in (6, 6, 5)]
-    *inputs, grad = leaves(*shapes, shapes[0][:3], shapes[2], dtype=dtype)
-    return inputs, grad.detach()
+    *inputs, grad = (x.detach().to(DEVICE) for x in leaves(*shapes, shapes[0][:3], shapes[2], dtype=dtype))
+    return inputs, grad
 
 
 def largest_relative(found, expected):
@@ -116,7 +117,7 @@ def test_bad_arguments_are_named():
         shards.shard_of("offsets:2^k", 1, 0, 8, 32)
     with pytest.raises(ValueError, match="beyond the total of 32"):
         shards.shard_of("lattice:2^k", 1, 30, 8, 32)
-    shard = shards.shard_of("lattice:2^k", 2, 8, 8, 32)
+    shard = shards.shard_of("lattice:2^k", 2, 8, 8, 32, device=DEVICE)
     inputs = [x[:, :8] for x in operands(8, torch.float32)[0]]
     with pytest.raises(ValueError, match=r"boundary_k must have shape \[B, H, S, K\] = \[2, 2, \d+, 6\]"):
         shards.forward_local(*inputs, shard, torch.zeros(2, 2, 3, 6))

@@ -50,10 +50,12 @@ def relative_errors(inputs, spelling, state=None, **packing):
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    """Chunks of 16 rows, so that a few dozen rows make a chain with rows that are older than a chunk."""
+    """Chunks of 16 rows, runs of two: a few dozen rows then make a chain with rows that are older than a chunk."""
     monkeypatch.setattr(
         chained_lifetime, "_configuration", lambda *_: chained_lifetime._Configuration(chunk=16, tile=16)
     )
+    monkeypatch.setattr(chained_lifetime, "_SHORTEST_RUN", 2)
+    monkeypatch.setattr(chained_lifetime, "_LONGEST_RUN", 2)
 
 
 @pytest.mark.parametrize("continued", [False, True])
@@ -82,6 +84,14 @@ def test_float32_equals_the_reference(spelling, packing, continued, short_chunks
 @pytest.mark.parametrize("length", [1, 16, 33])
 def test_lengths_of_few_chunks(length, short_chunks):
     assert max(relative_errors(operands(1, length, 2, 16, 16, torch.float32), "lattice:k^2+1")) < 1e-5
+
+
+@pytest.mark.parametrize("spelling", ["lattice:k^2+1", "window:90"])
+def test_gradients_pass_through_several_runs(spelling, short_chunks, monkeypatch):
+    """With sums that are carried through a whole run, and rows that outlive more than one."""
+    monkeypatch.setattr(chained_lifetime, "_SHORTEST_RUN", 4)
+    monkeypatch.setattr(chained_lifetime, "_LONGEST_RUN", 4)
+    assert max(relative_errors(operands(2, 170, 1, 16, 16, torch.float32), spelling)) < 1e-5
 
 
 def test_more_documents_than_can_carry_anything(short_chunks):

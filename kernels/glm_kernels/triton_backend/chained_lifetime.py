@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,20 +14,28 @@ from torch import Tensor
 
 from glm_kernels.calls import RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
-from glm_kernels.triton_backend.chained_lifetime_backward import chained_adjoint, chained_gradient
+from glm_kernels.triton_backend.chained_lifetime_adjoint import chained_adjoint
 from glm_kernels.triton_backend.chained_lifetime_forward import chained_forward
+from glm_kernels.triton_backend.chained_lifetime_gradient import run_gradient, value_gradient
+from glm_kernels.triton_backend.dtypes import norm_dtype
+from glm_kernels.triton_backend.late_keys import late_key_pass
 from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 
 LARGEST_SLOTS = 1024
 """Patterns with more live rows than this are not worth their tables: dense kernels serve them better."""
 
 
+_SHORTEST_RUN, _LONGEST_RUN, _PROGRAMS = 4, 16, 512
+"""Chunks of a run: as many as leave enough programs. Each run has its own sums over later rows, in memory."""
+
+
 @dataclass(frozen=True)
 class _Configuration:
-    """Rows of a chunk and slots of a tile, powers of two ≥ 16."""
+    """Rows of a chunk and slots of a tile, powers of two ≥ 16, and warps of a program."""
 
     chunk: int
     tile: int
+    warps: int = 4
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,10 @@ class _Launch:
 
 
 def _configuration(dtype: torch.dtype, width: int) -> _Configuration:
-    """By shape, never by timing: the largest chunks for which programs have registers. For 4 warps on an H100."""
+    """By shape, never by timing: the largest chunks for which programs have registers on an H100."""
     rows = 16 if dtype != torch.bfloat16 else 64 if width <= 128 else 32
-    return _Configuration(rows, rows)
+    # Products of float32 without tensor cores: wide rows need the registers of more warps.
+    return _Configuration(rows, rows, 8 if dtype == torch.float32 and width > 128 else 4)
 
 
 @lru_cache(maxsize=256)
@@ -79,7 +89,7 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
     heads = v.shape[2]
     y = torch.empty_like(v)
     residual = torch.empty_like(v if v.dtype != torch.float32 else v[:0], dtype=torch.int8)
-    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+    lse = q.new_empty(q.shape[:3], dtype=norm_dtype(q.dtype))
     # A program is read by the next one only, so two entries a sequence do, unless sequences are many and short.
     ring = 2 * len(launch.tables.sequences) <= launch.segments
     entries = 2 * len(launch.tables.sequences) if ring else launch.segments
@@ -105,25 +115,40 @@ def gradients(
     dq, dk, dv, dd = (torch.empty_like(x) for x in (q, k, v, d))
     state_k, state_y = launch.state or (lse, lse)
     dstate = [torch.zeros_like(x) for x in launch.state]
-    dstate_k, dstate_y = dstate or (lse, lse)
+    dstate_k, dstate_y = dstate or (dk, lse)
     # Where both take the same memory, z is in that of dv until it is needed no more.
     z = dv.view(launch.work) if launch.work.itemsize == dv.dtype.itemsize else torch.empty_like(dv, dtype=launch.work)
     z_unit = q.new_empty(launch.segments, heads, dtype=torch.float32)
-    row_term = torch.empty_like(lse)
-    carriers, by_row = _carriers(launch, call)
-    slots, tiles = constants["SLOTS"], constants["TILES"]
-    carried = q.new_empty(carriers, heads, slots, v.shape[3], dtype=torch.float32)
+    row_term = q.new_empty(q.shape[:3], dtype=torch.float32)
+    tiles, runs = constants["TILES"], _runs(launch, call)
+    carried = q.new_empty(runs.carriers, heads, constants["SLOTS"], v.shape[3], dtype=torch.float32)
     chained_adjoint[(launch.segments * heads,)](
         q, k, v, d, y, residual, grad, lse, dd, z, z_unit, row_term, carried, state_k, dstate_y,
-        *_walk(launch, call, flags=1 + tiles), BY_ROW=by_row, **constants,
+        *_walk(launch, call, flags=1 + tiles), BY_ROW=runs.by_row, **constants,
     )  # fmt: skip
-    carried = q.new_empty(carriers, heads, slots, q.shape[3], dtype=torch.float32)
-    constants = {name: x for name, x in constants.items() if name != "DOUBLINGS"}
-    chained_gradient[(launch.segments * heads,)](
-        q, k, d, y, residual, lse, z, z_unit, row_term, dq, dk, dv, carried, state_k, state_y, dstate_k,
-        *_walk(launch, call, flags=1 + tiles), BY_ROW=by_row, **constants,
+    del carried
+    late = q.new_empty(runs.entries, heads, constants["SLOTS"], q.shape[3], dtype=torch.float32)
+    t, grid = launch.tables, (launch.segments, heads)
+    constants = _named(constants, constants.keys() - {"DOUBLINGS"}) | {"BY_ROW": runs.by_row}
+    run_gradient[grid](
+        q, k, y, residual, lse, z, z_unit, row_term, dq, dk, late, state_k, state_y,
+        t.last, t.occupant, t.occupant_last, t.segments, heads, call.scale, RUN=runs.chunks, **constants,
     )  # fmt: skip
+    value_gradient[grid](z, z_unit, d, lse, dv, t.segments, heads, **_named(constants, _VALUES))
+    if tiles:
+        late_key_pass[(*grid, tiles)](
+            dk, dstate_k, late, t.occupant, t.segments, heads,
+            LINES=1, RUN=runs.chunks, RECENT=constants["C"], **_named(constants, _LATE_KEYS),
+        )  # fmt: skip
     return [dq, dk, dv, dd, *dstate]
+
+
+_LATE_KEYS = ("C", "BY_ROW", "TILE", "SLOTS", "STATE_SLOTS", "K", "K2", "num_warps")
+_VALUES = ("C", "V", "V2", "num_warps")
+
+
+def _named(constants: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: constants[name] for name in names}
 
 
 def _launch(call: RecurrenceCall, again: bool = False) -> _Launch:
@@ -155,8 +180,8 @@ def _launch(call: RecurrenceCall, again: bool = False) -> _Launch:
         "K2": max(16, triton.next_power_of_2(q.shape[3])),
         "V2": max(16, triton.next_power_of_2(v.shape[3])),
         "WORK": tl.float16 if work == torch.float16 else tl.float32,
-        "PRECISION": "tf32x3",
-        "num_warps": 4,
+        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32x3",
+        "num_warps": configuration.warps,
     }
     rows = () if state is None else (state.k.float(), state.y.float())
     return _Launch(tables, rows, work, constants)
@@ -169,14 +194,30 @@ def _walk(launch: _Launch, call: RecurrenceCall, flags: int) -> tuple[Any, ...]:
     return t.last, t.occupant, t.occupant_last, t.segments, t.order, zeros, zeros[1:], heads, call.scale
 
 
-def _carriers(launch: _Launch, call: RecurrenceCall) -> tuple[int, bool]:
-    """How many carry something from chunk to chunk: sequences; if these are too many, first rows of sequences.
+@dataclass(frozen=True)
+class _Runs:
+    """How sequences are cut where gradients are taken, and what sums over later rows need."""
 
-    Only sequences of three chunks and more carry anything, so no two of them start within 2 chunks + 1 rows.
-    """
+    chunks: int
+    """Chunks of a run."""
+    carriers: int
+    """How many sequences carry something from chunk to chunk; more than are known to, if these are too many."""
+    by_row: bool
+    """Whether they are told apart by the rows at which they start."""
+    entries: int
+    """Of sums for the keys of rows before a run."""
+
+
+def _runs(launch: _Launch, call: RecurrenceCall) -> _Runs:
+    rows, chunk, heads = call.q.shape[0] * call.q.shape[1], launch.constants["C"], call.q.shape[2]
     if launch.constants["TILES"] == 0:
-        return 0, False
+        return _Runs(1, 0, False, 0)
+    # Only sequences of three chunks and more carry anything, so no two of them start within 2 chunks + 1 rows.
+    apart = rows // (2 * chunk + 1) + 1
     sequences = len(launch.tables.sequences)
-    apart = call.q.shape[0] * call.q.shape[1] // (2 * launch.constants["C"] + 1) + 1
     by_row = call.state is None and sequences > apart
-    return apart if by_row else sequences, by_row
+    carriers = apart if by_row else sequences
+    chunks = _SHORTEST_RUN
+    while chunks < _LONGEST_RUN and launch.segments * heads >= 2 * chunks * _PROGRAMS:
+        chunks *= 2
+    return _Runs(chunks, carriers, by_row, rows // (chunks * chunk) + 1 + carriers)

@@ -18,7 +18,6 @@ import triton.language as tl
 from glm_kernels.triton_backend.chain import release, ticket, wait
 from glm_kernels.triton_backend.chained_lifetime_tiles import (
     exact_dot,
-    in_units,
     largest_of,
     older_keys,
     older_outputs,
@@ -27,7 +26,7 @@ from glm_kernels.triton_backend.chained_lifetime_tiles import (
     store_fine,
     unit_of,
 )
-from glm_kernels.triton_backend.weights import inverse_less_identity, lanes
+from glm_kernels.triton_backend.weights import LOG2_E, inverse_less_identity, lanes, less, log_norm
 
 
 @triton.jit
@@ -40,7 +39,8 @@ def chained_forward(
 ):  # fmt: skip
     """Grid (segments · H), a segment being one chunk; order `[segments]`: in which they are worked on.
 
-    y, residual `[rows, H, V]`; normaliser fp32 `[rows, H]`. handed `[entries, H, C, V2]` in WORK and handed_bound
+    y, residual `[rows, H, V]`; normaliser `[rows, H]`: binary
+    logarithms of the softmax denominators. handed `[entries, H, C, V2]` in WORK and handed_bound
     `[entries, H]`: y for the next chunk and how large it can be; an entry is one of two of a sequence if RING, else a
     segment. TILES tiles of TILE slots hold older rows. flags `[segments, H, 2]`: `handed` is there; y is there.
     """
@@ -58,75 +58,84 @@ def chained_forward(
     q_c = tl.load(places(q, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
     k_c = tl.load(places(k, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
     k_p = tl.load(places(k, begin - C, r, h, H, kk, K), mask=lanes(known, kk, K, K2), other=0.0)
-    v_c = tl.load(places(v, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0)
-    d_c = tl.load(d + rows.to(tl.int64) * H + h, mask=rows < end, other=0.0).to(tl.float32)
+    d_c = tl.load(d + rows.to(tl.int64) * H + h, mask=rows < end, other=0.0).to(tl.float32) * LOG2_E
     last_c = tl.load(last + rows, mask=rows < end, other=-1)
     last_p = tl.load(last + begin - C + r, mask=(r >= 0) & (within > 0), other=-1)
 
-    p = tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION) * scale
+    logits = scale * LOG2_E
+    p = tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION) * logits
     p = tl.where((r[None, :] < r[:, None]) & (rows[:, None] <= last_c[None, :]), p, float("-inf"))
-    p_p = tl.dot(q_c, tl.trans(k_p), input_precision=PRECISION) * scale
+    p_p = tl.dot(q_c, tl.trans(k_p), input_precision=PRECISION) * logits
     p_p = tl.where(rows[:, None] <= last_p[None, :], p_p, float("-inf"))
-    top = tl.maximum(d_c, tl.maximum(tl.max(p, 1), tl.max(p_p, 1)))
-    norm = tl.exp(d_c - top) + tl.sum(tl.exp(p - top[:, None]), 1) + tl.sum(tl.exp(p_p - top[:, None]), 1)
+    near = tl.maximum(d_c, tl.maximum(tl.max(p, 1), tl.max(p_p, 1)))
+    p, p_p, alpha = tl.exp2(p - near[:, None]), tl.exp2(p_p - near[:, None]), tl.exp2(d_c - near)
+    top, total = near, alpha + tl.sum(p, 1) + tl.sum(p_p, 1)
     for tile in tl.range(0, TILES, num_stages=1):
         slot = tile * TILE + s
         held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
         if any_held:
             k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
-            p_s = tl.dot(q_c, tl.trans(k_s), input_precision=PRECISION) * scale
+            p_s = tl.dot(q_c, tl.trans(k_s), input_precision=PRECISION) * logits
             p_s = tl.where(rows[:, None] <= reader[None, :], p_s, float("-inf"))
             higher = tl.maximum(top, tl.max(p_s, 1))
-            norm = norm * tl.exp(top - higher) + tl.sum(tl.exp(p_s - higher[:, None]), 1)
+            total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(p_s - higher[:, None]), 1)
             top = higher
-    top += tl.log(norm)
-    tl.store(normaliser + rows.to(tl.int64) * H + h, top, mask=rows < end)
+    norm = log_norm(top, total, q.dtype.element_ty, normaliser.dtype.element_ty)
+    tl.store(normaliser + rows.to(tl.int64) * H + h, norm, mask=rows < end)
 
-    alpha = tl.exp(d_c - top)
-    p_p = tl.exp(p_p - top[:, None])
-    inverse = inverse_less_identity(tl.exp(p - top[:, None]), DOUBLINGS, WORK, PRECISION)
+    share = tl.exp2(near - top) / total
+    alpha, p_p = alpha * share, p_p * share[:, None]
+    inverse = inverse_less_identity(p * share[:, None], DOUBLINGS, WORK, PRECISION)
+    v_c = tl.load(places(v, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0)
     own = v_c.to(tl.float32)
     bound = largest_of(own)
-    out = exact_dot(inverse * alpha[None, :], v_c, own * alpha[:, None], PRECISION)
+    on_inputs = inverse * alpha[None, :]
+    out = exact_dot(on_inputs, v_c, own * alpha[:, None], PRECISION)
     inverse = inverse.to(WORK)
     reach_p = tl.dot(inverse, p_p.to(WORK), acc=p_p, input_precision=PRECISION).to(WORK)
+    # The weights of a row sum to 1. Once rounded they do not: a chain of averages would drift by it.
+    whole = alpha + tl.sum(on_inputs, 1) + tl.sum(reach_p.to(tl.float32), 1)
 
     entry = sequence * 2 + within % 2 if RING else segment
     if TILES > 0:
         # Low slots change hands most often. Theirs is the last tile, whose weights are taken before it is waited for.
         held, reader, any_held = older_slots(occupant, occupant_last, segment, s, begin - C, SLOTS)
         k_s = older_keys(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
-        reach = reach_of(q_c, k_s, inverse, top, rows, reader, scale, WORK, PRECISION)
+        reach = reach_of(q_c, k_s, inverse, norm, rows, reader, logits, WORK, PRECISION)
+        whole += tl.sum(reach.to(tl.float32), 1)
         for step in tl.range(0, TILES - 1, num_stages=1):
             slot = (TILES - 1 - step) * TILE + s
             held_t, reader_t, any_held_t = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
             if any_held_t:
                 k_t = older_keys(k, state_k, held_t, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
-                reach_t = reach_of(q_c, k_t, inverse, top, rows, reader_t, scale, WORK, PRECISION)
+                reach_t = reach_of(q_c, k_t, inverse, norm, rows, reader_t, logits, WORK, PRECISION)
                 newest = tl.max(held_t, 0)
                 if newest >= 0:
                     wait(flag - (within - (newest - begin + within * C) // C) * chunk_flags + 1)
-                y_t = older_outputs(y, residual, state_y, held_t, sequence, h, H, slot, vv, STATE_SLOTS, V, V2)
-                units, unit = in_units(y_t, WORK)
+                units, unit, largest = older_outputs(
+                    y, residual, state_y, held_t, sequence, h, H, slot, vv, STATE_SLOTS, V, V2, WORK
+                )
                 out += tl.dot(reach_t, units, input_precision=PRECISION) * unit
-                if STATE_SLOTS > 0:
-                    bound = tl.maximum(bound, largest_of(y_t))
+                whole += tl.sum(reach_t.to(tl.float32), 1)
+                bound = tl.maximum(bound, largest)
         if any_held:
             if within > 1:
                 wait(flag - 2 * chunk_flags + 1)
-            y_s = older_outputs(y, residual, state_y, held, sequence, h, H, s, vv, STATE_SLOTS, V, V2)
-            units, unit = in_units(y_s, WORK)
+            units, unit, largest = older_outputs(
+                y, residual, state_y, held, sequence, h, H, s, vv, STATE_SLOTS, V, V2, WORK
+            )
             out += tl.dot(reach, units, input_precision=PRECISION) * unit
-            if STATE_SLOTS > 0:
-                bound = tl.maximum(bound, largest_of(y_s))
+            bound = tl.maximum(bound, largest)
 
     # Outputs are averages of inputs (and of a state's): no larger than the largest of them so far.
+    whole = 1.0 / whole
+    out *= whole[:, None]
     if within > 0:
         before = sequence * 2 + (within - 1) % 2 if RING else segment - 1
         wait(flag - chunk_flags)
         bound_p = tl.load(handed_bound + before * H + h)
         y_p = tl.load(handed + (before.to(tl.int64) * H + h) * (C * V2) + r[:, None] * V2 + vv[None, :])
-        out += tl.dot(reach_p, y_p, input_precision=PRECISION) * unit_of(bound_p, WORK)[0]
+        out += tl.dot(reach_p, y_p, input_precision=PRECISION) * (unit_of(bound_p, WORK)[0] * whole)[:, None]
         bound = tl.maximum(bound, bound_p)
     units = (out * unit_of(bound, WORK)[1]).to(WORK)
     tl.store(handed + (entry.to(tl.int64) * H + h) * (C * V2) + r[:, None] * V2 + vv[None, :], units)
@@ -139,8 +148,8 @@ def chained_forward(
 
 
 @triton.jit
-def reach_of(q, k, inverse, top, rows, reader, scale, WORK: tl.constexpr, PRECISION: tl.constexpr):
+def reach_of(q, k, inverse, norm, rows, reader, logits, WORK: tl.constexpr, PRECISION: tl.constexpr):
     """(I − P)^-1 P for the weights P of rows on older keys, which are read up to the rows `reader`."""
-    p = tl.exp(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale - top[:, None])
+    p = tl.exp2(less(tl.dot(q, tl.trans(k), input_precision=PRECISION) * logits, norm[:, None]))
     p = tl.where(rows[:, None] <= reader[None, :], p, 0.0)
     return tl.dot(inverse, p.to(WORK), acc=p, input_precision=PRECISION).to(WORK)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.weights import from_state, lanes
+from glm_kernels.triton_backend.weights import LOG2_E, from_state, lanes, less
 
 
 @triton.jit
@@ -65,14 +65,34 @@ def older_keys(
 @triton.jit
 def older_outputs(
     y, residual, state_y, held, sequence, h, H, slot, lane,
-    STATE_SLOTS: tl.constexpr, V: tl.constexpr, V2: tl.constexpr,
+    STATE_SLOTS: tl.constexpr, V: tl.constexpr, V2: tl.constexpr, WORK: tl.constexpr,
 ):  # fmt: skip
-    """The outputs `[TILE, V2]` of a tile of slots, in fp32."""
-    at, holds = row_places(held, h, H, lane, V), (held >= 0)[:, None]
-    outputs = fine(y + at, residual + at, lanes(holds, lane, V, V2))
+    """The outputs `[TILE, V2]` of a tile of slots in WORK, their unit, and the largest of them (0 without a state)."""
+    at, mask = row_places(held, h, H, lane, V), lanes((held >= 0)[:, None], lane, V, V2)
+    largest = 0.0
     if STATE_SLOTS > 0:
+        outputs = fine(y + at, residual + at, mask)
         outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, STATE_SLOTS, V, V2)
-    return outputs
+        largest = largest_of(outputs)
+        units, unit = in_units(outputs, WORK)
+    else:
+        units, unit = fine_in_units(y + at, residual + at, mask, WORK)
+    return units, unit, largest
+
+
+@triton.jit
+def fine_in_units(y, residual, mask, WORK: tl.constexpr):
+    """Outputs and their residuals at these places as one number each, in WORK, and the unit of all.
+
+    Residuals do not change the unit, so that no float32 of a tile has to be kept until it is known.
+    """
+    DTYPE: tl.constexpr = y.dtype.element_ty
+    rounded = tl.load(y, mask=mask, other=0.0)
+    unit, inverse = unit_of(largest_of(rounded).to(tl.float32), WORK)
+    outputs = rounded.to(tl.float32)
+    if DTYPE != tl.float32:
+        outputs = refined(outputs, tl.load(residual, mask=mask, other=0), DTYPE)
+    return (outputs * inverse).to(WORK), unit
 
 
 @triton.jit
@@ -81,9 +101,15 @@ def fine(y, residual, mask):
     DTYPE: tl.constexpr = y.dtype.element_ty
     outputs = tl.load(y, mask=mask, other=0.0).to(tl.float32)
     if DTYPE != tl.float32:
-        more = tl.load(residual, mask=mask, other=0).to(tl.int32)
-        outputs = (outputs.to(tl.int32, bitcast=True) + (more << residual_shift(DTYPE))).to(tl.float32, bitcast=True)
+        outputs = refined(outputs, tl.load(residual, mask=mask, other=0), DTYPE)
     return outputs
+
+
+@triton.jit
+def refined(rounded, residual, DTYPE: tl.constexpr):
+    """fp32 numbers that were rounded to DTYPE, with the digits that were cut off."""
+    digits = residual.to(tl.int32) << residual_shift(DTYPE)
+    return (rounded.to(tl.int32, bitcast=True) + digits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -94,7 +120,8 @@ def store_fine(y, residual, outputs, mask):
     tl.store(y, rounded, mask=mask)
     if DTYPE != tl.float32:
         cut = outputs.to(tl.int32, bitcast=True) - rounded.to(tl.float32).to(tl.int32, bitcast=True)
-        cut = tl.minimum(tl.maximum(cut >> residual_shift(DTYPE), -128), 127)
+        half: tl.constexpr = 1 << (residual_shift(DTYPE) - 1)
+        cut = tl.minimum(tl.maximum((cut + half) >> residual_shift(DTYPE), -128), 127)
         tl.store(residual, cut.to(tl.int8), mask=mask)
 
 
@@ -152,3 +179,14 @@ def rounded_dot(a, b, acc, PRECISION: tl.constexpr):
     else:
         acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc=acc, input_precision=PRECISION)
     return acc
+
+
+@triton.jit
+def weights_transposed(q, k, norm, reads, scale):
+    """The weights of rows on keys, `[keys, rows]`, from the binary logarithms of the rows' denominators.
+
+    It is the way round in which no product need be transposed: Triton 3.4 to 3.7 on Hopper gave wrong results for
+    products of transposed accumulators.
+    """
+    scores = tl.dot(k, tl.trans(q), input_precision="ieee") * (scale * LOG2_E)
+    return tl.where(reads, tl.exp2(less(scores, norm[None, :])), 0.0)

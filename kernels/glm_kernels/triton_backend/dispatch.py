@@ -14,6 +14,7 @@ from glm_kernels.calls import RecurrenceCall, RecurrenceKernel, SSMCall, SSMKern
 from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import ssm as torch_ssm
+from glm_kernels.triton_backend.dtypes import norm_dtype
 
 LARGEST_WIDTH = 256
 """Of K and V in Triton's kernels."""
@@ -49,7 +50,7 @@ def kept_shapes(call: RecurrenceCall, backend: str) -> list[tuple[tuple[int, ...
 
     if isinstance(call.pattern, Dense | Offsets):
         return [((chained_sources.kept_size(call),), torch.float32)] if chained_sources.why_not(call) is None else []
-    denominators = (tuple(call.q.shape[:3]), torch.float32)
+    denominators = (tuple(call.q.shape[:3]), norm_dtype(call.q.dtype))
     if call.state is not None or call.v.dtype == torch.float32 or _few_slots(call.pattern, call.q.shape[1]):
         # How many slots documents with a state need may be known when the call runs only.
         return [denominators]

@@ -30,8 +30,8 @@ def preferred(pattern: Lifetime, reach: int) -> bool:
     Outputs that average many neighbours are alike, and then the gradients of their scores need more of y than its
     rounded value, which is all that these kernels have.
     """
-    slots = pattern.slot_count(reach)
-    return slots <= 16 or slots <= min(LARGEST_SLOTS, reach.bit_length() + 1)
+    farthest = min(max(life for _, life in pattern.levels(reach)), reach)
+    return pattern.slot_count(reach) <= min(LARGEST_SLOTS, farthest.bit_length() + 1)
 
 
 def why_not(call: RecurrenceCall) -> str | None:

@@ -8,7 +8,7 @@ With G = ∂L/∂y and Z = (I − B)^-T G:
    (`boundary_pass` then folds the maps of the segments.)
 2. `gradient_pass`: completes z, recomputes the weights, and takes all gradients; the key gradients of rows that
    outlive a chunk are carried in their slots.
-3. `key_pass`: rows that outlive their segment receive the key gradients that later segments carried for them.
+3. `late_key_pass`: rows that outlive their segment receive the key gradients that later segments carried for them.
 
 The row term z_i·y_i is taken as the average Σ p ∂L/∂p = α_i z_i·v_i + Σ β_ij z_i·y_j of the same products that it is
 subtracted from. So what the rounding of y does to them largely cancels: outputs that were averaged over many
@@ -35,6 +35,7 @@ from glm_kernels.triton_backend.weights import (
     gathered,
     inverse_less_identity,
     lanes,
+    less,
     places,
     weights_again,
 )
@@ -160,7 +161,7 @@ def gradient_pass(
         z_map = tl.load(places(row_map, first, r, h, H, s, S), mask=there[:, None], other=0.0)
 
         p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, ROWS, PRECISION)
-        alpha = tl.exp2(d_c * LOG2_E - lse_c)
+        alpha = tl.exp2(less(d_c * LOG2_E, lse_c))
         dp, dp_s = tl.zeros((ROWS, ROWS), tl.float32), tl.zeros((ROWS, S), tl.float32)
         dalpha = tl.zeros((ROWS,), tl.float32)
         for block in tl.static_range(V2 // BLOCK):
@@ -168,7 +169,7 @@ def gradient_pass(
             in_v = lanes(there[:, None], lane, V, V2)
             v_c = tl.load(places(v, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
             y_c = tl.load(places(y, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
-            y_s = gathered(y, held, h, H, lane, V, V2, DTYPE)
+            y_s = gathered(y, held, h, H, lane, V, V2, DTYPE if STATE_SLOTS == 0 else tl.float32)
             if STATE_SLOTS > 0:
                 y_s = from_state(y_s, state_y, held, sequence, h, H, s, lane, STATE_SLOTS, V, V2)
             at_dv = places(dv, first, r, h, H, lane, V)
@@ -177,10 +178,15 @@ def gradient_pass(
             tl.store(at_dv, (z_c * alpha[:, None]).to(dv.dtype.element_ty), mask=in_v)
             dalpha += tl.sum(z_c * v_c.to(tl.float32), 1)
             dp = fine_dot(z_c, tl.trans(y_c), dp, PRECISION)
-            dp_s = fine_dot(z_c, tl.trans(y_s), dp_s, PRECISION)
+            if STATE_SLOTS == 0:
+                dp_s = fine_dot(z_c, tl.trans(y_s), dp_s, PRECISION)
+            else:
+                dp_s = fine_dot_fine(z_c, tl.trans(y_s), dp_s, DTYPE == tl.bfloat16, PRECISION)
 
         average = alpha * dalpha + tl.sum(p * dp, 1) + tl.sum(p_s * dp_s, 1)
-        tl.store(dd + at, (alpha * (dalpha - average)).to(dd.dtype.element_ty), mask=there)
+        # α (∂α − average): written so that it loses nothing where the input has almost all weight.
+        rest = tl.sum(p * (dalpha[:, None] - dp), 1) + tl.sum(p_s * (dalpha[:, None] - dp_s), 1)
+        tl.store(dd + at, (alpha * rest).to(dd.dtype.element_ty), mask=there)
         ds = scale * p * (dp - average[:, None])
         ds_s = scale * p_s * (dp_s - average[:, None])
         dq_c = fine_dot(ds, k_c, tl.zeros((ROWS, K2), tl.float32), PRECISION)
@@ -195,52 +201,3 @@ def gradient_pass(
         carried = fine_dot(tl.trans(ds_s), q_c, tl.where(stays, carried, 0.0), PRECISION)
         following = held
     tl.store(segment_dk + of_segment * K + kk[None, :], carried, mask=(kk < K)[None, :])
-
-
-@triton.jit
-def key_pass(
-    dk, dstate_k, segment_dk, occupant, segments, sequences, H,
-    CHUNKS: tl.constexpr, S: tl.constexpr, STATE_SLOTS: tl.constexpr, K: tl.constexpr, K2: tl.constexpr,
-):  # fmt: skip
-    """Grid (segments, H): adds to dk of a segment's rows that outlive it what later segments carried; in a fixed order.
-
-    The first segment of a sequence also collects the key gradients `[sequences, H, STATE_SLOTS, K]` of the state.
-    """
-    segment, h = tl.program_id(0), tl.program_id(1)
-    begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
-    if begin >= end:
-        return
-    within, sequence = tl.load(segments + segment * 4 + 2), tl.load(segments + segment * 4 + 3)
-    behind = tl.load(sequences + sequence * 2) + tl.load(sequences + sequence * 2 + 1)
-    s, kk = tl.arange(0, S), tl.arange(0, K2)
-    in_k = (kk < K)[None, :]
-
-    later = segment + 1
-    held = tl.load(occupant + (later * CHUNKS).to(tl.int64) * S + s)
-    mine = (held >= begin) & (held < end)
-    total = _carried_for(held, mine, later, behind, segment_dk, occupant, H, h, CHUNKS, S, K, K2)
-    at = (held.to(tl.int64) * H + h)[:, None] * K + kk[None, :]
-    own = tl.load(dk + at, mask=mine[:, None] & in_k, other=0.0).to(tl.float32)
-    tl.store(dk + at, (own + total).to(dk.dtype.element_ty), mask=mine[:, None] & in_k)
-    if STATE_SLOTS > 0:  # noqa: SIM102 - decided by the compiler; the one inside on the device
-        if within == 0:
-            held = tl.load(occupant + (segment * CHUNKS).to(tl.int64) * S + s)
-            total = _carried_for(held, held == -2, segment, behind, segment_dk, occupant, H, h, CHUNKS, S, K, K2)
-            at = ((sequence.to(tl.int64) * H + h) * STATE_SLOTS + s)[:, None] * K + kk[None, :]
-            tl.store(dstate_k + at, total, mask=(s < STATE_SLOTS)[:, None] & in_k)
-
-
-@triton.jit
-def _carried_for(
-    held, wanted, segment, behind, segment_dk, occupant, H, h,
-    CHUNKS: tl.constexpr, S: tl.constexpr, K: tl.constexpr, K2: tl.constexpr,
-):  # fmt: skip
-    """What segments from `segment` on carried for the `wanted` slots, while `held` stay in them."""
-    s, kk = tl.arange(0, S), tl.arange(0, K2)
-    total = tl.zeros((S, K2), tl.float32)
-    while (segment < behind) & (tl.max(wanted.to(tl.int32), 0) > 0):
-        at = ((segment.to(tl.int64) * H + h) * S + s[:, None]) * K + kk[None, :]
-        total += tl.load(segment_dk + at, mask=wanted[:, None] & (kk < K)[None, :], other=0.0)
-        segment += 1
-        wanted = wanted & (tl.load(occupant + (segment * CHUNKS).to(tl.int64) * S + s) == held)
-    return total

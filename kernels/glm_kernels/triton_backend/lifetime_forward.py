@@ -23,6 +23,7 @@ from glm_kernels.triton_backend.weights import (
     gathered,
     inverse_less_identity,
     lanes,
+    log_norm,
     normalised_weights,
     places,
 )
@@ -72,8 +73,8 @@ def segment_pass(
         line = tl.where(chunk == CHUNKS - 1, ends + segment * END_LINES, segment * CHUNKS + chunk + 1)
         following = tl.load(occupant + line.to(tl.int64) * S + s)
 
-        alpha, p, p_s, lse_c = normalised_weights(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, C, S, PRECISION)
-        tl.store(lse + at, lse_c, mask=there)
+        alpha, p, p_s, top, total = normalised_weights(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, C, S, PRECISION)
+        tl.store(lse + at, log_norm(top, total, DTYPE, lse.dtype.element_ty), mask=there)
         inverse = inverse_less_identity(p, DOUBLINGS, WEIGHT, PRECISION)
         reach = tl.dot(p_s.to(WEIGHT), inverse.to(WEIGHT), acc=p_s, input_precision=PRECISION)
         own = (inverse + identity) * alpha[:, None]

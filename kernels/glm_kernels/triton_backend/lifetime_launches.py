@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glm_kernels.triton_backend.lifetime_backward import adjoint_pass, gradient_pass, key_pass
+from glm_kernels.triton_backend.dtypes import norm_dtype
+from glm_kernels.triton_backend.late_keys import late_key_pass
+from glm_kernels.triton_backend.lifetime_backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.lifetime_forward import boundary_pass, output_pass, segment_pass
 from glm_kernels.triton_backend.tables import Grid, Tables
 
@@ -108,7 +110,7 @@ class Launch:
 
     def maps(self) -> tuple[Tensor, Tensor, Maps]:
         """y for nothing entering (packed), binary logarithms of the softmax denominators, and the maps."""
-        y, lse = torch.empty_like(self.v), self.d.new_empty(self.d.shape, dtype=torch.float32)
+        y, lse = torch.empty_like(self.v), self.d.new_empty(self.d.shape, dtype=norm_dtype(self.q.dtype))
         maps = self._empty_maps()
         segment_pass[self._grid](
             self.q, self.k, self.v, self.d, y, lse, maps.unit, maps.rows, maps.map, maps.add, self._state_k,
@@ -169,10 +171,10 @@ class Launch:
             *self._tables, *self._numbers,
             ROWS=options.rows, BLOCK=min(options.block, constants["V2"]), **constants, **options.gradient.options,
         )  # fmt: skip
-        key_pass[self._grid](
-            dk, dstate_k, segment_dk, self.tables.occupant, self.tables.segments, self.tables.sequences, self._grid[1],
-            CHUNKS=self.grid.chunks, S=self.grid.slots, STATE_SLOTS=self.state_slots,
-            K=constants["K"], K2=constants["K2"], num_warps=1,
+        late_key_pass[(*self._grid, 1)](
+            dk, dstate_k, segment_dk, self.tables.occupant, self.tables.segments, self._grid[1],
+            C=self.grid.chunk, LINES=self.grid.chunks, RUN=1, BY_ROW=False, RECENT=0, TILE=self.grid.slots,
+            SLOTS=self.grid.slots, STATE_SLOTS=self.state_slots, K=constants["K"], K2=constants["K2"], num_warps=1,
         )  # fmt: skip
         return [dq, dk, z, dd] if self.state_k is None else [dq, dk, z, dd, dstate_k]
 

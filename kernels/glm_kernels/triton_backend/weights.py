@@ -5,6 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""Exponentials are powers of two to the hardware; scores are multiplied by this along with their scale."""
+ASSEMBLES = tl.constexpr(not triton.knobs.runtime.interpret)
+"""The interpreter knows no assembly."""
+
 
 @triton.jit
 def lanes(there, lane, WIDTH: tl.constexpr, PADDED: tl.constexpr):
@@ -40,12 +45,6 @@ def gathered(x, rows, h, H, lane, WIDTH: tl.constexpr, PADDED: tl.constexpr, DTY
     return tl.load(x + at, mask=lanes((rows >= 0)[:, None], lane, WIDTH, PADDED), other=0.0).to(DTYPE)
 
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-"""Exponentials are powers of two to the hardware; scores are multiplied by this along with their scale."""
-ASSEMBLES = tl.constexpr(not triton.knobs.runtime.interpret)
-"""The interpreter knows no assembly."""
-
-
 @triton.jit
 def log2(x, DTYPE: tl.constexpr):
     """The hardware's logarithm (23 bits) where operands are in bfloat16: the exact one takes a tenth of a pass."""
@@ -59,10 +58,31 @@ def log2(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def log_norm(top, total, OPERANDS: tl.constexpr, DTYPE: tl.constexpr):
+    """The binary logarithm of a softmax denominator, `total` in units of 2^top, as `less` takes it."""
+    return top.to(DTYPE) + log2(total, OPERANDS).to(DTYPE)
+
+
+@triton.jit
+def less(scores, norm):
+    """scores − norm, where norm is the binary logarithm of a softmax denominator.
+
+    All weights of a row share its rounding, which a float32 of some hundred does not keep below that of float32
+    operands: then norm is float64, and is subtracted in two parts.
+    """
+    if norm.dtype == tl.float64:
+        high = norm.to(tl.float32)
+        scores = (scores - high) - (norm - high.to(tl.float64)).to(tl.float32)
+    else:
+        scores -= norm
+    return scores
+
+
+@triton.jit
 def normalised_weights(
     q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """α `[C]`, Pᵀ `[C, C]`, P_Sᵀ `[S, C]`, and the binary logarithm of every row's softmax denominator.
+    """α `[C]`, Pᵀ `[C, C]`, P_Sᵀ `[S, C]`, and every row's softmax denominator, its maximum's logarithm and its rest.
 
     Row i's weights, on its input, on rows of its chunk and on older rows, stand in column i. They are computed that
     way round, since transposing a fresh product is not safe (Triton 3.4 to 3.7 on Hopper).
@@ -79,7 +99,7 @@ def normalised_weights(
     own = tl.exp2(d - top)
     total = own + _columns(inside, older, C == S, False)
     norm = 1.0 / total
-    return own * norm, inside * norm[None, :], older * norm[None, :], top + log2(total, q.dtype)
+    return own * norm, inside * norm[None, :], older * norm[None, :], top, total
 
 
 @triton.jit
@@ -93,12 +113,12 @@ def _columns(a, b, ALIKE: tl.constexpr, LARGEST: tl.constexpr):
 
 
 @triton.jit
-def weights_again(q, k, k_old, lse, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
+def weights_again(q, k, k_old, norm, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
     """P `[C, C]` and P_S `[C, S]` from the binary logarithms of the denominators."""
-    r, norm = tl.arange(0, C), lse[:, None]
-    inside = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E) - norm
+    r = tl.arange(0, C)
+    inside = less(tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E), norm[:, None])
     inside = tl.where((r[None, :] < r[:, None]) & (rows[:, None] <= last[None, :]), inside, float("-inf"))
-    older = tl.dot(q, tl.trans(k_old), input_precision=PRECISION) * (scale * LOG2_E) - norm
+    older = less(tl.dot(q, tl.trans(k_old), input_precision=PRECISION) * (scale * LOG2_E), norm[:, None])
     older = tl.where(rows[:, None] <= last_old[None, :], older, float("-inf"))
     return tl.exp2(inside), tl.exp2(older)
 
