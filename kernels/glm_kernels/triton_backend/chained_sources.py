@@ -15,10 +15,7 @@ from glm_kernels.calls import RecurrenceCall
 from glm_kernels.patterns import Dense, Offsets
 from glm_kernels.state import RecurrenceState
 from glm_kernels.triton_backend import chained_sources_launches as launches
-
-SMALLEST_WIDTH = 64
-"""Of K and V on a GPU: with K = V = 16 Triton 3.6 gave code for an H100 that read outside of its tensors, though the
-same kernels are right in the interpreter. Widths between have not been tried."""
+from glm_kernels.triton_backend.dtypes import norm_dtype
 
 
 def why_not(call: RecurrenceCall) -> str | None:
@@ -27,9 +24,6 @@ def why_not(call: RecurrenceCall) -> str | None:
         return f"{call.pattern} is neither dense nor an offset pattern"
     if call.cu_seqlens is not None and call.state is not None:
         return f"{call.pattern} cannot continue the documents of cu_seqlens from an initial state"
-    key_dim, value_dim = call.q.shape[3], call.v.shape[3]
-    if call.q.is_cuda and min(key_dim, value_dim) < SMALLEST_WIDTH:
-        return f"K = {key_dim} and V = {value_dim}; for {call.pattern} the smallest width is {SMALLEST_WIDTH}"
     return None
 
 
@@ -37,7 +31,7 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
     """y `[B, T, H, V]`, and what `gradients` needs to have kept: float32 `[kept_size(call)]`."""
     rows = _rows_of(call)
     kept = call.q.new_empty(kept_size(call), dtype=torch.float32)
-    y = torch.empty_like(rows.v)
+    y = torch.empty_like(rows.v, dtype=call.v.dtype)
     launches.forward(*rows.operands, y, *_parts(call, rows.before, kept), rows.launch)
     return y[:, rows.before :].contiguous(), kept
 
@@ -48,7 +42,8 @@ def gradients(call: RecurrenceCall, y: Tensor, kept: Tensor, grad: Tensor) -> li
     if rows.before:
         grad = torch.cat([grad.new_zeros(grad.shape[0], rows.before, *grad.shape[2:]), grad], 1)
     found = launches.backward(*rows.operands, *_parts(call, rows.before, kept), grad.contiguous(), rows.launch)
-    own = [x[:, rows.before :].contiguous() for x in found]
+    own = [x[:, rows.before :].to(call.q.dtype).contiguous() for x in found[:3]]
+    own.append(found[3][:, rows.before :].contiguous())
     if call.state is None:
         return own
     _, dk, dv, _ = found
@@ -63,9 +58,9 @@ def kept_size(call: RecurrenceCall) -> int:
 def _part_sizes(call: RecurrenceCall, before: int) -> list[int]:
     """Of log_norm, of each head's largest input, of y as it is worked with: in float32 numbers, whole 16 bytes each."""
     batch, length, heads, width = call.v.shape
-    halves = 1 if launches.work_dtype(call.q.dtype) == torch.float16 else 2
+    of_norm, of_y = norm_dtype(call.q.dtype).itemsize, launches.work_dtype(call.q.dtype).itemsize
     lanes, rows = batch * heads, batch * heads * (before + length)
-    return [-(-size // 8) * 4 for size in (2 * rows, 2 * lanes, halves * rows * width)]
+    return [-(-size // 16) * 4 for size in (of_norm * rows, 4 * lanes, of_y * rows * width)]
 
 
 def _parts(call: RecurrenceCall, before: int, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +69,7 @@ def _parts(call: RecurrenceCall, before: int, kept: Tensor) -> tuple[Tensor, Ten
     length += before
     norms, largest, y_work = kept.split(_part_sizes(call, before))
     y_work = y_work.view(launches.work_dtype(call.q.dtype))[: batch * length * heads * width]
-    norms = norms[: batch * heads * length]
+    norms = norms.view(norm_dtype(call.q.dtype))[: batch * heads * length]
     return y_work.view(batch, length, heads, width), norms.view(batch, heads, length), largest[: batch * heads]
 
 
@@ -139,7 +134,10 @@ def _starts_with_state(starts: Tensor | None, position: Tensor, before: int, len
 def _rows_with_state(
     call: RecurrenceCall, state: RecurrenceState, before: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operands with the state's rows in front: right-aligned, zeros where a document has fewer."""
+    """The operands with the state's rows in front: right-aligned, zeros where a document has fewer.
+
+    Keys are rounded to the dtype of the others. Outputs are not: v then is in float32.
+    """
     slot = torch.arange(before, device=call.q.device) - before + state.position.unsqueeze(1)
     batch = torch.arange(len(slot), device=call.q.device).unsqueeze(1)
 
@@ -150,7 +148,7 @@ def _rows_with_state(
 
     none = [x.new_zeros(x.shape[0], before, *x.shape[2:]) for x in (call.q, call.d)]
     return (
-        torch.cat([none[0], call.q], 1), with_rows(state.k, call.k), with_rows(state.y, call.v),
+        torch.cat([none[0], call.q], 1), with_rows(state.k, call.k), with_rows(state.y, call.v.float()),
         torch.cat([none[1], call.d], 1),
     )  # fmt: skip
 

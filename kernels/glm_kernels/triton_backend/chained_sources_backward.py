@@ -14,14 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chain import publish, ticket, wait_until
-from glm_kernels.triton_backend.chained_sources_tiles import chunk_of, put_tile, readable, tile, unit
-from glm_kernels.triton_backend.weights import inverse_less_identity
+from glm_kernels.triton_backend.chain import publish, ticket, wait_for, wait_until
+from glm_kernels.triton_backend.chained_sources_tiles import NEVER, chunk_of, put_tile, readable, tile, unit
+from glm_kernels.triton_backend.weights import inverse_less_identity, less
 
 
 @triton.jit(do_not_specialize=["L", "H", "all_lanes", "together", "near", "headroom"])
 def adjoint_pass(
-    q, k, v, d, y_work, grad, log_norm, z_work, dv, row_term, largest, largest_grad, starts, ends, reads, far,
+    q, k, v, d, y_work, grad, log_norm, z_work, dv, row_term, largest, largest_grad, starts, ends, near_bits, far,
     far_before, counter, progress, L, H, all_lanes, together, near, headroom, scale,
     C: tl.constexpr, BLOCK: tl.constexpr, DOUBLINGS: tl.constexpr,
     DENSE: tl.constexpr, FAR: tl.constexpr, DOCUMENTS: tl.constexpr, WHOLE: tl.constexpr,
@@ -61,22 +61,22 @@ def adjoint_pass(
             first_row = first + tl.load(far + above - 1)
             finished = wait_until(progress + lane, chunks - tl.minimum(first_row // C, chunks - 1))
             below = tl.load(far_before + (chunks - finished - c))
-            for step in tl.range(0, above - below, num_stages=1):
+            for step in tl.range(0, above - below, num_stages=2):
                 later = tl.load(far + above - 1 - step) + first
                 reach = there & (later + r < L)
                 if DOCUMENTS:
                     reach = reach & (tl.load(starts + later + r, mask=reach, other=0) <= rows)
                 q_far = tile(q_rows, later, r, H, kk, reach, K, K2, False)
                 z_far = tile(z_rows, later, r, H, vv, reach, V, V2, False)
-                norm = tl.load(norms + later + r, mask=reach, other=float("inf"))
-                p = tl.exp2(tl.sum(k_far * q_far.to(tl.float32), 1) * logits - norm)
+                norm = tl.load(norms + later + r, mask=reach, other=NEVER)
+                p = tl.exp2(less(tl.sum(k_far * q_far.to(tl.float32), 1) * logits, norm))
                 far_acc += z_far.to(tl.float32) * p[:, None]
             above = below
         acc += far_acc * 32768.0
 
     k_own = tile(k + of_head * K, first, r, H, kk, there, K, K2, False)
     p = chunk_weights_of_readers(
-        k_own, q_rows, norms, first, r, H, L, kk, rows, starts, reads, logits, DENSE, DOCUMENTS, K, K2, PRECISION
+        k_own, q_rows, norms, first, r, H, L, kk, rows, starts, near_bits, logits, DENSE, DOCUMENTS, K, K2, PRECISION
     )
     inverse = inverse_less_identity(p, DOUBLINGS, WORK, PRECISION).to(WORK)
     above = end
@@ -90,13 +90,13 @@ def adjoint_pass(
         for step in tl.range(0, (above - until) // BLOCK, num_stages=STAGES):
             i = above - (step + 1) * BLOCK
             q_t = tile(q_rows, i, n, H, kk, i + n < L, K, K2, WHOLE)
-            norm = tl.load(norms + i + n, mask=i + n < L, other=float("inf"))
-            s = tl.dot(k_own, tl.trans(q_t), input_precision=PRECISION) * logits - (norm - LIFT)[None, :]
+            norm = tl.load(norms + i + n, mask=i + n < L, other=NEVER)
+            s = less(tl.dot(k_own, tl.trans(q_t), input_precision=PRECISION) * logits, (norm - LIFT)[None, :])
             if DOCUMENTS or not DENSE:
                 start = n
                 if DOCUMENTS:
                     start = tl.load(starts + i + n, mask=i + n < L, other=0)
-                allowed = readable(rows[:, None], i + n[None, :], start[None, :], reads, DENSE, DOCUMENTS)
+                allowed = readable(rows, i, n, start[None, :], near_bits, True, DENSE, DOCUMENTS)
                 s = tl.where(allowed, s, float("-inf"))
             z_t = tile(z_rows, i, n, H, vv, i + n < L, V, V2, WHOLE)
             acc = tl.dot(tl.exp2(s).to(WORK), z_t, acc=acc, input_precision=PRECISION)
@@ -104,19 +104,35 @@ def adjoint_pass(
 
     # The two chunks after: their queries are known, their z may take a while yet.
     p_2 = chunk_weights_of_readers(
-        k_own, q_rows, norms, after + C, r, H, L, kk, rows, starts, reads, logits, DENSE, DOCUMENTS, K, K2, PRECISION
+        k_own,
+        q_rows,
+        norms,
+        after + C,
+        r,
+        H,
+        L,
+        kk,
+        rows,
+        starts,
+        near_bits,
+        logits,
+        DENSE,
+        DOCUMENTS,
+        K,
+        K2,
+        PRECISION,
     )
     p_2 = (p_2 * 32768.0).to(WORK)
     p_1 = chunk_weights_of_readers(
-        k_own, q_rows, norms, after, r, H, L, kk, rows, starts, reads, logits, DENSE, DOCUMENTS, K, K2, PRECISION
+        k_own, q_rows, norms, after, r, H, L, kk, rows, starts, near_bits, logits, DENSE, DOCUMENTS, K, K2, PRECISION
     )
     p_1 = (p_1 * 32768.0).to(WORK)
     if turn > 1:
-        wait_until(progress + lane, turn - 1)
+        wait_for(progress + lane, turn - 1)
     z_t = tile(z_rows, after + C, r, H, vv, after + C + r < L, V, V2, False)
     acc = tl.dot(p_2, z_t, acc=acc, input_precision=PRECISION)
     if turn > 0:
-        wait_until(progress + lane, turn)
+        wait_for(progress + lane, turn)
     z_t = tile(z_rows, after, r, H, vv, after + r < L, V, V2, False)
     received = tl.dot(p_1, z_t, acc=acc, input_precision=PRECISION) / 32768.0
     out = tl.dot(inverse, received.to(WORK), acc=received, input_precision=PRECISION).to(WORK)
@@ -124,33 +140,33 @@ def adjoint_pass(
     publish(progress + lane, turn + 1)
 
     z = out.to(tl.float32)
-    norm = tl.load(norms + rows, mask=there, other=float("inf"))
+    norm = tl.load(norms + rows, mask=there, other=NEVER)
     own = tl.load(d + of_head + rows.to(tl.int64) * H, mask=there, other=0.0).to(tl.float32) * 1.4426950408889634
-    put_tile(dv + of_head * V, first, r, H, vv, there, z * (tl.exp2(own - norm) / z_size)[:, None], V, V2)
+    put_tile(dv + of_head * V, first, r, H, vv, there, z * (tl.exp2(less(own, norm)) / z_size)[:, None], V, V2)
     y_own = tile(y_work + of_head * V, first, r, H, vv, there, V, V2, False).to(tl.float32)
     tl.store(row_term + lane.to(tl.int64) * L + rows, tl.sum(z * y_own, 1), mask=there)
 
 
 @triton.jit
 def chunk_weights_of_readers(
-    k_own, q_rows, norms, at, r, H, L, kk, rows, starts, reads, logits,
+    k_own, q_rows, norms, at, r, H, L, kk, rows, starts, near_bits, logits,
     DENSE: tl.constexpr, DOCUMENTS: tl.constexpr, K: tl.constexpr, K2: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Pᵀ `[C, C]`: by which weight each of the rows is read by those of the chunk whose first row is `at`."""
     there = at + r < L
     q_t = tile(q_rows, at, r, H, kk, there, K, K2, False)
-    norm = tl.load(norms + at + r, mask=there, other=float("inf"))
+    norm = tl.load(norms + at + r, mask=there, other=NEVER)
     start = r
     if DOCUMENTS:
         start = tl.load(starts + at + r, mask=there, other=0)
-    s = tl.dot(k_own, tl.trans(q_t), input_precision=PRECISION) * logits - norm[None, :]
-    allowed = readable(rows[:, None], at + r[None, :], start[None, :], reads, DENSE, DOCUMENTS)
+    s = less(tl.dot(k_own, tl.trans(q_t), input_precision=PRECISION) * logits, norm[None, :])
+    allowed = readable(rows, at, r, start[None, :], near_bits, True, DENSE, DOCUMENTS)
     return tl.where(allowed, tl.exp2(s), 0.0)
 
 
 @triton.jit(do_not_specialize=["L", "H", "near", "headroom"])
 def gradient_pass(
-    q, k, v, d, y_work, z_work, log_norm, row_term, grad_out, dd, largest, largest_grad, starts, ends, reads, far,
+    q, k, v, d, y_work, z_work, log_norm, row_term, grad_out, dd, largest, largest_grad, starts, ends, near_bits, far,
     far_before, L, H, near, headroom, scale,
     C: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr, READERS: tl.constexpr,
     DENSE: tl.constexpr, FAR: tl.constexpr, DOCUMENTS: tl.constexpr, WHOLE: tl.constexpr,
@@ -180,7 +196,7 @@ def gradient_pass(
     logits = scale * 1.4426950408889634
     acc, share = tl.zeros((C, K2), tl.float32), tl.zeros((C,), tl.float32)
     # What belongs to each reading row: those of the chunk, or with READERS of each tile.
-    norm = tl.load(norms + rows, mask=there, other=float("inf"))
+    norm = tl.load(norms + rows, mask=there, other=NEVER)
     term = tl.load(terms + rows, mask=there, other=0.0)
     start, input_term = rows, term
     oldest, end = 0, L
@@ -197,20 +213,20 @@ def gradient_pass(
         a_own = tile(own_a, first, r, H, kk, there, K, K2, False).to(tl.float32)
         b_own = tile(own_b, first, r, H, vv, there, V, V2, False).to(tl.float32)
         farthest = end - 1 - first if READERS else first + C - 1 - oldest
-        for m in tl.range(0, tl.load(far_before + farthest // UNIT + 1), num_stages=1):
+        for m in tl.range(0, tl.load(far_before + farthest // UNIT + 1), num_stages=2):
             if READERS:
                 other = first + tl.load(far + m)
                 reach = there & (other + r < L)
                 if DOCUMENTS:
                     reach = reach & (tl.load(starts + other + r, mask=reach, other=0) <= rows)
-                norm = tl.load(norms + other + r, mask=reach, other=float("inf"))
+                norm = tl.load(norms + other + r, mask=reach, other=NEVER)
                 term = tl.load(terms + other + r, mask=reach, other=0.0)
             else:
                 other = first - tl.load(far + m)
                 reach = there & (other + r >= (start if DOCUMENTS else 0))
             a_far = tile(a_rows, other, r, H, kk, reach, K, K2, False).to(tl.float32)
             b_far = tile(b_rows, other, r, H, vv, reach, V, V2, False).to(tl.float32)
-            p = tl.where(reach, tl.exp2(tl.sum(a_own * a_far, 1) * logits - norm), 0.0)
+            p = tl.where(reach, tl.exp2(less(tl.sum(a_own * a_far, 1) * logits, norm)), 0.0)
             dp = tl.sum(b_own * b_far, 1)
             acc += a_far * (p * (dp - term))[:, None]
             share += p * (input_term - dp)
@@ -239,23 +255,16 @@ def gradient_pass(
             s = tl.dot(a_own, tl.trans(a_t), input_precision=PRECISION) * logits
             dp = tl.dot(b_own, tl.trans(b_t), input_precision=PRECISION)
             if READERS:
-                norm_t = tl.load(norms + others, mask=among, other=float("inf"))[None, :]
+                norm_t = tl.load(norms + others, mask=among, other=NEVER)[None, :]
                 term_t = tl.load(terms + others, mask=among, other=0.0)[None, :]
                 start_t = others[None, :]
                 if DOCUMENTS:
                     start_t = tl.load(starts + others, mask=among, other=0)[None, :]
-                older, newer = rows[:, None], others[None, :]
             else:
-                norm_t, term_t, start_t, older, newer = (
-                    norm[:, None],
-                    term[:, None],
-                    start[:, None],
-                    others[None, :],
-                    rows[:, None],
-                )
-            p = tl.exp2(s - norm_t)
+                norm_t, term_t, start_t = norm[:, None], term[:, None], start[:, None]
+            p = tl.exp2(less(s, norm_t))
             if side == 0 or DOCUMENTS or not DENSE:
-                p = tl.where(readable(older, newer, start_t, reads, DENSE, DOCUMENTS), p, 0.0)
+                p = tl.where(readable(rows, i, n, start_t, near_bits, READERS, DENSE, DOCUMENTS), p, 0.0)
             if not READERS:
                 share += tl.sum(p * (input_term[:, None] - dp), 1)
             ds = p * (dp - term_t)
@@ -270,4 +279,4 @@ def gradient_pass(
     if not READERS:
         at = of_head + rows.to(tl.int64) * H
         own = tl.load(d + at, mask=there, other=0.0).to(tl.float32) * 1.4426950408889634
-        tl.store(dd + at, (tl.exp2(own - norm) * share * size).to(dd.dtype.element_ty), mask=there)
+        tl.store(dd + at, (tl.exp2(less(own, norm)) * share * size).to(dd.dtype.element_ty), mask=there)

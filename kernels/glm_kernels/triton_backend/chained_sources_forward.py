@@ -14,14 +14,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chain import publish, ticket, wait_until
+from glm_kernels.triton_backend.chain import publish, ticket, wait_for, wait_until
 from glm_kernels.triton_backend.chained_sources_tiles import chunk_of, put_tile, readable, tile, unit
 from glm_kernels.triton_backend.weights import inverse_less_identity
+from glm_kernels.triton_backend.weights import log_norm as log_norm_of
 
 
 @triton.jit(do_not_specialize=["L", "H", "all_lanes", "together", "near"])
 def source_pass(
-    q, k, v, d, y, y_work, log_norm, largest, starts, reads, far, far_before, counter, progress,
+    q, k, v, d, y, y_work, log_norm, largest, starts, near_bits, far, far_before, counter, progress,
     L, H, all_lanes, together, near, scale,
     C: tl.constexpr, BLOCK: tl.constexpr, DOUBLINGS: tl.constexpr,
     DENSE: tl.constexpr, FAR: tl.constexpr, DOCUMENTS: tl.constexpr,
@@ -30,7 +31,7 @@ def source_pass(
 ):  # fmt: skip
     """Grid (chunks · B · H). y, y_work `[B, L, H, V]`; log_norm `[B, H, L]`: log2 of the softmax's denominator.
 
-    y_work: y in units of `unit(largest)`. near: all offsets below it are in `reads`.
+    y_work: y in units of `unit(largest)`. near: all offsets below it are in `near_bits`.
     far: the other offsets, ascending; each at least 3C. far_before[x]: how many of them are below x · C.
     """
     WORK: tl.constexpr = y_work.dtype.element_ty
@@ -63,7 +64,7 @@ def source_pass(
             last_row = first + C - 1 - tl.load(far + above - 1)
             finished = wait_until(progress + lane, last_row // C + 1)
             below = tl.load(far_before + tl.maximum(c + 1 - finished, 0))
-            for step in tl.range(0, above - below, num_stages=1):
+            for step in tl.range(0, above - below, num_stages=2):
                 f = tl.load(far + above - 1 - step)
                 reach = there & (rows - f >= start)
                 k_far = tile(k_rows, first - f, r, H, kk, reach, K, K2, False)
@@ -92,40 +93,44 @@ def source_pass(
             k_t = tile(k_rows, j, n, H, kk, n >= 0, K, K2, True)
             s = tl.dot(q_own, tl.trans(k_t), input_precision=PRECISION) * logits
             if DOCUMENTS or not DENSE:
-                allowed = readable(j + n[None, :], rows[:, None], start[:, None], reads, DENSE, DOCUMENTS)
+                allowed = readable(rows, j, n, start[:, None], near_bits, False, DENSE, DOCUMENTS)
                 s = tl.where(allowed, s, float("-inf"))
-            new, kept, p, total = weights_so_far(s, top, total)
+            new, kept, p, total = weights_so_far(s, top, total, WORK)
             y_t = tile(y_rows, j, n, H, vv, n >= 0, V, V2, True)
-            acc = tl.dot(p.to(WORK), y_t, acc=acc * kept[:, None], input_precision=PRECISION)
+            acc = tl.dot(p, y_t, acc=acc * kept[:, None], input_precision=PRECISION)
             top = new
         done = until
 
     # The two chunks before: their keys are known, their y may take a while yet.
     there_2, there_1 = first - 2 * C + r >= 0, first - C + r >= 0
     s = chunk_scores(
-        q_own, k_rows, first - 2 * C, r, H, kk, there_2, rows, start, reads, DENSE, DOCUMENTS, K, K2, PRECISION
+        q_own, k_rows, first - 2 * C, r, H, kk, there_2, rows, start, near_bits, DENSE, DOCUMENTS, K, K2, PRECISION
     )
-    top_2, kept, p, total = weights_so_far(s * logits, top, total)
-    acc, p_2 = acc * kept[:, None], p.to(WORK)
+    top_2, kept, p_2, total = weights_so_far(s * logits, top, total, WORK)
+    acc = acc * kept[:, None]
     s = chunk_scores(
-        q_own, k_rows, first - C, r, H, kk, there_1, rows, start, reads, DENSE, DOCUMENTS, K, K2, PRECISION
+        q_own, k_rows, first - C, r, H, kk, there_1, rows, start, near_bits, DENSE, DOCUMENTS, K, K2, PRECISION
     )
-    top_1, kept_2, p, total = weights_so_far(s * logits, top_2, total)
-    p_1 = p.to(WORK)
-    s = chunk_scores(q_own, k_rows, first, r, H, kk, there, rows, start, reads, DENSE, DOCUMENTS, K, K2, PRECISION)
-    top, kept_1, p, total = weights_so_far(s * logits, top_1, total)
+    top_1, kept_2, p_1, outside = weights_so_far(s * logits, top_2, total, WORK)
+    s = chunk_scores(q_own, k_rows, first, r, H, kk, there, rows, start, near_bits, DENSE, DOCUMENTS, K, K2, PRECISION)
+    top, kept_1, p, total = weights_so_far(s * logits, top_1, outside, tl.float32)
     inverse = inverse_less_identity(p / total[:, None], DOUBLINGS, WORK, PRECISION).to(WORK)
-    tl.store(log_norm + lane.to(tl.int64) * L + rows, top + tl.log2(total), mask=there)
+    # The weights of a row on what comes from outside of the chunk sum to 1. Once rounded they do not: a chain of
+    # averages would drift by it.
+    outside *= kept_1 / total
+    whole = outside + tl.sum(inverse.to(tl.float32) * outside[None, :], 1)
+    norm = log_norm_of(top, total, q.dtype.element_ty, log_norm.dtype.element_ty)
+    tl.store(log_norm + lane.to(tl.int64) * L + rows, norm, mask=there)
 
     if c > 1:
-        wait_until(progress + lane, c - 1)
+        wait_for(progress + lane, c - 1)
     y_t = tile(y_rows, first - 2 * C, r, H, vv, there_2, V, V2, False)
     acc = tl.dot(p_2, y_t, acc=acc, input_precision=PRECISION) * kept_2[:, None]
     if c > 0:
-        wait_until(progress + lane, c)
+        wait_for(progress + lane, c)
     y_t = tile(y_rows, first - C, r, H, vv, there_1, V, V2, False)
     read = tl.dot(p_1, y_t, acc=acc, input_precision=PRECISION) * (kept_1 / total)[:, None]
-    out = tl.dot(inverse, read.to(WORK), acc=read, input_precision=PRECISION)
+    out = tl.dot(inverse, read.to(WORK), acc=read, input_precision=PRECISION) / whole[:, None]
     put_tile(y_rows, first, r, H, vv, there, out, V, V2)
     publish(progress + lane, c + 1)
     put_tile(y + of_head * V, first, r, H, vv, there, out / size, V, V2)
@@ -133,20 +138,20 @@ def source_pass(
 
 @triton.jit
 def chunk_scores(
-    q_own, k_rows, at, r, H, kk, there, rows, start, reads,
+    q_own, k_rows, at, r, H, kk, there, rows, start, near_bits,
     DENSE: tl.constexpr, DOCUMENTS: tl.constexpr, K: tl.constexpr, K2: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """q·k `[C, C]` of rows with the chunk whose first row is `at`, −inf where not read."""
     k_t = tile(k_rows, at, r, H, kk, there, K, K2, False)
     s = tl.dot(q_own, tl.trans(k_t), input_precision=PRECISION)
-    allowed = readable(at + r[None, :], rows[:, None], start[:, None], reads, DENSE, DOCUMENTS)
+    allowed = readable(rows, at, r, start[:, None], near_bits, False, DENSE, DOCUMENTS)
     return tl.where(allowed & there[None, :], s, float("-inf"))
 
 
 @triton.jit
-def weights_so_far(s, top, total):
+def weights_so_far(s, top, total, DTYPE: tl.constexpr):
     """A step of the softmax over more and more scores, in powers of two: the new maximum, the factor by which sums over
-    earlier scores shrink, the new scores' weights, the new sum of all."""
+    earlier scores shrink, the new scores' weights in DTYPE, the new sum of all, as rounded."""
     new = tl.maximum(top, tl.max(s, 1))
-    kept, p = tl.exp2(top - new), tl.exp2(s - new[:, None])
-    return new, kept, p, total * kept + tl.sum(p, 1)
+    kept, p = tl.exp2(top - new), tl.exp2(s - new[:, None]).to(DTYPE)
+    return new, kept, p, total * kept + tl.sum(p.to(tl.float32), 1)

@@ -13,15 +13,16 @@ from torch import Tensor
 from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_kernels.triton_backend.chained_sources_backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.chained_sources_forward import source_pass
-from glm_kernels.triton_backend.chained_sources_tiles import largest_pass
+from glm_kernels.triton_backend.chained_sources_tiles import MARGIN, largest_pass
 
 _PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32x3", torch.float32: "ieee"}
 """Of products of float32 tiles: there are none with bfloat16 operands."""
-FAR_COST = 1.0
+FAR_COST = 1.5
 """Of a far offset, in tiles: measured on an H100."""
 _FEW_HEADS, _MANY_HEADS = 16, 64
-_MARGIN = 128
-"""Of the table of near offsets: the rows of the largest chunk."""
+_NARROWEST = 64
+"""Narrower rows are padded to this: of tiles of 16 lanes Triton 3.6 made code that read outside of its tensors on an
+H100 (an illegal memory access), though the same kernels are right in its interpreter."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Reach:
 
     near: int
     """Offsets below it are near."""
-    reads: Tensor
-    """int8: entry _MARGIN + f says whether distance f is a near offset."""
+    near_bits: Tensor
+    """int64 `[2, distances]`: which rows of a tile are at near offsets, as `readable` takes it."""
     far: Tensor
     """int32, ascending: the other offsets, each at least three chunks."""
     far_before: Tensor
@@ -83,7 +84,7 @@ def reach_of(pattern: Pattern, length: int, shape: Configuration, device: torch.
     """Near sources end where so few offsets are left that they cost less one by one than tile by tile."""
     if isinstance(pattern, Dense):
         none = torch.zeros(1, dtype=torch.int32, device=device)
-        return Reach(0, none.to(torch.int8), none, none, True, _FEW_HEADS)
+        return Reach(0, none.long().expand(2, 1), none, none, True, _FEW_HEADS)
     assert isinstance(pattern, Offsets)
     offsets = pattern.offsets(length)
     # The cost of taking the first s offsets as near, each tile and offset counted for the rows that it serves.
@@ -95,13 +96,25 @@ def reach_of(pattern: Pattern, length: int, shape: Configuration, device: torch.
     smallest = int(torch.searchsorted(offsets, 3 * chunk))
     split = smallest + int((spent + FAR_COST * left)[smallest:].argmin())
     near = int(offsets[split - 1]) + 1 if split else 1
-    reads = torch.zeros(near + 4 * _MARGIN, dtype=torch.int8, device="cpu")
-    reads[_MARGIN + offsets[:split]] = 1
+    near_bits = _near_bits(offsets[:split], near, shape)
     bounds = torch.arange(-(-length // chunk) + 3, device="cpu") * chunk
     far_before = torch.searchsorted(offsets[split:], bounds)
     together = _FEW_HEADS if len(offsets) > 32 else _MANY_HEADS
     far = torch.cat([offsets[split:], offsets.new_zeros(1)])
-    return Reach(near, reads.to(device), far.int().to(device), far_before.int().to(device), False, together)
+    return Reach(near, near_bits.to(device), far.int().to(device), far_before.int().to(device), False, together)
+
+
+def _near_bits(offsets: Tensor, near: int, shape: Configuration) -> Tensor:
+    margin, widest = MARGIN.value, 64
+    assert all(p.chunk <= margin and max(p.tile, shape.source.chunk) <= widest for p in vars(shape).values())
+    # Distances from the first row of a tile: back to a chunk's length behind it, on to two chunks beyond the near rows.
+    entries = (near + 4 * margin) // 2 * 2  # so that both lines begin at whole 16 bytes
+    is_near = torch.zeros(entries + 2 * widest, dtype=torch.bool, device="cpu")
+    is_near[margin + widest + offsets] = True
+    entry = torch.arange(entries, device="cpu").unsqueeze(1) + widest
+    bit = torch.arange(widest, device="cpu")
+    lines = [is_near[entry + sign * bit].long() << bit for sign in (-1, 1)]
+    return torch.stack([line.sum(1) for line in lines])
 
 
 @dataclass(frozen=True)
@@ -130,10 +143,14 @@ def _constants(launch: Launch, q: Tensor, v: Tensor) -> dict[str, Any]:
         "DOCUMENTS": launch.documents is not None,
         "K": key_dim,
         "V": value_dim,
-        "K2": max(16, triton.next_power_of_2(key_dim)),
-        "V2": max(16, triton.next_power_of_2(value_dim)),
+        "K2": _padded(key_dim),
+        "V2": _padded(value_dim),
         "PRECISION": _PRECISION[q.dtype],
     }
+
+
+def _padded(width: int) -> int:
+    return max(_NARROWEST, triton.next_power_of_2(width))
 
 
 def work_dtype(operands: torch.dtype) -> torch.dtype:
@@ -148,7 +165,7 @@ def _fill_largest(x: Tensor, largest: Tensor) -> None:
     rows, steps = 32, 8
     largest_pass[(triton.cdiv(length, rows * steps), batch * heads)](
         x, largest.zero_(), length, heads,
-        ROWS=rows, STEPS=steps, V=width, V2=max(16, triton.next_power_of_2(width)), num_warps=4,
+        ROWS=rows, STEPS=steps, V=width, V2=_padded(width), num_warps=4,
     )  # fmt: skip
 
 
@@ -183,7 +200,7 @@ def forward(
     grid, counters, chain = _chain(launch, q)
     source_pass[grid](
         q, k, v, d, y, y_work, log_norm, largest, documents.starts if documents else reach.far,
-        reach.reads, reach.far, reach.far_before, *counters,
+        reach.near_bits[0], reach.far, reach.far_before, *counters,
         length, heads, batch * heads, launch.reach.together, reach.near, launch.scale,
         **chain, **_constants(launch, q, v), **_tuned(launch.shape.source),
     )  # fmt: skip
@@ -209,19 +226,19 @@ def backward(
     _fill_largest(grad, largest_grad)
     z_work = torch.empty_like(y_work)
     dq, dk, dv, dd = (torch.empty_like(x) for x in (q, k, v, d))
-    row_term = torch.empty_like(log_norm)
+    row_term = torch.empty_like(log_norm, dtype=torch.float32)
     headroom = length.bit_length()  # every row's adjoint may gather those of all later rows
     grid, counters, chain = _chain(launch, q)
     adjoint_pass[grid](
         q, k, v, d, y_work, grad, log_norm, z_work, dv, row_term, largest, largest_grad,
-        starts, ends, reach.reads, reach.far, reach.far_before, *counters,
+        starts, ends, reach.near_bits[1], reach.far, reach.far_before, *counters,
         length, heads, batch * heads, launch.reach.together, reach.near, headroom, launch.scale,
         **chain, **constants, **_tuned(launch.shape.adjoint),
     )  # fmt: skip
     for out, readers in ((dq, False), (dk, True)):
         gradient_pass[(triton.cdiv(length, launch.shape.gradient.chunk), batch * heads)](
             q, k, v, d, y_work, z_work, log_norm, row_term, out, dd, largest, largest_grad,
-            starts, ends, reach.reads, reach.far, reach.far_before,
+            starts, ends, reach.near_bits[int(readers)], reach.far, reach.far_before,
             length, heads, reach.near, headroom, launch.scale,
             READERS=readers, UNIT=launch.shape.source.chunk, **constants, **_tuned(launch.shape.gradient),
         )  # fmt: skip

@@ -49,15 +49,29 @@ def put_tile(base, first, r, H, lane, there, rows, WIDTH: tl.constexpr, PADDED: 
     tl.store(at, rows.to(base.dtype.element_ty), mask=lane_mask(there[:, None], lane, WIDTH, PADDED))
 
 
-@triton.jit
-def readable(older, newer, start, reads, DENSE: tl.constexpr, DOCUMENTS: tl.constexpr):
-    """Whether row `newer`, whose document starts at `start`, reads row `older`; arguments of shapes that broadcast.
+MARGIN = tl.constexpr(128)
+"""Entries of tables of near distances before that of distance 0: the rows of the largest chunk."""
+NEVER = tl.constexpr(1e30)
+"""The logarithm of the softmax's denominator of rows that are not there: all their weights are zero."""
 
-    reads: int8, entry 128 + f says whether distance f is one of the near offsets; unused if DENSE.
+
+@triton.jit
+def readable(rows, first, n, start, near_bits, READERS: tl.constexpr, DENSE: tl.constexpr, DOCUMENTS: tl.constexpr):
+    """Which of a tile's rows first + n `[1, N]` each of `rows` `[C, 1]` reads, or by which it is read if READERS.
+
+    start: where the reading row's document starts, `[C, 1]` or `[1, N]`. near_bits: int64 `[2, distances]`; bit n of
+    entry MARGIN + x says whether x − n is a near offset, in the second line whether x + n is one. Unused if DENSE.
     """
-    allowed = older < newer if DENSE else tl.load(reads + (newer - older + 128)) != 0
+    if DENSE:
+        allowed = rows[:, None] < first + n[None, :] if READERS else rows[:, None] > first + n[None, :]
+    else:
+        words = tl.load(near_bits + (first - rows if READERS else rows - first) + MARGIN)
+        # In halves: a bit of 32 is looked at in one instruction.
+        low, high = words.to(tl.int32), (words >> 32).to(tl.int32)
+        half = tl.where((n < 32)[None, :], low[:, None], high[:, None])
+        allowed = ((half >> (n & 31)[None, :]) & 1) != 0
     if DOCUMENTS:
-        allowed = allowed & (older >= start)
+        allowed = allowed & ((rows[:, None] if READERS else first + n[None, :]) >= start)
     return allowed
 
 
