@@ -96,7 +96,14 @@ _FULL_SIZE = [
     for packing in FACTORS["packing"]
 ]
 
-CASES: list[Case] = list(dict.fromkeys(_FULL_SIZE[::3] + _covering() + _MANY_LIVE_ROWS + _FULL_SIZE))
+_EXTREME = [
+    replace(_PLAIN, operator=operator, length=length, widths=(128, 128), values=values)
+    for operator in FACTORS["operator"]
+    for values in EXTREMES
+    for length in (1000, 4096)
+]
+
+CASES: list[Case] = list(dict.fromkeys(_FULL_SIZE[::3] + _covering() + _MANY_LIVE_ROWS + _FULL_SIZE + _EXTREME))
 assert len({f.name for f in fields(Case)} ^ set(FACTORS)) == 0
 
 
@@ -191,5 +198,7 @@ def _state(case: Case, carried: int, device: str) -> tuple[list[Tensor], Tensor 
     pattern = parse_pattern(case.operator)
     positions = [max(0, case.position - 11 * n) for n in range(carried)]
     slots = pattern.slot_count(positions[0])
-    state = [torch.randn(carried, case.heads, slots, width, device=device).requires_grad_() for width in case.widths]
-    return state, torch.tensor(positions, device=device)
+    # Keys of a state are keys of earlier rows, in their dtype; outputs are kept as they were before rounding.
+    k, y = (torch.randn(carried, case.heads, slots, width, device=device) for width in case.widths)
+    k = k.to(case.dtype).float()
+    return [k.requires_grad_(), y.requires_grad_()], torch.tensor(positions, device=device)
