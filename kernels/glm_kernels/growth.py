@@ -193,9 +193,9 @@ def pointer(text: str, column: int) -> str:
 
 @lru_cache(maxsize=256)
 def _compiled(text: str) -> tuple[str, _Term]:
-    """The text without spaces, and its function."""
+    """The text without spaces, and its function, which remembers its values: decimals of many digits are slow."""
     parser = _Parser(text)
-    return "".join(token for token, _ in parser.tokens), parser.parse()
+    return "".join(token for token, _ in parser.tokens), lru_cache(maxsize=1 << 16)(parser.parse())
 
 
 class Growth:
