@@ -57,11 +57,8 @@ class RecurrenceKernel(Protocol):
         What shapes these have, `triton_backend.dispatch.kept_shapes` says beforehand.
         """
 
-    def gradients(self, call: RecurrenceCall, y: Tensor, kept: Tensor, grad: Tensor, *more: Tensor) -> list[Tensor]:
-        """Gradients of q, k, v, d and, with a state, of its k and y, from what `outputs` gave and y's gradient.
-
-        `kept` and `more` are the kernel's own tensors; of two the second may be missing.
-        """
+    def gradients(self, call: RecurrenceCall, y: Tensor, grad: Tensor, *kept: Tensor) -> list[Tensor]:
+        """Gradients of q, k, v, d and, with a state, of its k and y, from y's gradient and what `outputs` gave."""
 
 
 @dataclass(frozen=True)

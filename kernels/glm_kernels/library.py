@@ -176,7 +176,7 @@ def _recurrence_backward(
     *operands, backend = arguments
     call = _recurrence_call(*operands)
     grad = torch.zeros_like(y) if grad is None else grad.contiguous()
-    return recurrence_kernel(call, backend).gradients(call, y, kept, grad, *([more] if more.numel() else []))
+    return recurrence_kernel(call, backend).gradients(call, y, grad, kept, more)
 
 
 def _recurrence_shapes(*arguments: Any) -> Outputs:

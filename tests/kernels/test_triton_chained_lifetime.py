@@ -40,7 +40,7 @@ def relative_errors(inputs, spelling, state=None, **packing):
     packing = {"cu_seqlens": None, "document_starts": None, **packing}
     call = RecurrenceCall(*inputs, pattern, scale, **packing, state=state)
     y, lse, residual = chained_lifetime.outputs(call)
-    found = [y, *chained_lifetime.gradients(call, y, lse, grad, residual)]
+    found = [y, *chained_lifetime.gradients(call, y, grad, lse, residual)]
     assert all(x.shape == right.shape for x, right in zip(found, expected, strict=True))
     return [
         float((x.double() - right).norm() / right.norm().clamp(min=1e-3))
@@ -139,7 +139,7 @@ def test_every_run_gives_the_same_bits(spelling):
 
     def results():
         y, lse, residual = chained_lifetime.outputs(call)
-        return [y, *chained_lifetime.gradients(call, y, lse, grad, residual)]
+        return [y, *chained_lifetime.gradients(call, y, grad, lse, residual)]
 
     first = results()
     assert all(all(map(torch.equal, first, results())) for _ in range(5))

@@ -31,7 +31,7 @@ def relative_errors(spelling, inputs, state=None, cu_seqlens=None, document_star
     call = RecurrenceCall(*inputs, pattern, scale, cu_seqlens, document_starts, state)
     assert chained_sources.why_not(call) is None
     y, kept = chained_sources.outputs(call)
-    found = [y, *chained_sources.gradients(call, y, kept, upstream(y))]
+    found = [y, *chained_sources.gradients(call, y, upstream(y), kept)]
 
     precise = [exact(x) for x in inputs]
     past = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)

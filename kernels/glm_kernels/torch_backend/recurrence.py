@@ -55,7 +55,7 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor]:
     return (_rows(lines.solve()[:, lines.sources.prefix :], call.v),)
 
 
-def gradients(call: RecurrenceCall, y: Tensor, kept: Tensor, grad: Tensor, *more: Tensor) -> list[Tensor]:
+def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, *kept: Tensor) -> list[Tensor]:
     """As `RecurrenceKernel` says. Outputs that were rounded to 16 bits are computed again."""
     lines = _Lines.of(call)
     chunk, prefix = lines.sources.chunk, lines.sources.prefix

@@ -78,7 +78,7 @@ def backward_finish(kept: tuple[_Kept, Tensor], left_grad: Tensor) -> list[Tenso
     ours = (shard.leaves >= 0)[:, None, :, None]
     received = left_grad.where(ours, 0).transpose(1, 2)
     grad_y = grad_y.index_put((batch, shard.leaves.clamp(min=0)), received, accumulate=True)
-    *found, dk, dy = recurrence.gradients(saved.call, saved.y, saved.y, grad_y)
+    *found, dk, dy = recurrence.gradients(saved.call, saved.y, grad_y)
     return [x.to(saved.dtype) for x in found] + [dk, dy + left_grad.where(shard.stays[:, None, :, None], 0)]
 
 

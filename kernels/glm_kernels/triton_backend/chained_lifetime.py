@@ -17,8 +17,8 @@ from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.chained_lifetime_adjoint import chained_adjoint
 from glm_kernels.triton_backend.chained_lifetime_forward import chained_forward
 from glm_kernels.triton_backend.chained_lifetime_gradient import run_gradient, value_gradient
-from glm_kernels.triton_backend.dtypes import norm_dtype
 from glm_kernels.triton_backend.late_keys import late_key_pass
+from glm_kernels.triton_backend.storage import norm_dtype, padded_width, residual_of
 from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 
 LARGEST_SLOTS = 1024
@@ -80,15 +80,12 @@ def why_not(call: RecurrenceCall) -> str | None:
 
 
 def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
-    """y and the logarithms of softmax denominators, as `RecurrenceKernel` says, and int8 residuals of y, shaped like y.
-
-    Residuals are the digits of y that rounding cut off. Of float32 there are none, and their tensor is empty.
-    """
+    """y, and for the backward pass binary logarithms of the softmax denominators and the residuals of y."""
     launch = _launch(call)
     q, k, v, d = call.q, call.k, call.v, call.d
     heads = v.shape[2]
     y = torch.empty_like(v)
-    residual = torch.empty_like(v if v.dtype != torch.float32 else v[:0], dtype=torch.int8)
+    residual = residual_of(v)
     lse = q.new_empty(q.shape[:3], dtype=norm_dtype(q.dtype))
     # A program is read by the next one only, so two entries a sequence do, unless sequences are many and short.
     ring = 2 * len(launch.tables.sequences) <= launch.segments
@@ -103,12 +100,8 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
     return y, lse, residual
 
 
-def gradients(
-    call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor, residual: Tensor | None = None
-) -> list[Tensor]:
-    """As `RecurrenceKernel` says. Without y's residuals `outputs` runs again to have them."""
-    if residual is None:
-        residual = outputs(call)[2] if y.dtype != torch.float32 else y.new_empty(0, dtype=torch.int8)
+def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residual: Tensor) -> list[Tensor]:
+    """As `RecurrenceKernel` says."""
     launch = _launch(call, again=True)
     q, k, v, d = call.q, call.k, call.v, call.d
     heads, constants = q.shape[2], launch.constants
@@ -177,8 +170,8 @@ def _launch(call: RecurrenceCall, again: bool = False) -> _Launch:
         "STATE_SLOTS": 0 if state is None else state.k.shape[2],
         "K": q.shape[3],
         "V": v.shape[3],
-        "K2": max(16, triton.next_power_of_2(q.shape[3])),
-        "V2": max(16, triton.next_power_of_2(v.shape[3])),
+        "K2": padded_width(q.shape[3]),
+        "V2": padded_width(v.shape[3]),
         "WORK": tl.float16 if work == torch.float16 else tl.float32,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32x3",
         "num_warps": configuration.warps,

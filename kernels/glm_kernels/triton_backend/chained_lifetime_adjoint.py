@@ -17,15 +17,14 @@ import triton.language as tl
 
 from glm_kernels.triton_backend.chain import release, ticket, wait
 from glm_kernels.triton_backend.chained_lifetime_tiles import (
-    fine,
     in_units,
     older_keys,
     older_slots,
-    places,
     slots_of,
     weights_transposed,
 )
-from glm_kernels.triton_backend.weights import LOG2_E, inverse_less_identity, lanes, less
+from glm_kernels.triton_backend.residuals import fine
+from glm_kernels.triton_backend.weights import LOG2_E, inverse_less_identity, lanes, less, places
 
 
 @triton.jit

@@ -22,11 +22,10 @@ from glm_kernels.triton_backend.chained_lifetime_tiles import (
     older_keys,
     older_outputs,
     older_slots,
-    places,
-    store_fine,
     unit_of,
 )
-from glm_kernels.triton_backend.weights import LOG2_E, inverse_less_identity, lanes, less, log_norm
+from glm_kernels.triton_backend.residuals import store_fine
+from glm_kernels.triton_backend.weights import LOG2_E, inverse_less_identity, lanes, less, log_norm, places
 
 
 @triton.jit
@@ -112,19 +111,19 @@ def chained_forward(
                 newest = tl.max(held_t, 0)
                 if newest >= 0:
                     wait(flag - (within - (newest - begin + within * C) // C) * chunk_flags + 1)
-                units, unit, largest = older_outputs(
+                y_t, _, unit, largest = older_outputs(
                     y, residual, state_y, held_t, sequence, h, H, slot, vv, STATE_SLOTS, V, V2, WORK
                 )
-                out += tl.dot(reach_t, units, input_precision=PRECISION) * unit
+                out += tl.dot(reach_t, y_t, input_precision=PRECISION) * unit
                 whole += tl.sum(reach_t.to(tl.float32), 1)
                 bound = tl.maximum(bound, largest)
         if any_held:
             if within > 1:
                 wait(flag - 2 * chunk_flags + 1)
-            units, unit, largest = older_outputs(
+            y_s, _, unit, largest = older_outputs(
                 y, residual, state_y, held, sequence, h, H, s, vv, STATE_SLOTS, V, V2, WORK
             )
-            out += tl.dot(reach, units, input_precision=PRECISION) * unit
+            out += tl.dot(reach, y_s, input_precision=PRECISION) * unit
             bound = tl.maximum(bound, largest)
 
     # Outputs are averages of inputs (and of a state's): no larger than the largest of them so far.
@@ -144,6 +143,9 @@ def chained_forward(
     mask = lanes(there, vv, V, V2)
     store_fine(places(y, begin, r, h, H, vv, V), places(residual, begin, r, h, H, vv, V), out, mask)
     if TILES > 0:
+        if within > 0:
+            # Who waits for this chunk's rows may then read those of all chunks before it.
+            wait(flag - chunk_flags + 1)
         release(flag + 1)
 
 

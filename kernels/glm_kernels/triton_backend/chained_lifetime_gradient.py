@@ -16,13 +16,12 @@ from glm_kernels.triton_backend.chained_lifetime_tiles import (
     older_keys,
     older_outputs,
     older_slots,
-    places,
     rounded_dot,
     slots_of,
     weights_transposed,
 )
 from glm_kernels.triton_backend.late_keys import piece_of
-from glm_kernels.triton_backend.weights import LOG2_E, lanes, less
+from glm_kernels.triton_backend.weights import LOG2_E, lanes, less, places
 
 
 @triton.jit
@@ -52,7 +51,7 @@ def run_gradient(
         last_c = tl.load(last + rows, mask=rows < end, other=-1)
         k_c = tl.load(places(k, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
         at_y, at_residual = places(y, begin, r, h, H, vv, V), places(residual, begin, r, h, H, vv, V)
-        y_c, unit_y = fine_in_units(at_y, at_residual, lanes(there, vv, V, V2), WORK)
+        y_c, low_c, unit_y = fine_in_units(at_y, at_residual, lanes(there, vv, V, V2), WORK)
 
         dk_c = tl.zeros((C, K2), tl.float32)
         if begin + C < end:
@@ -62,7 +61,7 @@ def run_gradient(
             q_n = tl.load(places(q, begin + C, r, h, H, kk, K), mask=lanes(there_n, kk, K, K2), other=0.0)
             z_n = tl.load(places(z, begin + C, r, h, H, vv, V), mask=lanes(there_n, vv, V, V2), other=0.0)
             reads = (rows_n[None, :] <= last_c[:, None]) & (rows_n < end)[None, :]
-            ds = score_gradient(q_n, k_c, z_n, y_c, unit_n * unit_y, top_n, zy_n, reads, scale, PRECISION)
+            ds = score_gradient(q_n, k_c, z_n, y_c, low_c, unit_n * unit_y, top_n, zy_n, reads, scale, PRECISION)
             dk_c = rounded_dot(ds, q_n, dk_c, PRECISION)
 
         top = tl.load(normaliser + row, mask=rows < end, other=0.0)
@@ -71,7 +70,7 @@ def run_gradient(
         q_c = tl.load(places(q, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
         z_c = tl.load(places(z, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0)
         reads = (r[:, None] < r[None, :]) & (rows[None, :] <= last_c[:, None])
-        ds = score_gradient(q_c, k_c, z_c, y_c, unit * unit_y, top, zy, reads, scale, PRECISION)
+        ds = score_gradient(q_c, k_c, z_c, y_c, low_c, unit * unit_y, top, zy, reads, scale, PRECISION)
         dk_c = rounded_dot(ds, q_c, dk_c, PRECISION)
         if TILES > 0:  # noqa: SIM102 - decided by the compiler; the one inside on the device
             if chunk + 2 < chunks:
@@ -87,9 +86,9 @@ def run_gradient(
             k_p = tl.load(places(k, begin - C, r, h, H, kk, K), mask=lanes(known, kk, K, K2), other=0.0)
             last_p = tl.load(last + begin - C + r)
             at_y, at_residual = places(y, begin - C, r, h, H, vv, V), places(residual, begin - C, r, h, H, vv, V)
-            y_p, unit_y = fine_in_units(at_y, at_residual, lanes(known, vv, V, V2), WORK)
+            y_p, low_p, unit_y = fine_in_units(at_y, at_residual, lanes(known, vv, V, V2), WORK)
             reads = rows[None, :] <= last_p[:, None]
-            ds = score_gradient(q_c, k_p, z_c, y_p, unit * unit_y, top, zy, reads, scale, PRECISION)
+            ds = score_gradient(q_c, k_p, z_c, y_p, low_p, unit * unit_y, top, zy, reads, scale, PRECISION)
             dq_t = rounded_dot(tl.trans(k_p), ds, dq_t, PRECISION)
 
         if TILES > 0:
@@ -100,11 +99,11 @@ def run_gradient(
             held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
             if any_held:
                 k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
-                y_s, unit_y, _ = older_outputs(
+                y_s, low_s, unit_y, _ = older_outputs(
                     y, residual, state_y, held, sequence, h, H, slot, vv, STATE_SLOTS, V, V2, WORK
                 )
                 reads = rows[None, :] <= reader[:, None]
-                ds = score_gradient(q_c, k_s, z_c, y_s, unit * unit_y, top, zy, reads, scale, PRECISION)
+                ds = score_gradient(q_c, k_s, z_c, y_s, low_s, unit * unit_y, top, zy, reads, scale, PRECISION)
                 dq_t = rounded_dot(tl.trans(k_s), ds, dq_t, PRECISION)
                 sums = late + slot[:, None] * K + kk[None, :]
                 following = tl.load(occupant + (segment + 1).to(tl.int64) * SLOTS + slot)
@@ -120,10 +119,14 @@ def run_gradient(
 
 
 @triton.jit
-def score_gradient(q, k, z, y, unit, top, zy, reads, scale, PRECISION: tl.constexpr):
-    """scale · ∂score `[keys, rows]`; `unit` is that of z·y."""
+def score_gradient(q, k, z, y, y_low, unit, top, zy, reads, scale, PRECISION: tl.constexpr):
+    """scale · ∂score `[keys, rows]`; `unit` is that of z·y, where y is given in two parts."""
     p = weights_transposed(q, k, top, reads, scale)
-    return p * (tl.dot(y, tl.trans(z), input_precision=PRECISION) * unit - zy[None, :]) * scale
+    z_y = tl.dot(y, tl.trans(z), input_precision=PRECISION)
+    if z.dtype != tl.float32:
+        # Where one old row takes almost all weight, outputs agree in many more digits than the first part has.
+        z_y = tl.dot(y_low, tl.trans(z), acc=z_y)
+    return p * (z_y * unit - zy[None, :]) * scale
 
 
 @triton.jit

@@ -1,9 +1,8 @@
 """Device functions of the chained lifetime kernels: tiles of rows and slots, and numbers in 16 bits that stay exact.
 
-y is worked with as its rounded output and an int8 *residual*, the next eight digits: gradients of scores are
-differences of neighbouring outputs, which often agree in most of bfloat16's digits. What programs hand to one another
-(y, and z of the backward pass) is float16 in a *unit*, a power of two for each chunk: eight times more precise than
-bfloat16, and numbers 2^28 times smaller than the largest one of their chunk still have all digits.
+What programs hand to one another (y, and z of the backward pass) is float16 in a *unit*, a power of two for each chunk:
+eight times more precise than bfloat16, and numbers 2^28 times smaller than the largest one of their chunk still have
+all digits. Where y needs more, it is the sum of two.
 """
 
 from __future__ import annotations
@@ -11,13 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from glm_kernels.triton_backend.residuals import fine, refined
 from glm_kernels.triton_backend.weights import LOG2_E, from_state, lanes, less
-
-
-@triton.jit
-def places(x, first, r, h, H, lane, WIDTH: tl.constexpr):
-    """Where rows first + r of head h of a tensor `[rows, H, WIDTH]` stand. Only the first row's needs 64 bits."""
-    return x + (first.to(tl.int64) * H + h) * WIDTH + (r * (H * WIDTH))[:, None] + lane[None, :]
 
 
 @triton.jit
@@ -67,22 +61,23 @@ def older_outputs(
     y, residual, state_y, held, sequence, h, H, slot, lane,
     STATE_SLOTS: tl.constexpr, V: tl.constexpr, V2: tl.constexpr, WORK: tl.constexpr,
 ):  # fmt: skip
-    """The outputs `[TILE, V2]` of a tile of slots in WORK, their unit, and the largest of them (0 without a state)."""
+    """As `fine_in_units`, the outputs `[TILE, V2]` of a tile of slots, and the largest of them (0 without a state)."""
     at, mask = row_places(held, h, H, lane, V), lanes((held >= 0)[:, None], lane, V, V2)
     largest = 0.0
     if STATE_SLOTS > 0:
         outputs = fine(y + at, residual + at, mask)
         outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, STATE_SLOTS, V, V2)
         largest = largest_of(outputs)
-        units, unit = in_units(outputs, WORK)
+        unit, inverse = unit_of(largest, WORK)
+        high, low = two_parts(outputs * inverse, WORK)
     else:
-        units, unit = fine_in_units(y + at, residual + at, mask, WORK)
-    return units, unit, largest
+        high, low, unit = fine_in_units(y + at, residual + at, mask, WORK)
+    return high, low, unit, largest
 
 
 @triton.jit
 def fine_in_units(y, residual, mask, WORK: tl.constexpr):
-    """Outputs and their residuals at these places as one number each, in WORK, and the unit of all.
+    """Outputs and their residuals at these places as sums of two numbers in WORK each, and the unit of all.
 
     Residuals do not change the unit, so that no float32 of a tile has to be kept until it is known.
     """
@@ -92,43 +87,15 @@ def fine_in_units(y, residual, mask, WORK: tl.constexpr):
     outputs = rounded.to(tl.float32)
     if DTYPE != tl.float32:
         outputs = refined(outputs, tl.load(residual, mask=mask, other=0), DTYPE)
-    return (outputs * inverse).to(WORK), unit
+    high, low = two_parts(outputs * inverse, WORK)
+    return high, low, unit
 
 
 @triton.jit
-def fine(y, residual, mask):
-    """Outputs and their residuals at these places as one number each, in fp32."""
-    DTYPE: tl.constexpr = y.dtype.element_ty
-    outputs = tl.load(y, mask=mask, other=0.0).to(tl.float32)
-    if DTYPE != tl.float32:
-        outputs = refined(outputs, tl.load(residual, mask=mask, other=0), DTYPE)
-    return outputs
-
-
-@triton.jit
-def refined(rounded, residual, DTYPE: tl.constexpr):
-    """fp32 numbers that were rounded to DTYPE, with the digits that were cut off."""
-    digits = residual.to(tl.int32) << residual_shift(DTYPE)
-    return (rounded.to(tl.int32, bitcast=True) + digits).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def store_fine(y, residual, outputs, mask):
-    """Stores outputs, rounded, and their residuals; none of float32."""
-    DTYPE: tl.constexpr = y.dtype.element_ty
-    rounded = outputs.to(DTYPE)
-    tl.store(y, rounded, mask=mask)
-    if DTYPE != tl.float32:
-        cut = outputs.to(tl.int32, bitcast=True) - rounded.to(tl.float32).to(tl.int32, bitcast=True)
-        half: tl.constexpr = 1 << (residual_shift(DTYPE) - 1)
-        cut = tl.minimum(tl.maximum((cut + half) >> residual_shift(DTYPE), -128), 127)
-        tl.store(residual, cut.to(tl.int8), mask=mask)
-
-
-@triton.constexpr_function
-def residual_shift(dtype):
-    """Binary digits of a float32 below those in a rounded output and its residual."""
-    return 8 if dtype == tl.bfloat16 else 5
+def two_parts(x, WORK: tl.constexpr):
+    """x, rounded to WORK, and what is missing (nothing if WORK is float32)."""
+    high = x.to(WORK)
+    return high, (x - high.to(tl.float32)).to(WORK)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from glm_kernels.calls import RecurrenceCall
 from glm_kernels.patterns import Dense, Offsets
 from glm_kernels.state import RecurrenceState
 from glm_kernels.triton_backend import chained_sources_launches as launches
-from glm_kernels.triton_backend.dtypes import norm_dtype
+from glm_kernels.triton_backend.storage import norm_dtype
 
 
 def why_not(call: RecurrenceCall) -> str | None:
@@ -36,7 +36,7 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
     return y[:, rows.before :].contiguous(), kept
 
 
-def gradients(call: RecurrenceCall, y: Tensor, kept: Tensor, grad: Tensor) -> list[Tensor]:
+def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, kept: Tensor, *none: Tensor) -> list[Tensor]:
     """Gradients of q, k, v, d and, with a state, of its k and y."""
     rows = _rows_of(call)
     if rows.before:

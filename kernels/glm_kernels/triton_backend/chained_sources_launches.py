@@ -14,15 +14,13 @@ from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_kernels.triton_backend.chained_sources_backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.chained_sources_forward import source_pass
 from glm_kernels.triton_backend.chained_sources_tiles import MARGIN, largest_pass
+from glm_kernels.triton_backend.storage import padded_width
 
 _PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32x3", torch.float32: "ieee"}
 """Of products of float32 tiles: there are none with bfloat16 operands."""
 FAR_COST = 1.5
 """Of a far offset, in tiles: measured on an H100."""
 _FEW_HEADS, _MANY_HEADS = 16, 64
-_NARROWEST = 64
-"""Narrower rows are padded to this: of tiles of 16 lanes Triton 3.6 made code that read outside of its tensors on an
-H100 (an illegal memory access), though the same kernels are right in its interpreter."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +141,10 @@ def _constants(launch: Launch, q: Tensor, v: Tensor) -> dict[str, Any]:
         "DOCUMENTS": launch.documents is not None,
         "K": key_dim,
         "V": value_dim,
-        "K2": _padded(key_dim),
-        "V2": _padded(value_dim),
+        "K2": padded_width(key_dim),
+        "V2": padded_width(value_dim),
         "PRECISION": _PRECISION[q.dtype],
     }
-
-
-def _padded(width: int) -> int:
-    return max(_NARROWEST, triton.next_power_of_2(width))
 
 
 def work_dtype(operands: torch.dtype) -> torch.dtype:
@@ -165,7 +159,7 @@ def _fill_largest(x: Tensor, largest: Tensor) -> None:
     rows, steps = 32, 8
     largest_pass[(triton.cdiv(length, rows * steps), batch * heads)](
         x, largest.zero_(), length, heads,
-        ROWS=rows, STEPS=steps, V=width, V2=_padded(width), num_warps=4,
+        ROWS=rows, STEPS=steps, V=width, V2=padded_width(width), num_warps=4,
     )  # fmt: skip
 
 

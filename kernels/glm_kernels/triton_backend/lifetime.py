@@ -24,11 +24,12 @@ def slots_needed(pattern: Lifetime, length: int) -> int:
     return max(16, triton.next_power_of_2(pattern.slot_count(length)))
 
 
+@lru_cache(maxsize=256)
 def preferred(pattern: Lifetime, reach: int) -> bool:
     """Whether these kernels are the best for documents of up to `reach` tokens: few rows are live, at great distances.
 
-    Outputs that average many neighbours are alike, and then the gradients of their scores need more of y than its
-    rounded value, which is all that these kernels have.
+    What comes from near costs more here, since chunks are short; and where outputs average many neighbours, the few
+    digits in which they differ are lost in z, which these kernels round for each row alone.
     """
     farthest = min(max(life for _, life in pattern.levels(reach)), reach)
     return pattern.slot_count(reach) <= min(LARGEST_SLOTS, farthest.bit_length() + 1)
@@ -43,21 +44,21 @@ def why_not(call: RecurrenceCall) -> str | None:
     return None
 
 
-def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
-    """As `RecurrenceKernel` says."""
+def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and for the backward pass binary logarithms of the softmax denominators and the residuals of y."""
     launch = planned(call)
     y, lse, maps = launch.maps()
     boundary, _ = launch.folded(maps, None if call.state is None else call.state.y.float())
-    launch.complete(y, maps, boundary)
-    return y, lse
+    return y, lse, launch.complete(y, maps, boundary)
 
 
-def gradients(call: RecurrenceCall, y: Tensor, lse: Tensor, grad: Tensor) -> list[Tensor]:
+def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residual: Tensor) -> list[Tensor]:
     """As `RecurrenceKernel` says."""
     launch = planned(call, again=True)
     z, maps = launch.adjoint_maps(lse, grad)
     boundary, dstate_y = launch.folded(maps, finish=call.state is not None, backward=True)
-    found = launch.gradients(y, lse, z, maps, boundary, None if call.state is None else call.state.y.float())
+    state_y = None if call.state is None else call.state.y.float()
+    found = launch.gradients(y, residual, lse, z, maps, boundary, state_y)
     return found if call.state is None else [*found, dstate_y]
 
 
