@@ -63,13 +63,28 @@ def test_float32_equals_the_reference(spelling, packing):
     assert max(relative_errors(spelling, operands(batch, length, 1, 12, 20), **given)) < 1e-5
 
 
-@pytest.mark.parametrize(("spelling", "packed"), [("dense", True), ("offsets:k^2+1", False)])
-def test_continues_an_initial_state(spelling, packed):
-    made = random_state(parse_pattern(spelling), [21, 0], 1, 12, 20)
+@pytest.mark.parametrize(
+    ("spelling", "packing", "positions"),
+    [
+        ("dense", "document_starts", [21, 0]),
+        ("offsets:k^2+1", "none", [21, 0]),
+        # Documents of cu_seqlens: one without rows among them, and one that nothing went before.
+        ("dense", "cu_seqlens", [21, 0, 3, 16]),
+        ("offsets:2^k", "cu_seqlens", [40, 5, 0, 1]),
+    ],
+)
+def test_continues_an_initial_state(spelling, packing, positions):
+    made = random_state(parse_pattern(spelling), positions, 1, 12, 20)
     k, y = (x.detach().float().to(DEVICE) for x in made[:2])
     state = RecurrenceState(k, y, made.position.to(DEVICE))
-    given = {"document_starts": packed_starts(2, 40, 2).to(DEVICE)} if packed else {}
-    assert max(relative_errors(spelling, operands(2, 40, 1, 12, 20), state, **given)) < 1e-5
+    bounds = torch.tensor([0, 17, 17, 20, 61], dtype=torch.int32, device=DEVICE)
+    given = {
+        "none": {},
+        "document_starts": {"document_starts": packed_starts(2, 40, 2).to(DEVICE)},
+        "cu_seqlens": {"cu_seqlens": bounds},
+    }[packing]
+    shape = (1, 61) if packing == "cu_seqlens" else (2, 40)
+    assert max(relative_errors(spelling, operands(*shape, 1, 12, 20), state, **given)) < 1e-5
 
 
 @pytest.mark.parametrize(("length", "heads"), [(1, 1), (15, 2), (16, 1), (64, 1)])
@@ -93,6 +108,3 @@ def test_what_the_kernels_cannot_serve_is_said():
     inputs = operands(1, 8, 1, 16, 16)
     call = RecurrenceCall(*inputs, parse_pattern("window:3"), 0.3, None, None, None)
     assert chained_sources.why_not(call) == "window:3 is neither dense nor an offset pattern"
-    pattern, bounds = parse_pattern("dense"), torch.tensor([0, 3, 8])
-    call = RecurrenceCall(*inputs, pattern, 0.3, bounds, None, random_state(pattern, [1, 2], 1, 16, 16))
-    assert "cannot continue the documents of cu_seqlens" in chained_sources.why_not(call)
