@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from glm_scale.errors import UserError
 from glm_scale.layers.rotary import Rotary
+from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
-
-SequenceStrategy = Literal["scan", "ring", "a2a"]
-"""Ways to spread the rows of a sequence over ranks: all-gather of boundary summaries, boundary rows handed from rank
-to rank, all-to-all between sequence and heads."""
 
 Cache = Any
 """What a mixer carries from row to row while decoding: a tensor or a NamedTuple of tensors, opaque outside it."""

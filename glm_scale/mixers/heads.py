@@ -16,7 +16,8 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from glm_scale.layers.projection import Projection, ResidualProjection, projection_flops, split_heads
-from glm_scale.mixers.contract import Cache, Mixer, MixerDims, MixerError, SequenceStrategy
+from glm_scale.mixers.contract import Cache, Mixer, MixerDims, MixerError
+from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
 

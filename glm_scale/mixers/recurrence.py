@@ -16,8 +16,9 @@ from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, parse_p
 from glm_kernels.patterns import Dense
 from glm_scale.layers.projection import Projection, projection_flops, split_heads
 from glm_scale.layers.rotary import Rotation
-from glm_scale.mixers.contract import MixerDims, SequenceStrategy
+from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
 _TYPICAL_LENGTH = 1024

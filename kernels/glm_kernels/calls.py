@@ -91,6 +91,14 @@ class SSMKernel(Protocol):
     def gradients(self, call: SSMCall, grad: Tensor | None, final_grad: Tensor | None) -> list[Tensor]:
         """Gradients of q, k, v, log_decay and, with one, of the state, from those of what `outputs` gave."""
 
+    def summary(self, k: Tensor, v: Tensor, log_decay: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of a shard of rows: decay `[B, H]` and added `[B, H, K, V]`, with which h ↦ decay · h + added leaves it."""
+
+    def adjoint_summary(
+        self, q: Tensor, grad: Tensor, log_decay: Tensor, scale: float, document_starts: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The same of the gradient of the state that leaves the shard."""
+
 
 def accumulation_dtype(operands: torch.dtype) -> torch.dtype:
     """What sums over operands of this dtype are kept in: float32, or float64 for float64."""

@@ -1,0 +1,157 @@
+"""A structured recurrence whose rows are spread over ranks: each holds the same number of consecutive rows.
+
+What a rank needs of earlier rows are the keys and outputs in the pattern's slots at its first row. Three ways to get
+them:
+
+* `scan` – every rank summarises its rows as an affine map of the outputs in its slots, one all-gather brings the maps
+  of all, and each rank folds those before it. Backwards the maps are the transposed ones, and only their new terms
+  travel.
+* `ring` – the rows in the slots are handed from rank to rank, for one group of heads after the other, so that a rank
+  works on a group while the next one works on the group before.
+* `a2a` – ranks exchange rows for heads, and work on all rows of their heads.
+
+Gradients of boundary keys go to the ranks whose rows these are: without them y is right and dk is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glm_kernels import Lifetime, Pattern, RecurrenceState, parse_pattern, shards
+from glm_kernels import recurrence as whole_recurrence
+from glm_kernels.calls import accumulation_dtype
+from glm_scale.parallel.communicator import Communicator, Pending
+from glm_scale.parallel.exchange import gathered_rows, heads_to_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.strategies import SequenceStrategy
+
+_HEAD_GROUPS = 4
+"""Into which `ring` cuts the heads of a rank: more overlap better, fewer have less overhead."""
+
+
+class ShardedRecurrence:
+    """`glm_kernels.recurrence` over the rows of all ranks.
+
+    `begin` takes the keys as soon as they are there, and may then send what other ranks need of them while the caller
+    goes on with its own work; `finish` is the rest. One object serves any number of calls, one after the other.
+    Raises ValueError for a pattern whose rows cannot be spread in this way.
+    """
+
+    def __init__(self, pattern: Pattern | str, ranks: Communicator, strategy: SequenceStrategy) -> None:
+        self.pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
+        self.ranks, self.strategy = ranks, strategy
+        if strategy != "a2a" and not isinstance(self.pattern, Lifetime):
+            raise ValueError(
+                f"the rows of {self.pattern} cannot be spread over ranks by {strategy!r}, since any of them may be "
+                "read at any later time; they can by 'a2a'"
+            )
+
+    def begin(self, k: Tensor, document_starts: Tensor | None = None) -> Begun:
+        """k `[B, L, H, K]`: the keys of this rank's rows. document_starts: int `[B, L]`, counted from the first of all
+        rows, so that a document may start on an earlier rank."""
+        if self.strategy == "a2a":
+            return Begun(k, document_starts, None, None)
+        batch, length = k.shape[:2]
+        shard = shards.shard_of(
+            self.pattern, batch, self.ranks.rank * length, length, self.ranks.size * length,
+            document_starts=document_starts, device=k.device,
+        )  # fmt: skip
+        if self.strategy == "ring":
+            return Begun(k, document_starts, shard, None)
+        keys = self.ranks.all_gather(shards.outgoing_keys(k.detach(), shard).contiguous())
+        return Begun(k, document_starts, shard, keys)
+
+    def finish(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, *, scale: float | None = None) -> Tensor:
+        """y `[B, L, H, V]` of this rank's rows; q, v, d as in `glm_kernels.recurrence`."""
+        scale = q.shape[3] ** -0.5 if scale is None else scale
+        if self.strategy == "a2a":
+            return self._over_heads(begun, q, v, d, scale)
+        if self.strategy == "ring":
+            return self._around_the_ring(begun, q, v, d, scale)
+        return _Scan.apply(q, begun.k, v, d, begun, self.ranks, scale)
+
+    def _over_heads(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, scale: float) -> Tensor:
+        q, k, v, d = (rows_to_heads(x, self.ranks) for x in (q, begun.k, v, d))
+        starts = None if begun.document_starts is None else gathered_rows(begun.document_starts, self.ranks)
+        y, _ = whole_recurrence(q, k, v, d, self.pattern, scale=scale, document_starts=starts)
+        return heads_to_rows(y, self.ranks)
+
+    def _around_the_ring(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, scale: float) -> Tensor:
+        groups = min(_HEAD_GROUPS, q.shape[2])
+        cut = [x.tensor_split(groups, 2) for x in (q, begun.k, v, d)]
+        return torch.cat([self._ring_step(begun.known_shard, scale, *x) for x in zip(*cut, strict=True)], 2)
+
+    def _ring_step(self, shard: shards.Shard, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor) -> Tensor:
+        ranks, batch, heads = self.ranks, q.shape[0], q.shape[2]
+        before_k = k.new_zeros(batch, heads, shard.slots, k.shape[3])
+        before_y = v.new_zeros(batch, heads, shard.slots, v.shape[3])
+        if ranks.rank > 0:
+            before_k, before_y = receive_from(ranks.rank - 1, ranks, d, before_k, before_y)
+        wide = accumulation_dtype(q.dtype)
+        state = RecurrenceState(before_k.to(wide), before_y.to(wide), shard.position, room=shard.total)
+        y, _ = whole_recurrence(
+            q, k, v, d, self.pattern, scale=scale, document_starts=shard.starts, initial_state=state
+        )
+        if ranks.rank == ranks.size - 1:
+            return y
+        stays = shard.stays[:, None, :, None]
+        after = (
+            torch.where(stays, before, shards.outgoing_keys(x, shard))
+            for before, x in ((before_k, k), (before_y, y))
+        )  # fmt: skip
+        return send_to(ranks.rank + 1, ranks, y, *after)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What `ShardedRecurrence.begin` hands to `finish`."""
+
+    k: Tensor
+    document_starts: Tensor | None
+    shard: shards.Shard | None
+    keys: Pending | None
+    """Of `scan`: all ranks' outgoing keys."""
+
+    @property
+    def known_shard(self) -> shards.Shard:
+        assert self.shard is not None
+        return self.shard
+
+
+class _Scan(torch.autograd.Function):
+    """The strategy `scan`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, d: Tensor, begun: Begun, ranks: Communicator, scale: float
+    ) -> Tensor:
+        shard, keys = begun.known_shard, begun.keys
+        assert keys is not None
+        local = shards.forward_local(q, k, v, d, shard, shards.boundary_keys(keys.wait(), shard), scale=scale)
+        map_, add = local.summary
+        summaries = ranks.all_gather(torch.cat([map_, add], 3).contiguous()).wait()
+        maps, adds = summaries.split([map_.shape[3], add.shape[3]], 4)
+        boundary = torch.zeros_like(add)
+        for before in range(ranks.rank):
+            boundary = shards.apply_map(shards.Summary(maps[before], adds[before]), boundary)
+        y, ctx.saved = shards.forward_finish(local, boundary)
+        # Later ranks' maps, which bring their adjoints here.
+        ctx.maps = maps[ranks.rank + 1 :].clone()
+        ctx.shard, ctx.ranks = shard, ranks
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        ranks: Communicator = ctx.ranks
+        local = shards.backward_local(ctx.saved, grad_y)
+        adds = ranks.all_gather(local.summary.add.contiguous()).wait()
+        left = torch.zeros_like(local.summary.add)
+        for after in reversed(range(ranks.rank + 1, ranks.size)):
+            left = shards.apply_map(shards.Summary(ctx.maps[after - ranks.rank - 1].mT, adds[after]), left)
+        dq, dk, dv, dd, dboundary_k, _ = shards.backward_finish(local, left)
+        sent = shards.sent_key_gradients(dboundary_k, ctx.shard, ranks.size)
+        dk = shards.add_key_gradients(dk, ranks.reduce_scatter(sent.contiguous()).wait(), ctx.shard)
+        return dq, dk, dv, dd, None, None, None

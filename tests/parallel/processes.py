@@ -1,0 +1,93 @@
+"""Real processes for tests: a pool that lives as long as the tests, with a process group of its own for every case."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+_SECONDS, _MOMENT = 60, 2
+
+
+class Pool:
+    """Up to `size` processes over gloo. A rank that fails or hangs ends the case, and the pool starts anew."""
+
+    def __init__(self, size: int) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        # The server that processes are forked from has done the imports.
+        self._context.set_forkserver_preload(["tests.parallel.processes", "glm_scale.parallel.recurrence"])
+        self._size = size
+        self._workers: list[tuple[Any, Connection]] = []
+
+    def run(self, size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What `work(*arguments)`, a function of a module, returns on each rank of a group of `size`."""
+        self._start()
+        workers = self._workers[:size]
+        with tempfile.TemporaryDirectory() as folder:
+            for rank, (_, pipe) in enumerate(workers):
+                pipe.send((rank, size, f"file://{Path(folder) / 'store'}", work, arguments))
+            answers = self._answers([pipe for _, pipe in workers])
+        failures = [f"rank {rank}:\n{text}" for rank, (right, text) in sorted(answers.items()) if not right]
+        if failures or len(answers) < size:
+            self.close()
+            missing = sorted(set(range(size)) - answers.keys())
+            raise AssertionError("\n".join([*failures, *([f"no answer from ranks {missing}"] if missing else [])]))
+        return [answers[rank][1] for rank in range(size)]
+
+    def close(self) -> None:
+        for process, _ in self._workers:
+            process.kill()
+            process.join()
+        self._workers = []
+
+    def _start(self) -> None:
+        while len(self._workers) < self._size:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers.append((process, ours))
+
+    def _answers(self, pipes: list[Connection]) -> dict[int, tuple[bool, Any]]:
+        """By rank. After a failure others have a moment to fail too: the first to answer need not be the cause."""
+        answers: dict[int, tuple[bool, Any]] = {}
+        while len(answers) < len(pipes):
+            seconds = _SECONDS if all(right for right, _ in answers.values()) else _MOMENT
+            ready = wait([pipe for rank, pipe in enumerate(pipes) if rank not in answers], seconds)
+            if not ready:
+                break
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
+                try:
+                    answers[pipes.index(pipe)] = pipe.recv()
+                except EOFError:
+                    answers[pipes.index(pipe)] = False, "the process died"
+        return answers
+
+
+def _serve(pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    while True:
+        try:
+            rank, size, store, work, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            dist.init_process_group(
+                "gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=_SECONDS)
+            )
+            answer = True, work(*arguments)
+        except BaseException:
+            answer = False, traceback.format_exc()
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        pipe.send(answer)
