@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glm_scale.parallel.exchange import rows_before
+from glm_scale.sequence import Sequence
+
 
 class ShortConv(nn.Module):
     """y_i = x_i + Σ_{s<width} weight_s · x_{i−s}, over rows of the same document only; one weight per channel.
@@ -31,9 +34,14 @@ class ShortConv(nn.Module):
             y = y + self.weight[shift] * earlier
         return y
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x `[B, T, D]`, positions within documents `[B or 1, T]`."""
-        return self._convolve(F.pad(x, (0, 0, self.width - 1, 0)), positions)
+    def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
+        """x `[B, T, D]`."""
+        before = self.width - 1
+        if sequence.axis is None:
+            rows = F.pad(x, (0, 0, before, 0))
+        else:
+            rows = torch.cat([rows_before(x, before, sequence.axis.ranks), x], 1)
+        return self._convolve(rows, sequence.positions)
 
     def extend(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         """Continue a document with x `[B, T, D]`: the outputs and the new cache."""

@@ -17,6 +17,7 @@ from glm_scale.layers.projection import Projection, projection_flops, split_head
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.parallel.exchange import heads_to_rows, rows_to_heads
 from glm_scale.sequence import Sequence
 
 PAGE = 256
@@ -38,7 +39,7 @@ class AttentionCache(NamedTuple):
 class AttentionMixing(HeadMixing):
     """y_i = Σ_j softmax_j(scale · q_i·k_j) v_j over the rows j ≤ i, with a window over j > i − window only."""
 
-    sequence_strategies = ("a2a", "ring")
+    sequence_strategies = ("a2a",)
 
     def __init__(self, window: int | None, dims: MixerDims) -> None:
         super().__init__()
@@ -52,7 +53,12 @@ class AttentionMixing(HeadMixing):
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         q, k = self._queries_and_keys(x, sequence.rotation)
-        return attention(q, k, v, window=self.window, document_starts=sequence.document_starts)
+        starts = sequence.all_document_starts
+        if sequence.axis is None:
+            return attention(q, k, v, window=self.window, document_starts=starts)
+        q, k, v = (rows_to_heads(rows, sequence.axis.ranks) for rows in (q, k, v))
+        y = attention(q, k, v, window=self.window, document_starts=starts)
+        return heads_to_rows(y, sequence.axis.ranks)
 
     def extend(self, x: Tensor, v: Tensor, cache: AttentionCache) -> tuple[Tensor, AttentionCache]:
         positions = torch.arange(cache.position, cache.position + x.shape[1], device=x.device)

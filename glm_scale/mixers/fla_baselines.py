@@ -60,7 +60,7 @@ def over_documents(run: Callable[..., Any], operands: tuple[Tensor, ...], bounds
 class FlaMixing(HeadMixing):
     """What the baselines share: queries, keys, a norm and a gate for every head."""
 
-    sequence_strategies = ("a2a",)
+    sequence_strategies = ()
     name: str
     operator_name: str
 
@@ -183,7 +183,7 @@ class GatedDeltaNetMixing(FlaMixing):
         return q, k, v, -step * self.log_rate.float().exp(), self.beta(x).sigmoid()
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        mixed = self.conv(self._channels(x, v), sequence.positions)
+        mixed = self.conv(self._channels(x, v), sequence)
         return self._output(x, self._run(self._operands(x, mixed), bounds_of(sequence, *x.shape[:2])))
 
     def extend(self, x: Tensor, v: Tensor, cache: DeltaCache) -> tuple[Tensor, DeltaCache]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from glm_scale.sequence import Sequence
 class HeadMixing(nn.Module, ABC):
     """A stage: mixes head values v `[B, T, H, head_dim]` with coefficients that it computes from x `[B, T, D]`.
 
+    If the sequence has an axis, T are the rows of one of its ranks, and its strategy is one of `sequence_strategies`.
     `extend` continues the documents of a cache by T ≥ 1 rows. The rest is as in `Mixer`.
     """
 
@@ -68,6 +69,9 @@ class MultiHead(Mixer):
         return cast(list[HeadMixing], list(self.stages))
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
+        if sequence.axis is not None:
+            strategy = self.require_sequence_strategy(sequence.axis.strategy)
+            sequence = replace(sequence, axis=replace(sequence.axis, strategy=strategy))
         values = split_heads(self.v(x), self.heads)
         for stage in self.stages:
             values = stage(x, values, sequence)

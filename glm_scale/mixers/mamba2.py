@@ -20,7 +20,7 @@ from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, projection_flops, split_heads
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
-from glm_scale.mixers.ssm import decay_parameters
+from glm_scale.mixers.ssm import decay_parameters, mixed_by_ssm
 from glm_scale.sequence import Sequence
 
 CONV_WIDTH = 4
@@ -36,7 +36,7 @@ class Mamba2Cache(NamedTuple):
 class Mamba2Mixing(HeadMixing):
     """The selective recurrence of Mamba-2 with its convolution, skip, gate and norm."""
 
-    sequence_strategies = ("a2a",)  # the convolution reads rows across the boundary of a shard
+    sequence_strategies = ("scan", "ring", "a2a")
     shares_weights = True
 
     def __init__(self, dims: MixerDims) -> None:
@@ -70,10 +70,9 @@ class Mamba2Mixing(HeadMixing):
         return split_heads(self.norm(gated), self.heads)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        mixed = self.conv(self._channels(x, v), sequence.positions)
+        mixed = self.conv(self._channels(x, v), sequence)
         q, k, v, stepped, log_decay = self._operands(x, mixed)
-        y, _ = ssm(q, k, stepped, log_decay, scale=1.0, document_starts=sequence.document_starts)
-        return self._output(x, y, v)
+        return self._output(x, mixed_by_ssm(q, k, stepped, log_decay, sequence, scale=1.0), v)
 
     def extend(self, x: Tensor, v: Tensor, cache: Mamba2Cache) -> tuple[Tensor, Mamba2Cache]:
         mixed, rows = self.conv.extend(self._channels(x, v), cache.rows)

@@ -18,6 +18,8 @@ from glm_scale.layers.projection import Projection, projection_flops, split_head
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.parallel.axis import SequenceAxis
+from glm_scale.parallel.recurrence import ShardedRecurrence
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
@@ -60,8 +62,17 @@ class RecurrenceMixing(HeadMixing):
         return q, k, self.d(x)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
+        if sequence.axis is not None:
+            return self._over_ranks(x, v, sequence, sequence.axis)
         q, k, d = self._coefficients(x, sequence.rotation)
         return recurrence(q, k, v, d, self.pattern, document_starts=sequence.document_starts)[0]
+
+    def _over_ranks(self, x: Tensor, v: Tensor, sequence: Sequence, axis: SequenceAxis) -> Tensor:
+        assert axis.strategy is not None
+        sharded = ShardedRecurrence(self.pattern, axis.ranks, axis.strategy)
+        # Keys first: what other ranks need of them travels while the rest is computed.
+        begun = sharded.begin(sequence.rotation(split_heads(self.k(x), self.heads)), sequence.document_starts)
+        return sharded.finish(begun, sequence.rotation(split_heads(self.q(x), self.heads)), v, self.d(x))
 
     def extend(self, x: Tensor, v: Tensor, cache: RecurrenceState) -> tuple[Tensor, RecurrenceState]:
         rows = torch.arange(x.shape[1], device=x.device)
@@ -89,7 +100,7 @@ def _strategies(pattern: Pattern) -> tuple[SequenceStrategy, ...]:
     """A scan exchanges s × s summaries of the s live rows: possible where they are few, senseless for `dense`."""
     if isinstance(pattern, Lifetime) and not isinstance(pattern, Dense):
         return ("scan", "ring", "a2a")
-    return ("a2a", "ring")
+    return ("a2a", "ring") if isinstance(pattern, Dense) else ("a2a",)
 
 
 def read_recurrence(spelling: str, argument: str | None) -> StageSpec:

@@ -23,6 +23,7 @@ from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, projection_flops, split_heads
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.parallel.ssm import sharded_ssm
 from glm_scale.sequence import Sequence
 
 RATE_RANGE = (1.0, 16.0)
@@ -64,8 +65,7 @@ class SSMMixing(HeadMixing):
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         q, k, log_decay = self._coefficients(x)
-        y, _ = ssm(q, k, v, log_decay, document_starts=sequence.document_starts)
-        return self._output(x, y, v)
+        return self._output(x, mixed_by_ssm(q, k, v, log_decay, sequence), v)
 
     def extend(self, x: Tensor, v: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         q, k, log_decay = self._coefficients(x)
@@ -86,6 +86,17 @@ class SSMMixing(HeadMixing):
 
     def cache_bytes(self, length: int) -> int:
         return 4 * self.heads * self.state_dim * self.head_dim
+
+
+def mixed_by_ssm(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, sequence: Sequence, scale: float | None = None
+) -> Tensor:
+    """`glm_kernels.ssm` of the rows that this rank has."""
+    starts, axis = sequence.document_starts, sequence.axis
+    if axis is None:
+        return ssm(q, k, v, log_decay, scale=scale, document_starts=starts)[0]
+    assert axis.strategy is not None
+    return sharded_ssm(q, k, v, log_decay, axis.ranks, axis.strategy, scale=scale, document_starts=starts)
 
 
 def decay_parameters(heads: int) -> tuple[nn.Parameter, nn.Parameter]:

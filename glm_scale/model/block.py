@@ -37,7 +37,7 @@ class Block(nn.Module):
         """x `[B, T, width]` to `[B, T, width]`."""
         mixed = self.mixer_norm(x)
         if self.conv is not None:
-            mixed = self.conv(mixed, sequence.positions)
+            mixed = self.conv(mixed, sequence)
         x = x + self.mixer(mixed, sequence)
         return x + self.mlp(self.mlp_norm(x))
 

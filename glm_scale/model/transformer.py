@@ -14,6 +14,7 @@ from glm_scale.model.block import Block, BlockCache
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.head import LanguageModelHead
 from glm_scale.model.init import initialize
+from glm_scale.parallel.axis import SequenceAxis
 from glm_scale.sequence import Sequence
 
 ModelCache = list[BlockCache]
@@ -25,12 +26,16 @@ class LanguageModel(nn.Module):
 
     `activation_checkpointing`: keep only the inputs of the blocks for the backward pass and compute the rest again.
     It changes no number, so the trainer sets it and the configuration of the model does not know it.
+    `sequence_axis`: over which ranks the rows of every sequence are spread, likewise. Then tokens, document starts and
+    labels are those of this rank's rows, row indices those of whole sequences, and the loss is this rank's part of
+    the sum.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.sequence_axis: SequenceAxis | None = None
         self.rotary = Rotary(config.head_size, config.rotary_base)
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.layer_mixers())
@@ -50,7 +55,7 @@ class LanguageModel(nn.Module):
         None if every row is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then the result
         is the sum, not the mean, of the token losses in nats, an fp32 scalar.
         """
-        sequence = Sequence.of(tokens.shape[1], self.rotary, tokens.device, document_starts)
+        sequence = Sequence.of(tokens.shape[1], self.rotary, tokens.device, document_starts, self.sequence_axis)
         x = self.embedding(tokens)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:

@@ -33,6 +33,16 @@ def heads_to_rows(x: Tensor, ranks: Communicator) -> Tensor:
     return _Exchange.apply(x, ranks, False)
 
 
+def rows_before(x: Tensor, count: int, ranks: Communicator) -> Tensor:
+    """The last rows `[B, count, …]` of the rank before this one, whose own are x `[B, L, …]`; zeros on the first rank.
+
+    Raises ValueError if shards have fewer rows.
+    """
+    if x.shape[1] < count:
+        raise ValueError(f"a shard has {x.shape[1]} rows, of which the next one reads {count}; spread over fewer ranks")
+    return _RowsBefore.apply(x, count, ranks)
+
+
 def receive_from(source: int, ranks: Communicator, anchor: Tensor, *like: Tensor) -> tuple[Tensor, ...]:
     """Tensors like these, which `send_to` sends on rank `source`; their gradients are sent back to it.
 
@@ -63,6 +73,29 @@ def _exchanged(x: Tensor, ranks: Communicator, to_heads: bool) -> Tensor:
         return ranks.all_to_all(parts.contiguous()).wait().transpose(0, 1).flatten(1, 2)
     parts = x.unflatten(1, (ranks.size, -1)).movedim(1, 0)
     return ranks.all_to_all(parts.contiguous()).wait().movedim(0, 2).flatten(2, 3)
+
+
+class _RowsBefore(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int, ranks: Communicator) -> Tensor:
+        ctx.ranks, ctx.shape = ranks, x.shape
+        return _shifted(x[:, x.shape[1] - count :].contiguous(), ranks, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        whole = grad.new_zeros(ctx.shape)
+        whole[:, ctx.shape[1] - grad.shape[1] :] = _shifted(grad.contiguous(), ctx.ranks, -1)
+        return whole, None, None
+
+
+def _shifted(x: Tensor, ranks: Communicator, step: int) -> Tensor:
+    """The x of rank − step; zeros if there is no such rank."""
+    to, source = ranks.rank + step, ranks.rank - step
+    sent = ranks.send(x, to) if 0 <= to < ranks.size else None
+    found = ranks.receive(x, source).wait() if 0 <= source < ranks.size else torch.zeros_like(x)
+    if sent is not None:
+        sent.wait()
+    return found
 
 
 class _Receive(torch.autograd.Function):

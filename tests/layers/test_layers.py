@@ -8,6 +8,7 @@ from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.mlp import GatedMLP
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.rotary import Rotary
+from glm_scale.sequence import Sequence
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -48,6 +49,10 @@ def test_rotation_of_bf16_vectors_is_computed_in_fp32():
     assert rotary(far)(x).dtype is torch.bfloat16
 
 
+def sequence(length, starts=None):
+    return Sequence.of(length, Rotary(head_dim=4, base=10000.0), torch.device("cpu"), starts)
+
+
 def naive_convolution(conv, x, starts):
     y = x.clone()
     for b, t, shift in torch.cartesian_prod(*(torch.arange(n) for n in (*x.shape[:2], conv.width))).tolist():
@@ -61,13 +66,12 @@ def test_convolution_reads_earlier_rows_of_the_same_document():
     torch.nn.init.normal_(conv.weight)
     x = torch.randn(2, 7, 4)
     starts = torch.tensor([[0, 0, 0, 0, 4, 4, 6], [0, 1, 1, 3, 3, 3, 3]])
-    positions = torch.arange(7) - starts
-    torch.testing.assert_close(conv(x, positions), naive_convolution(conv, x, starts))
+    torch.testing.assert_close(conv(x, sequence(7, starts)), naive_convolution(conv, x, starts))
 
 
 def test_convolution_starts_as_the_identity():
     x = torch.randn(1, 5, 4)
-    torch.testing.assert_close(ShortConv(4, width=4)(x, torch.arange(5)[None]), x, rtol=0, atol=0)
+    torch.testing.assert_close(ShortConv(4, width=4)(x, sequence(5)), x, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("cuts", [[1] * 7, [3, 4], [1, 5, 1]])
@@ -79,7 +83,7 @@ def test_convolution_continues_from_its_cache(cuts):
     for piece in x.split(cuts, dim=1):
         y, cache = conv.extend(piece, cache)
         parts.append(y)
-    torch.testing.assert_close(torch.cat(parts, 1), conv(x, torch.arange(7)[None]))
+    torch.testing.assert_close(torch.cat(parts, 1), conv(x, sequence(7)))
     assert cache.nbytes == 2 * conv.cache_bytes()
 
 

@@ -1,0 +1,113 @@
+"""Whole models over sequence shards: ranks with parts of the rows give the loss and the gradients of all of them."""
+
+import copy
+
+import pytest
+import torch
+
+from glm_scale.mixers.contract import MixerError
+from glm_scale.model.config import ModelConfig
+from glm_scale.model.transformer import LanguageModel
+from glm_scale.parallel.axis import SequenceAxis
+from glm_scale.parallel.simulator import simulate
+from tests.parallel.test_sharded_recurrence import documents
+
+MIXERS = {
+    "attention": ("a2a",),
+    "local:5": ("a2a",),
+    "ssm": ("scan", "ring", "a2a"),
+    "mamba2": ("scan", "ring", "a2a"),
+    "window:3": ("scan", "ring", "a2a"),
+    "dense": ("a2a", "ring"),
+    "lattice:2^k": ("scan", "ring", "a2a"),
+    "lattice:k^2+1": ("scan", "ring", "a2a"),
+    "offsets:2^k": ("a2a",),
+    "offsets:k^2+1": ("a2a",),
+    "local:5 > lattice:2^k": ("a2a",),
+}
+RANKS, LENGTH = 4, 12
+
+
+def model(mixers, **changes):
+    made = LanguageModel(
+        ModelConfig(layers=2, width=16, heads=4, mixers=mixers, vocab_size=32, ssm_state=4, conv_width=3, **changes)
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return made.double()
+
+
+def batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 32, (2, RANKS * LENGTH), generator=generator)
+    labels = torch.randint(0, 32, (2, RANKS * LENGTH), generator=generator)
+    labels[0, ::5] = -100
+    return tokens, documents(2, RANKS * LENGTH, RANKS), labels
+
+
+def loss_and_gradients(model, tokens, starts, labels):
+    loss = model(tokens, document_starts=starts, labels=labels)
+    return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def over_ranks(whole, tokens, starts, labels, strategy=None):
+    def work(rank):
+        mine = copy.deepcopy(whole)
+        mine.sequence_axis = SequenceAxis(rank, strategy)
+        rows = slice(rank.rank * LENGTH, (rank.rank + 1) * LENGTH)
+        return loss_and_gradients(mine, tokens[:, rows], starts[:, rows], labels[:, rows])
+
+    return [sum(parts) for parts in zip(*simulate(RANKS, work), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("mixers", "strategy"),
+    [
+        *(([mixer], strategy) for mixer, strategies in MIXERS.items() for strategy in strategies),
+        (["lattice:2^k", "attention"], None),
+        (["ssm", "lattice:k^2+1"], "ring"),
+    ],
+)
+def test_loss_and_gradients_are_those_of_one_device(mixers, strategy):
+    whole, inputs = model(mixers), batch()
+    expected = loss_and_gradients(whole, *inputs)
+    found = over_ranks(whole, *inputs, strategy)
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() <= 1e-6 * b.norm()
+
+
+def test_recomputed_activations_exchange_the_same_again():
+    whole, inputs = model(["lattice:2^k", "ssm"]), batch()
+    expected = loss_and_gradients(whole, *inputs)
+    whole.activation_checkpointing = True
+    for strategy in ("scan", "ring"):
+        found = over_ranks(whole, *inputs, strategy)
+        assert all((a - b).norm() <= 1e-6 * b.norm() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("mixer", [mixer for mixer in MIXERS if mixer != "local:5"])
+def test_early_tokens_reach_late_ones_across_ranks(mixer):
+    """No rank takes its shard for a whole sequence: the second token changes the last rank's loss."""
+    whole = model([mixer])
+    tokens, _, labels = batch()
+    starts = torch.zeros_like(tokens, dtype=torch.int32)
+
+    def last_loss(tokens):
+        def work(rank):
+            mine = copy.deepcopy(whole)
+            mine.sequence_axis = SequenceAxis(rank)
+            rows = slice(rank.rank * LENGTH, (rank.rank + 1) * LENGTH)
+            return mine(tokens[:, rows], document_starts=starts[:, rows], labels=labels[:, rows]).detach()
+
+        return simulate(RANKS, work)[-1]
+
+    changed = tokens.clone()
+    changed[:, 1] = (changed[:, 1] + 1) % 32
+    assert (last_loss(changed) - last_loss(tokens)).abs() > 1e-9
+
+
+def test_what_a_mixer_cannot_do_is_refused():
+    with pytest.raises(MixerError, match=r"'offsets:2\^k' cannot split the sequence axis by 'scan'; it can by 'a2a'"):
+        over_ranks(model(["offsets:2^k"]), *batch(), "scan")
