@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 
 class Pending:
-    """A result that is under way. It has to be awaited once, before what was sent may be changed."""
+    """A result that is under way. What was sent may not be changed before it was awaited."""
 
     def __init__(self, finish: Callable[[], Tensor]) -> None:
         self._finish = finish
@@ -57,36 +57,39 @@ class GroupCommunicator(Communicator):
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group
+        self._under_way: list[tuple[Any, Tensor]] = []
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def all_gather(self, x: Tensor) -> Pending:
         found = x.new_empty(self.size, *x.shape)
-        return _pending(dist.all_gather_into_tensor(found.flatten(0, 1), x, self._group, async_op=True), found, x)
+        return self._pending(dist.all_gather_into_tensor(found.flatten(0, 1), x, self._group, async_op=True), found, x)
 
     def reduce_scatter(self, x: Tensor) -> Pending:
         found = torch.empty_like(x[0])
-        return _pending(dist.reduce_scatter_tensor(found, x.flatten(0, 1), group=self._group, async_op=True), found, x)
+        work = dist.reduce_scatter_tensor(found, x.flatten(0, 1), group=self._group, async_op=True)
+        return self._pending(work, found, x)
 
     def all_to_all(self, x: Tensor) -> Pending:
         found = torch.empty_like(x)
-        return _pending(dist.all_to_all_single(found, x, group=self._group, async_op=True), found, x)
+        return self._pending(dist.all_to_all_single(found, x, group=self._group, async_op=True), found, x)
 
     def send(self, x: Tensor, to: int) -> Pending:
-        return _pending(dist.isend(x, self._global(to), self._group), x, x)
+        return self._pending(dist.isend(x, self._global(to), self._group), x, x)
 
     def receive(self, like: Tensor, source: int) -> Pending:
         found = torch.empty_like(like)
-        return _pending(dist.irecv(found, self._global(source), self._group), found, found)
+        return self._pending(dist.irecv(found, self._global(source), self._group), found, found)
 
     def _global(self, rank: int) -> int:
         return rank if self._group is None else dist.get_global_rank(self._group, rank)
 
+    def _pending(self, work: Any, found: Tensor, sent: Tensor) -> Pending:
+        # Torch drops what nobody holds, sent or not. Who sends a message may forget it, and it still has to arrive.
+        self._under_way = [(other, x) for other, x in self._under_way if not other.is_completed()]
+        self._under_way.append((work, sent))
 
-def _pending(work: Any, found: Tensor, sent: Tensor) -> Pending:
-    def finish() -> Tensor:
-        work.wait()
-        return found
+        def finish() -> Tensor:
+            work.wait()
+            return found
 
-    pending = Pending(finish)
-    pending.sent = sent  # type: ignore[attr-defined]  # must live until the work is done
-    return pending
+        return Pending(finish)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
-import tempfile
+import os
+import socket
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed as dist
 
-_SECONDS, _MOMENT = 60, 2
+_SECONDS, _MOMENT = 150, 2
+"""How long a case may take (DeepSpeed compiles something on a new machine), and others after a failure."""
 
 
 class Pool:
@@ -31,10 +33,12 @@ class Pool:
         """What `work(*arguments)`, a function of a module, returns on each rank of a group of `size`."""
         self._start()
         workers = self._workers[:size]
-        with tempfile.TemporaryDirectory() as folder:
-            for rank, (_, pipe) in enumerate(workers):
-                pipe.send((rank, size, f"file://{Path(folder) / 'store'}", work, arguments))
-            answers = self._answers([pipe for _, pipe in workers])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank, (_, pipe) in enumerate(workers):
+            pipe.send((rank, size, port, work, arguments))
+        answers = self._answers([pipe for _, pipe in workers])
         failures = [f"rank {rank}:\n{text}" for rank, (right, text) in sorted(answers.items()) if not right]
         if failures or len(answers) < size:
             self.close()
@@ -75,15 +79,18 @@ class Pool:
 
 def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
+    # Newer torch renames collectives, which DeepSpeed, and torch of the oldest version that we take, know by old names.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     while True:
         try:
-            rank, size, store, work, arguments = pipe.recv()
+            rank, size, port, work, arguments = pipe.recv()
         except EOFError:
             return
+        # What a launcher would say.
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in places.items()}
         try:
-            dist.init_process_group(
-                "gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=_SECONDS)
-            )
+            dist.init_process_group("gloo", timeout=timedelta(seconds=_SECONDS))
             answer = True, work(*arguments)
         except BaseException:
             answer = False, traceback.format_exc()
