@@ -26,6 +26,7 @@ from glm_kernels import recurrence as whole_recurrence
 from glm_kernels.calls import accumulation_dtype
 from glm_scale.parallel.communicator import Communicator, Pending
 from glm_scale.parallel.exchange import gathered_rows, heads_to_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.saving import save, saved
 from glm_scale.parallel.strategies import SequenceStrategy
 
 _HEAD_GROUPS = 4
@@ -137,21 +138,22 @@ class _Scan(torch.autograd.Function):
         boundary = torch.zeros_like(add)
         for before in range(ranks.rank):
             boundary = shards.apply_map(shards.Summary(maps[before], adds[before]), boundary)
-        y, ctx.saved = shards.forward_finish(local, boundary)
+        y, kept = shards.forward_finish(local, boundary)
         # Later ranks' maps, which bring their adjoints here.
-        ctx.maps = maps[ranks.rank + 1 :].clone()
-        ctx.shard, ctx.ranks = shard, ranks
+        save(ctx, kept, shard, maps[ranks.rank + 1 :].clone())
+        ctx.ranks = ranks
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         ranks: Communicator = ctx.ranks
-        local = shards.backward_local(ctx.saved, grad_y)
+        kept, shard, maps = saved(ctx)
+        local = shards.backward_local(kept, grad_y)
         adds = ranks.all_gather(local.summary.add.contiguous()).wait()
         left = torch.zeros_like(local.summary.add)
         for after in reversed(range(ranks.rank + 1, ranks.size)):
-            left = shards.apply_map(shards.Summary(ctx.maps[after - ranks.rank - 1].mT, adds[after]), left)
+            left = shards.apply_map(shards.Summary(maps[after - ranks.rank - 1].mT, adds[after]), left)
         dq, dk, dv, dd, dboundary_k, _ = shards.backward_finish(local, left)
-        sent = shards.sent_key_gradients(dboundary_k, ctx.shard, ranks.size)
-        dk = shards.add_key_gradients(dk, ranks.reduce_scatter(sent.contiguous()).wait(), ctx.shard)
+        sent = shards.sent_key_gradients(dboundary_k, shard, ranks.size)
+        dk = shards.add_key_gradients(dk, ranks.reduce_scatter(sent.contiguous()).wait(), shard)
         return dq, dk, dv, dd, None, None, None

@@ -12,6 +12,7 @@ from glm_kernels.calls import accumulation_dtype
 from glm_kernels.ssm_shards import ssm_shard_of
 from glm_scale.parallel.communicator import Communicator
 from glm_scale.parallel.exchange import gathered_rows, heads_to_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.saving import save, saved
 from glm_scale.parallel.strategies import SequenceStrategy
 
 
@@ -74,15 +75,16 @@ class _Scan(torch.autograd.Function):
         state = torch.zeros_like(added)
         for before in range(ranks.rank):
             state = decays[before] * state + states[before]
-        ctx.shard, ctx.ranks, ctx.state = shard, ranks, state
-        ctx.decays = decays.clone()
+        save(ctx, shard, state, decays.clone())
+        ctx.ranks = ranks
         return shard.outputs(state)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ranks: Communicator = ctx.ranks
-        adjoints = ranks.all_gather(ctx.shard.adjoint_summary(grad).contiguous()).wait()
-        left = torch.zeros_like(ctx.state)
+        shard, state, decays = saved(ctx)
+        adjoints = ranks.all_gather(shard.adjoint_summary(grad).contiguous()).wait()
+        left = torch.zeros_like(state)
         for after in reversed(range(ranks.rank + 1, ranks.size)):
-            left = ctx.decays[after] * left + adjoints[after]
-        return *ctx.shard.gradients(ctx.state, grad, left), None, None, None
+            left = decays[after] * left + adjoints[after]
+        return *shard.gradients(state, grad, left), None, None, None

@@ -6,7 +6,9 @@ import torch
 from glm_kernels import parse_pattern
 from glm_scale.parallel.communicator import Communicator, Pending
 from glm_scale.parallel.recurrence import ShardedRecurrence
+from glm_scale.parallel.saving import taken_apart
 from glm_scale.parallel.simulator import simulate
+from glm_scale.parallel.ssm import sharded_ssm
 from tests.parallel.test_sharded_recurrence import operands
 
 
@@ -121,3 +123,25 @@ def test_what_cannot_be_spread_is_said():
     for strategy in ("scan", "ring"):
         with pytest.raises(ValueError, match=rf"rows of offsets:2\^k cannot be spread over ranks by '{strategy}'"):
             simulate(2, lambda rank, strategy=strategy: ShardedRecurrence("offsets:2^k", rank, strategy))
+
+
+@pytest.mark.parametrize("spelling", ["lattice:2^k", "ssm"])
+def test_what_a_scan_keeps_can_be_computed_again(spelling):
+    """Activation checkpointing frees what autograd saved, and nothing else."""
+    *inputs, _ = operands(1, 32, 2)
+
+    def work(rank):
+        q, k, v, gate = (x[:, rank.rank * 16 : (rank.rank + 1) * 16].clone().requires_grad_() for x in inputs)
+        if spelling == "ssm":
+            y = sharded_ssm(q, k, v, -gate.abs(), rank, "scan")
+        else:
+            sharded = ShardedRecurrence(spelling, rank, "scan")
+            y = sharded.finish(sharded.begin(k), q, v, gate)
+        beside: list[torch.Tensor] = []
+        for kept in vars(y.grad_fn).values():
+            taken_apart(kept, beside)
+        return len(beside), len(y.grad_fn.saved_tensors)
+
+    for beside, saved in simulate(2, work):
+        assert beside == 0
+        assert saved > 4
