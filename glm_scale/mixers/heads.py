@@ -69,13 +69,19 @@ class MultiHead(Mixer):
         return cast(list[HeadMixing], list(self.stages))
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
-        if sequence.axis is not None:
-            strategy = self.require_sequence_strategy(sequence.axis.strategy)
-            sequence = replace(sequence, axis=replace(sequence.axis, strategy=strategy))
         values = split_heads(self.v(x), self.heads)
-        for stage in self.stages:
-            values = stage(x, values, sequence)
+        for stage in self._stages():
+            values = stage(x, values, self._with_strategy(sequence, stage))
         return self.o(values.flatten(-2))
+
+    def _with_strategy(self, sequence: Sequence, stage: HeadMixing) -> Sequence:
+        """If rows are spread over ranks: by the strategy that was asked for, or by the stage's own choice."""
+        axis = sequence.axis
+        if axis is None:
+            return sequence
+        wanted = self.require_sequence_strategy(axis.strategy)
+        strategy = stage.sequence_strategies[0] if axis.strategy is None else wanted
+        return replace(sequence, axis=replace(axis, strategy=strategy))
 
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         values = split_heads(self.v(x), self.heads)
