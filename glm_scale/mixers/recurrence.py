@@ -100,7 +100,7 @@ def _strategies(pattern: Pattern) -> tuple[SequenceStrategy, ...]:
     """A scan exchanges s × s summaries of the s live rows: possible where they are few, senseless for `dense`."""
     if isinstance(pattern, Lifetime) and not isinstance(pattern, Dense):
         return ("scan", "ring", "a2a")
-    return ("a2a", "ring") if isinstance(pattern, Dense) else ("a2a",)
+    return ("a2a", "ring")
 
 
 def read_recurrence(spelling: str, argument: str | None) -> StageSpec:

@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from glm_kernels import Lifetime, Pattern, RecurrenceState, parse_pattern, shards
 from glm_kernels import recurrence as whole_recurrence
 from glm_kernels.calls import accumulation_dtype
+from glm_kernels.patterns import Dense, Offsets
 from glm_scale.parallel.communicator import Communicator, Pending
 from glm_scale.parallel.exchange import gathered_rows, heads_to_rows, receive_from, rows_to_heads, send_to
 from glm_scale.parallel.saving import save, saved
@@ -44,10 +46,10 @@ class ShardedRecurrence:
     def __init__(self, pattern: Pattern | str, ranks: Communicator, strategy: SequenceStrategy) -> None:
         self.pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
         self.ranks, self.strategy = ranks, strategy
-        if strategy != "a2a" and not isinstance(self.pattern, Lifetime):
+        if strategy == "scan" and not isinstance(self.pattern, Lifetime):
             raise ValueError(
-                f"the rows of {self.pattern} cannot be spread over ranks by {strategy!r}, since any of them may be "
-                "read at any later time; they can by 'a2a'"
+                f"the rows of {self.pattern} cannot be spread over ranks by 'scan', since any of them may be read at "
+                "any later time; they can by 'a2a' or 'ring'"
             )
 
     def begin(self, k: Tensor, document_starts: Tensor | None = None) -> Begun:
@@ -55,13 +57,9 @@ class ShardedRecurrence:
         rows, so that a document may start on an earlier rank."""
         if self.strategy == "a2a":
             return Begun(k, document_starts, None, None)
-        batch, length = k.shape[:2]
-        shard = shards.shard_of(
-            self.pattern, batch, self.ranks.rank * length, length, self.ranks.size * length,
-            document_starts=document_starts, device=k.device,
-        )  # fmt: skip
         if self.strategy == "ring":
-            return Begun(k, document_starts, shard, None)
+            return Begun(k, document_starts, self._shard(k, document_starts), None)
+        shard = self._shard(k, document_starts)
         keys = self.ranks.all_gather(shards.outgoing_keys(k.detach(), shard).contiguous())
         return Begun(k, document_starts, shard, keys)
 
@@ -73,6 +71,17 @@ class ShardedRecurrence:
         if self.strategy == "ring":
             return self._around_the_ring(begun, q, v, d, scale)
         return _Scan.apply(q, begun.k, v, d, begun, self.ranks, scale)
+
+    def _shard(self, k: Tensor, document_starts: Tensor | None) -> shards.Shard:
+        (batch, length), ranks = k.shape[:2], self.ranks
+        first = ranks.rank * length
+        pattern, total = self.pattern, ranks.size * length
+        if isinstance(pattern, Dense | Offsets):
+            # Both keep every row in a slot of its own: there are as many as there were rows.
+            pattern, total = parse_pattern("dense"), first + length
+        return shards.shard_of(
+            pattern, batch, first, length, total, document_starts=document_starts, device=k.device
+        )  # fmt: skip
 
     def _over_heads(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, scale: float) -> Tensor:
         q, k, v, d = (rows_to_heads(x, self.ranks) for x in (q, begun.k, v, d))
@@ -87,10 +96,12 @@ class ShardedRecurrence:
 
     def _ring_step(self, shard: shards.Shard, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor) -> Tensor:
         ranks, batch, heads = self.ranks, q.shape[0], q.shape[2]
-        before_k = k.new_zeros(batch, heads, shard.slots, k.shape[3])
-        before_y = v.new_zeros(batch, heads, shard.slots, v.shape[3])
+        # Patterns that keep every row have fewer slots on earlier ranks.
+        slots = min(shard.slots, shard.first_row) if isinstance(self.pattern, Dense | Offsets) else shard.slots
+        before_k, before_y = k.new_zeros(batch, heads, slots, k.shape[3]), v.new_zeros(batch, heads, slots, v.shape[3])
         if ranks.rank > 0:
             before_k, before_y = receive_from(ranks.rank - 1, ranks, d, before_k, before_y)
+        before_k, before_y = (pad(x, (0, 0, 0, shard.slots - slots)) for x in (before_k, before_y))
         wide = accumulation_dtype(q.dtype)
         state = RecurrenceState(before_k.to(wide), before_y.to(wide), shard.position, room=shard.total)
         y, _ = whole_recurrence(

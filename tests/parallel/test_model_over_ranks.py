@@ -21,8 +21,8 @@ MIXERS = {
     "dense": ("a2a", "ring"),
     "lattice:2^k": ("scan", "ring", "a2a"),
     "lattice:k^2+1": ("scan", "ring", "a2a"),
-    "offsets:2^k": ("a2a",),
-    "offsets:k^2+1": ("a2a",),
+    "offsets:2^k": ("a2a", "ring"),
+    "offsets:k^2+1": ("a2a", "ring"),
     "local:5 > lattice:2^k": ("a2a",),
 }
 RANKS, LENGTH = 4, 12
@@ -109,5 +109,7 @@ def test_early_tokens_reach_late_ones_across_ranks(mixer):
 
 
 def test_what_a_mixer_cannot_do_is_refused():
-    with pytest.raises(MixerError, match=r"'offsets:2\^k' cannot split the sequence axis by 'scan'; it can by 'a2a'"):
+    with pytest.raises(
+        MixerError, match=r"'offsets:2\^k' cannot split the sequence axis by 'scan'; it can by 'a2a' or 'ring'"
+    ):
         over_ranks(model(["offsets:2^k"]), *batch(), "scan")

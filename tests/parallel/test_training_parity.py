@@ -27,7 +27,7 @@ def alone(processes):
         (("lattice:k^2+1",), 2, "scan", 3, False),
         (("window:3",), 2, "a2a", 1, False),
         (("dense",), 4, "a2a", 3, True),
-        (("offsets:2^k",), 2, "a2a", 0, False),
+        (("offsets:2^k",), 2, "ring", 0, False),
         (("offsets:k^2+1",), 1, None, 2, True),
         (("attention",), 4, None, 2, False),
         (("local:5 > lattice:2^k",), 2, None, 1, False),
