@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from glm_kernels import Lifetime, Pattern, RecurrenceState, parse_pattern, shards
+from glm_kernels import Pattern, RecurrenceState, parse_pattern, shards
 from glm_kernels import recurrence as whole_recurrence
 from glm_kernels.calls import accumulation_dtype
 from glm_kernels.patterns import Dense, Offsets
@@ -46,7 +46,8 @@ class ShardedRecurrence:
     def __init__(self, pattern: Pattern | str, ranks: Communicator, strategy: SequenceStrategy) -> None:
         self.pattern = parse_pattern(pattern) if isinstance(pattern, str) else pattern
         self.ranks, self.strategy = ranks, strategy
-        if strategy == "scan" and not isinstance(self.pattern, Lifetime):
+        self._keeps_all = isinstance(self.pattern, Dense | Offsets)
+        if strategy == "scan" and self._keeps_all:
             raise ValueError(
                 f"the rows of {self.pattern} cannot be spread over ranks by 'scan', since any of them may be read at "
                 "any later time; they can by 'a2a' or 'ring'"
@@ -55,11 +56,9 @@ class ShardedRecurrence:
     def begin(self, k: Tensor, document_starts: Tensor | None = None) -> Begun:
         """k `[B, L, H, K]`: the keys of this rank's rows. document_starts: int `[B, L]`, counted from the first of all
         rows, so that a document may start on an earlier rank."""
-        if self.strategy == "a2a":
-            return Begun(k, document_starts, None, None)
-        if self.strategy == "ring":
-            return Begun(k, document_starts, self._shard(k, document_starts), None)
-        shard = self._shard(k, document_starts)
+        shard = None if self.strategy == "a2a" else self._shard(k, document_starts)
+        if self.strategy != "scan" or shard is None:
+            return Begun(k, document_starts, shard, None)
         keys = self.ranks.all_gather(shards.outgoing_keys(k.detach(), shard).contiguous())
         return Begun(k, document_starts, shard, keys)
 
@@ -76,8 +75,8 @@ class ShardedRecurrence:
         (batch, length), ranks = k.shape[:2], self.ranks
         first = ranks.rank * length
         pattern, total = self.pattern, ranks.size * length
-        if isinstance(pattern, Dense | Offsets):
-            # Both keep every row in a slot of its own: there are as many as there were rows.
+        if self._keeps_all:
+            # In a slot of its own: there are as many as there were rows.
             pattern, total = parse_pattern("dense"), first + length
         return shards.shard_of(
             pattern, batch, first, length, total, document_starts=document_starts, device=k.device
@@ -97,7 +96,7 @@ class ShardedRecurrence:
     def _ring_step(self, shard: shards.Shard, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor) -> Tensor:
         ranks, batch, heads = self.ranks, q.shape[0], q.shape[2]
         # Patterns that keep every row have fewer slots on earlier ranks.
-        slots = min(shard.slots, shard.first_row) if isinstance(self.pattern, Dense | Offsets) else shard.slots
+        slots = shard.first_row if self._keeps_all else shard.slots
         before_k, before_y = k.new_zeros(batch, heads, slots, k.shape[3]), v.new_zeros(batch, heads, slots, v.shape[3])
         if ranks.rank > 0:
             before_k, before_y = receive_from(ranks.rank - 1, ranks, d, before_k, before_y)

@@ -1,5 +1,7 @@
 """When ranks exchange what, and how many bytes."""
 
+import re
+
 import pytest
 import torch
 
@@ -120,8 +122,9 @@ def test_what_cannot_be_spread_is_said():
 
     with pytest.raises(ValueError, match="3 heads cannot be shared out over 2 ranks"):
         simulate(2, heads)
-    with pytest.raises(ValueError, match=r"rows of offsets:2\^k cannot be spread over ranks by 'scan'"):
-        simulate(2, lambda rank: ShardedRecurrence("offsets:2^k", rank, "scan"))
+    for pattern in ("offsets:2^k", "dense"):
+        with pytest.raises(ValueError, match=f"rows of {re.escape(pattern)} cannot be spread over ranks by 'scan'"):
+            simulate(2, lambda rank, pattern=pattern: ShardedRecurrence(pattern, rank, "scan"))
 
 
 @pytest.mark.parametrize("spelling", ["lattice:2^k", "ssm"])
