@@ -109,10 +109,11 @@ def _near_bits(offsets: Tensor, near: int, shape: Configuration) -> Tensor:
     entries = (near + 4 * margin) // 2 * 2  # so that both lines begin at whole 16 bytes
     is_near = torch.zeros(entries + 2 * widest, dtype=torch.bool, device="cpu")
     is_near[margin + widest + offsets] = True
-    entry = torch.arange(entries, device="cpu").unsqueeze(1) + widest
-    bit = torch.arange(widest, device="cpu")
-    lines = [is_near[entry + sign * bit].long() << bit for sign in (-1, 1)]
-    return torch.stack([line.sum(1) for line in lines])
+    bits = torch.zeros(2, entries, dtype=torch.int64, device="cpu")
+    for line, sign in zip(bits, (-1, 1), strict=True):
+        for bit in range(widest):
+            line |= is_near[widest + sign * bit :][:entries].long() << bit
+    return bits
 
 
 @dataclass(frozen=True)
