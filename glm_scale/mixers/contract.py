@@ -80,20 +80,17 @@ class Mixer(nn.Module, ABC):
     def cache_bytes(self, length: int) -> int:
         """Bytes of the cache of one document after `length` tokens."""
 
-    def require_sequence_strategy(self, strategy: SequenceStrategy | None) -> SequenceStrategy:
-        """The strategy, or this mixer's own choice for None. Refuses one under which it would not be exact."""
+    def require_sequence_strategy(self, strategy: SequenceStrategy | None) -> None:
+        """Refuse a sequence-parallel strategy, or any if it is None, under which this mixer would not be exact."""
         if not self.sequence_strategies:
             raise MixerError(
                 f"mixer {self.name!r} cannot split the sequence axis; the nearest setting that works is one rank"
             )
-        if strategy is None:
-            return self.sequence_strategies[0]
-        if strategy not in self.sequence_strategies:
+        if strategy is not None and strategy not in self.sequence_strategies:
             raise MixerError(
                 f"mixer {self.name!r} cannot split the sequence axis by {strategy!r}; "
                 f"it can by {' or '.join(map(repr, self.sequence_strategies))}"
             )
-        return strategy
 
     def require_tensor_parallel(self, ranks: int) -> None:
         """Refuse a tensor-parallel size that does not give every rank the same number of whole heads."""

@@ -77,11 +77,9 @@ class MultiHead(Mixer):
     def _with_strategy(self, sequence: Sequence, stage: HeadMixing) -> Sequence:
         """If rows are spread over ranks: by the strategy that was asked for, or by the stage's own choice."""
         axis = sequence.axis
-        if axis is None:
+        if axis is None or axis.strategy is not None:
             return sequence
-        wanted = self.require_sequence_strategy(axis.strategy)
-        strategy = stage.sequence_strategies[0] if axis.strategy is None else wanted
-        return replace(sequence, axis=replace(axis, strategy=strategy))
+        return replace(sequence, axis=replace(axis, strategy=stage.sequence_strategies[0]))
 
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         values = split_heads(self.v(x), self.heads)

@@ -34,7 +34,9 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config.width, config.mlp_size)
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
-        """x `[B, T, width]` to `[B, T, width]`."""
+        """x `[B, T, width]` to `[B, T, width]`. Raises MixerError if the mixer cannot work on one rank's rows."""
+        if sequence.axis is not None:
+            self.mixer.require_sequence_strategy(sequence.axis.strategy)
         mixed = self.mixer_norm(x)
         if self.conv is not None:
             mixed = self.conv(mixed, sequence)
