@@ -7,11 +7,11 @@ two periods only, whatever the length of the documents: their positions are fold
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from glm_kernels.lasting import lasting
 from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern, Window
 
 
@@ -45,8 +45,7 @@ def horizon(pattern: Pattern, reach: int) -> int:
     return min(powers, 2 * period(pattern)) if period(pattern) else powers
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@lasting(64)
 def slot_tables(pattern: Lifetime, horizon: int, device: torch.device) -> SlotTables:
     """The tables of a pattern for positions below `horizon`."""
     positions = torch.arange(horizon, device="cpu")
@@ -59,8 +58,7 @@ def slot_tables(pattern: Lifetime, horizon: int, device: torch.device) -> SlotTa
     return SlotTables(life, slot, by_slot, first, search_steps=int(held.max()).bit_length())
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
+@lasting(32)
 def read_masks(pattern: Lifetime, horizon: int, device: torch.device) -> Tensor:
     """int32 `[horizon, words]`: bit s mod 32 of word s div 32 says whether the row at a position reads slot s."""
     last, slot = pattern.last_readers(horizon), pattern.slots(horizon)
@@ -77,8 +75,7 @@ def read_masks(pattern: Lifetime, horizon: int, device: torch.device) -> Tensor:
     return masks.to(device)
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
+@lasting(32)
 def distances(pattern: Offsets, horizon: int, device: torch.device) -> Tensor:
     """int32 `[offsets]`, ascending: how far back the rows at positions below `horizon` read."""
     return pattern.offsets(horizon).to(device, torch.int32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glm_kernels import parse_pattern, recurrence
+from glm_kernels import parse_pattern
 from glm_kernels.patterns import Lifetime
 from glm_kernels.triton_backend import tables
 from glm_kernels.triton_backend.tables import (
@@ -122,32 +122,3 @@ def test_rows_of_one_document(length):
     sequences = [(0, length), (length, 2 * length)]
     check(found, definition(pattern, [(*span, 0) for span in sequences], sequences, len(found.order), grid))
     assert tables_of_rows(pattern, 2, length, grid, torch.device(DEVICE)) is found
-
-
-def test_a_backward_pass_takes_the_tables_of_its_forward_pass():
-    """And nothing else does: a forward pass builds them whatever the tensor looks like."""
-    pattern, grid, starts = parse_pattern("lattice:2^k"), GRIDS[0], packed_starts(1, 40, 2).to(DEVICE)
-    first = tables_of_documents(pattern, starts, None, grid)
-    assert tables_of_documents(pattern, starts, None, grid, again=True) is first
-    second = tables_of_documents(pattern, starts, None, grid)
-    assert second is not first
-    other = tables_of_documents(parse_pattern("window:3"), starts, None, grid, again=True)
-    assert tables_of_documents(pattern, starts, None, grid, again=True) is second
-    assert other is not second
-    starts.zero_()
-    assert tables_of_documents(pattern, starts, None, grid, again=True) is not second
-
-
-@pytest.mark.parametrize(
-    "packing", [{"document_starts": packed_starts(1, 40, 2)}, {"cu_seqlens": packed_bounds(40, 2)}]
-)
-def test_tables_are_built_once_for_both_passes(packing, monkeypatch):
-    built = []
-    monkeypatch.setattr(
-        tables, "_tables", lambda *arguments, build=tables._tables: built.append(1) or build(*arguments)
-    )
-    q, k, v = (torch.randn(1, 40, 1, 16, device=DEVICE, requires_grad=True) for _ in range(3))
-    packing = {name: tensor.to(DEVICE) for name, tensor in packing.items()}
-    y, _ = recurrence(q, k, v, torch.zeros(1, 40, 1, device=DEVICE), "lattice:2^k", backend="triton", **packing)
-    y.sum().backward()
-    assert len(built) == 1

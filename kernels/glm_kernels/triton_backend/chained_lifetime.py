@@ -101,8 +101,10 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residual: Tensor) -> list[Tensor]:
-    """As `RecurrenceKernel` says."""
-    launch = _launch(call, again=True)
+    """As `RecurrenceKernel` says. Without y's residuals `outputs` runs again to have them."""
+    if residual.numel() == 0 and y.dtype != torch.float32:
+        _, _, residual = outputs(call)
+    launch = _launch(call)
     q, k, v, d = call.q, call.k, call.v, call.d
     heads, constants = q.shape[2], launch.constants
     dq, dk, dv, dd = (torch.empty_like(x) for x in (q, k, v, d))
@@ -144,7 +146,7 @@ def _named(constants: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: constants[name] for name in names}
 
 
-def _launch(call: RecurrenceCall, again: bool = False) -> _Launch:
+def _launch(call: RecurrenceCall) -> _Launch:
     pattern, q, v, state = call.pattern, call.q, call.v, call.state
     assert isinstance(pattern, Lifetime)
     configuration = _configuration(q.dtype, max(q.shape[3], v.shape[3]))
@@ -152,11 +154,11 @@ def _launch(call: RecurrenceCall, again: bool = False) -> _Launch:
     grid = Grid(configuration.chunk, 1, max(16, tiles * configuration.tile))
     initial = None if state is None else state.position
     if call.cu_seqlens is not None:
-        tables = tables_of_bounds(pattern, call.cu_seqlens, q.shape[1], initial, grid, call.reach, again)
+        tables = tables_of_bounds(pattern, call.cu_seqlens, q.shape[1], initial, grid, call.reach)
     elif call.document_starts is not None or initial is not None:
         starts = call.document_starts
         starts = q.new_zeros(q.shape[:2], dtype=torch.int32) if starts is None else starts
-        tables = tables_of_documents(pattern, starts, initial, grid, call.reach, again)
+        tables = tables_of_documents(pattern, starts, initial, grid, call.reach)
     else:
         tables = tables_of_rows(pattern, *q.shape[:2], grid, q.device)
     # Of float16 operands float16 would lose digits, and TF32 is no better: three products of it are.

@@ -96,7 +96,7 @@ class Rows:
         row, slot = self.placement.row, self.placement.slot
         wide = (..., *[None] * (x.ndim - 2))
         placed = x.flatten(0, 1)[row.clamp(min=0)].masked_fill((row < 0)[wide], 0)
-        if kept is not None:
+        if kept is not None and kept.shape[2] > 0:
             of_state = kept.transpose(1, 2).flatten(0, 1)[slot.clamp(min=0)].to(x.dtype)
             placed = torch.where((slot >= 0)[wide], of_state, placed)
         return placed

@@ -51,7 +51,8 @@ def kept_shapes(call: RecurrenceCall, backend: str) -> list[tuple[tuple[int, ...
     if isinstance(call.pattern, Dense | Offsets):
         return [((chained_sources.kept_size(call),), torch.float32)] if chained_sources.why_not(call) is None else []
     denominators = (tuple(call.q.shape[:3]), norm_dtype(call.q.dtype))
-    if call.v.dtype == torch.float32:
+    if call.v.dtype == torch.float32 or call.state is not None or _few_slots(call.pattern, call.q.shape[1]):
+        # How many slots documents with a state need may be known when the call runs only.
         return [denominators]
     return [denominators, (tuple(call.v.shape), torch.int8)]
 
@@ -66,8 +67,21 @@ def _family(pattern: Pattern, reach: int) -> Any:
 
     if isinstance(pattern, Dense | Offsets):
         return chained_sources
-    few = isinstance(pattern, Lifetime) and lifetime.preferred(pattern, 1 << (reach - 1).bit_length())
-    return lifetime if few else chained_lifetime
+    return lifetime if _few_slots(pattern, reach) else chained_lifetime
+
+
+def _few_slots(pattern: Pattern, reach: int) -> bool:
+    from glm_kernels.triton_backend import lifetime
+
+    return isinstance(pattern, Lifetime) and lifetime.preferred(pattern, _power_of_two(reach))
+
+
+def _power_of_two(reach: int) -> int:
+    """The least one that is not below `reach`: a compiler then makes a graph for each of them, and not for each T."""
+    size = 1
+    while size < reach:
+        size *= 2
+    return size
 
 
 def ssm_kernel(call: SSMCall, backend: str) -> SSMKernel:

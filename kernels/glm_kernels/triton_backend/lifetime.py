@@ -28,8 +28,8 @@ def slots_needed(pattern: Lifetime, length: int) -> int:
 def preferred(pattern: Lifetime, reach: int) -> bool:
     """Whether these kernels are the best for documents of up to `reach` tokens: few rows are live, at great distances.
 
-    What comes from near costs more here, since chunks are short; and where outputs average many neighbours, the few
-    digits in which they differ are lost in z, which these kernels round for each row alone.
+    What comes from near costs more here, since chunks are short; and outputs that average many neighbours are alike,
+    where the gradients of scores need more of y than its rounded value, which is all that these kernels have.
     """
     farthest = min(max(life for _, life in pattern.levels(reach)), reach)
     return pattern.slot_count(reach) <= min(LARGEST_SLOTS, farthest.bit_length() + 1)
@@ -44,25 +44,25 @@ def why_not(call: RecurrenceCall) -> str | None:
     return None
 
 
-def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and for the backward pass binary logarithms of the softmax denominators and the residuals of y."""
+def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
+    """y, and for the backward pass binary logarithms of the softmax denominators."""
     launch = planned(call)
     y, lse, maps = launch.maps()
     boundary, _ = launch.folded(maps, None if call.state is None else call.state.y.float())
-    return y, lse, launch.complete(y, maps, boundary)
+    launch.complete(y, maps, boundary)
+    return y, lse
 
 
-def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residual: Tensor) -> list[Tensor]:
+def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, *none: Tensor) -> list[Tensor]:
     """As `RecurrenceKernel` says."""
-    launch = planned(call, again=True)
+    launch = planned(call)
     z, maps = launch.adjoint_maps(lse, grad)
     boundary, dstate_y = launch.folded(maps, finish=call.state is not None, backward=True)
-    state_y = None if call.state is None else call.state.y.float()
-    found = launch.gradients(y, residual, lse, z, maps, boundary, state_y)
+    found = launch.gradients(y, lse, z, maps, boundary, None if call.state is None else call.state.y.float())
     return found if call.state is None else [*found, dstate_y]
 
 
-def planned(call: RecurrenceCall, again: bool = False) -> Launch:
+def planned(call: RecurrenceCall) -> Launch:
     """The launches of a call; `again` in a backward pass, which takes the tables that its forward pass has built."""
     assert isinstance(call.pattern, Lifetime)
     slots, state = slots_needed(call.pattern, call.reach), call.state
@@ -71,18 +71,18 @@ def planned(call: RecurrenceCall, again: bool = False) -> Launch:
     # A segment ends where the next one begins; behind the last one is the spare line, or another sequence.
     return Launch(
         call.q, call.k, call.v, call.d, call.scale, None if state is None else state.k.float(),
-        _tables(call, grid, again), grid, chosen, ends=grid.chunks, end_lines=grid.chunks,
+        _tables(call, grid), grid, chosen, ends=grid.chunks, end_lines=grid.chunks,
     )  # fmt: skip
 
 
-def _tables(call: RecurrenceCall, grid: Grid, again: bool) -> Tables:
+def _tables(call: RecurrenceCall, grid: Grid) -> Tables:
     assert isinstance(call.pattern, Lifetime)
     batch, length = call.q.shape[:2]
     initial = None if call.state is None else call.state.position
     if call.cu_seqlens is not None:
-        return tables_of_bounds(call.pattern, call.cu_seqlens, length, initial, grid, call.reach, again)
+        return tables_of_bounds(call.pattern, call.cu_seqlens, length, initial, grid, call.reach)
     if call.document_starts is None and initial is None:
         return tables_of_rows(call.pattern, batch, length, grid, call.q.device)
     starts = call.document_starts
     starts = torch.zeros(batch, length, dtype=torch.int32, device=call.q.device) if starts is None else starts
-    return tables_of_documents(call.pattern, starts, initial, grid, call.reach, again)
+    return tables_of_documents(call.pattern, starts, initial, grid, call.reach)

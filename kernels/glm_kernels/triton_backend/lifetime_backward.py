@@ -10,9 +10,9 @@ With G = ∂L/∂y and Z = (I − B)^-T G:
    outlive a chunk are carried in their slots.
 3. `late_key_pass`: rows that outlive their segment receive the key gradients that later segments carried for them.
 
-Outputs that were averaged over many rows, or copied from one, differ little from one another, and their differences
-are what counts here. So y is read with its residuals, and the row term z_i·y_i is taken as the average Σ p ∂L/∂p =
-α_i z_i·v_i + Σ β_ij z_i·y_j of the same products that it is subtracted from, in which errors of y largely cancel.
+The row term z_i·y_i is taken as the average Σ p ∂L/∂p = α_i z_i·v_i + Σ β_ij z_i·y_j of the same products that it is
+subtracted from. So what the rounding of y does to them largely cancels: outputs that were averaged over many
+rows differ little from one another, and their differences are what counts here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from glm_kernels.triton_backend.products import (
     unit_of,
     unpacked,
 )
-from glm_kernels.triton_backend.residuals import fine, fine_parts
 from glm_kernels.triton_backend.weights import (
     LOG2_E,
     from_state,
@@ -112,7 +111,7 @@ def adjoint_pass(
 
 @triton.jit
 def gradient_pass(
-    q, k, v, d, y, residual, lse, unit, row_map, boundary, state_k, state_y, dq, dk, dv, dd, segment_dk,
+    q, k, v, d, y, lse, unit, row_map, boundary, state_k, state_y, dq, dk, dv, dd, segment_dk,
     last, occupant, occupant_last, segments, H, scale,
     C: tl.constexpr, CHUNKS: tl.constexpr, S: tl.constexpr, STATE_SLOTS: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -169,27 +168,20 @@ def gradient_pass(
             lane = block * BLOCK + vv
             in_v = lanes(there[:, None], lane, V, V2)
             v_c = tl.load(places(v, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
-            at_y, at_residual = places(y, first, r, h, H, lane, V), places(residual, first, r, h, H, lane, V)
-            y_c, low_c = fine_parts(at_y, at_residual, in_v, DTYPE)
-            at_held = (held.to(tl.int64) * H + h)[:, None] * V + lane[None, :]
-            in_held = lanes((held >= 0)[:, None], lane, V, V2)
+            y_c = tl.load(places(y, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
+            y_s = gathered(y, held, h, H, lane, V, V2, DTYPE if STATE_SLOTS == 0 else tl.float32)
+            if STATE_SLOTS > 0:
+                y_s = from_state(y_s, state_y, held, sequence, h, H, s, lane, STATE_SLOTS, V, V2)
             at_dv = places(dv, first, r, h, H, lane, V)
             alone = unpacked(tl.load(at_dv, mask=in_v, other=0.0), unit_c)
             z_c = alone + tl.dot(z_map, adjoints[block], input_precision=PRECISION) * units[block]
             tl.store(at_dv, (z_c * alpha[:, None]).to(dv.dtype.element_ty), mask=in_v)
             dalpha += tl.sum(z_c * v_c.to(tl.float32), 1)
             dp = fine_dot(z_c, tl.trans(y_c), dp, PRECISION)
-            if DTYPE == tl.bfloat16:
-                dp = tl.dot(z_c.to(DTYPE), tl.trans(low_c), acc=dp)
-            if STATE_SLOTS > 0:
-                y_s = fine(y + at_held, residual + at_held, in_held)
-                y_s = from_state(y_s, state_y, held, sequence, h, H, s, lane, STATE_SLOTS, V, V2)
-                dp_s = fine_dot_fine(z_c, tl.trans(y_s), dp_s, DTYPE == tl.bfloat16, PRECISION)
-            else:
-                y_s, low_s = fine_parts(y + at_held, residual + at_held, in_held, DTYPE)
+            if STATE_SLOTS == 0:
                 dp_s = fine_dot(z_c, tl.trans(y_s), dp_s, PRECISION)
-                if DTYPE == tl.bfloat16:
-                    dp_s = tl.dot(z_c.to(DTYPE), tl.trans(low_s), acc=dp_s)
+            else:
+                dp_s = fine_dot_fine(z_c, tl.trans(y_s), dp_s, DTYPE == tl.bfloat16, PRECISION)
 
         average = alpha * dalpha + tl.sum(p * dp, 1) + tl.sum(p_s * dp_s, 1)
         # α (∂α − average): written so that it loses nothing where the input has almost all weight.

@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 
 from glm_kernels.triton_backend.products import dot_fine, fine_dot, fine_dot_fine, packed, scaled, unit_of, unpacked
-from glm_kernels.triton_backend.residuals import store_fine
 from glm_kernels.triton_backend.weights import (
     from_state,
     gathered,
@@ -140,11 +139,11 @@ def boundary_pass(
 
 @triton.jit
 def output_pass(
-    y, residual, unit, row_map, boundary, segments, H,
+    y, unit, row_map, boundary, segments, H,
     ROWS: tl.constexpr, SEGMENT: tl.constexpr, S: tl.constexpr, V: tl.constexpr, V2: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (segments · SEGMENT / ROWS, H): adds what entered the segment, and splits y into outputs and residuals."""
+    """Grid (segments · SEGMENT / ROWS, H): adds what entered the segment."""
     block, h = tl.program_id(0), tl.program_id(1)
     segment = block // (SEGMENT // ROWS)
     end = tl.load(segments + segment * 4 + 1)
@@ -160,4 +159,4 @@ def output_pass(
     alone = tl.load(places(y, first, r, h, H, vv, V), mask=in_v, other=0.0)
     alone = unpacked(alone, tl.load(unit + first.to(tl.int64) * H + h + r * H, mask=there, other=0.0))
     whole = alone + tl.dot(map_, entered, input_precision=PRECISION) * entered_unit
-    store_fine(places(y, first, r, h, H, vv, V), places(residual, first, r, h, H, vv, V), whole, in_v)
+    tl.store(places(y, first, r, h, H, vv, V), whole.to(y.dtype.element_ty), mask=in_v)

@@ -13,7 +13,7 @@ from torch import Tensor
 from glm_kernels.triton_backend.late_keys import late_key_pass
 from glm_kernels.triton_backend.lifetime_backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.lifetime_forward import boundary_pass, output_pass, segment_pass
-from glm_kernels.triton_backend.storage import norm_dtype, residual_of
+from glm_kernels.triton_backend.storage import norm_dtype
 from glm_kernels.triton_backend.tables import Grid, Tables
 
 _WORK = {
@@ -65,7 +65,8 @@ def configuration(slots: int, width: int, dtype: torch.dtype) -> Configuration:
         return Configuration(chunk=16, chunks=32, rows=16, block=64, segment=many, adjoint=many, gradient=many)
     one, two, four = Pass(1, 2), Pass(2, 2), Pass(4, 2)
     segment, gradient = (two, four) if wide or slots > 16 else (one, two)
-    return Configuration(16, 32, rows=16, block=64, segment=segment, adjoint=two, gradient=gradient)
+    block = 64 if wide else 128
+    return Configuration(16, 32, rows=16, block=block, segment=segment, adjoint=two, gradient=gradient)
 
 
 @dataclass(frozen=True)
@@ -146,19 +147,18 @@ class Launch:
         self._fold(maps, maps.map, maps.map, None, found, finish=True, backward=False, of_maps=True)
         return found
 
-    def complete(self, y: Tensor, maps: Maps, boundary: Tensor) -> Tensor:
-        """Adds to y what the boundaries bring; the residuals of y."""
+    def complete(self, y: Tensor, maps: Maps, boundary: Tensor) -> None:
+        """Adds to y what the boundaries bring."""
         constants, grid = self._constants, self.grid
-        rows, residual = min(_ROWS_OF_OUTPUT, grid.segment), residual_of(y)
+        rows = min(_ROWS_OF_OUTPUT, grid.segment)
         output_pass[(self._grid[0] * (grid.segment // rows), self._grid[1])](
-            y, residual, maps.unit, maps.rows, boundary, self.tables.segments, self._grid[1],
+            y, maps.unit, maps.rows, boundary, self.tables.segments, self._grid[1],
             ROWS=rows, SEGMENT=grid.segment, S=grid.slots,
             V=constants["V"], V2=constants["V2"], PRECISION=constants["PRECISION"], num_warps=4,
         )  # fmt: skip
-        return residual
 
     def gradients(
-        self, y: Tensor, residual: Tensor, lse: Tensor, z: Tensor, maps: Maps, boundary: Tensor, state_y: Tensor | None
+        self, y: Tensor, lse: Tensor, z: Tensor, maps: Maps, boundary: Tensor, state_y: Tensor | None
     ) -> list[Tensor]:
         """Gradients of q, k, v, d and, with a state, of its keys. The one of v takes the place of z."""
         constants, options = self._constants, self.configuration
@@ -166,7 +166,7 @@ class Launch:
         segment_dk = self._per_segment(self.k.shape[3])
         dstate_k = self._state_k if self.state_k is None else torch.zeros_like(self.state_k)
         gradient_pass[self._grid](
-            self.q, self.k, self.v, self.d, y, residual, lse, maps.unit, maps.rows, boundary,
+            self.q, self.k, self.v, self.d, y, lse, maps.unit, maps.rows, boundary,
             self._state_k, self.v if state_y is None else state_y, dq, dk, z, dd, segment_dk,
             *self._tables, *self._numbers,
             ROWS=options.rows, BLOCK=min(options.block, constants["V2"]), **constants, **options.gradient.options,

@@ -35,7 +35,6 @@ class _Forward:
 class _Saved:
     launch: Launch
     y: Tensor
-    residual: Tensor
     lse: Tensor
     boundary_y: Tensor
     map: Tensor
@@ -61,8 +60,8 @@ def forward_finish(kept: _Forward, boundary_y: Tensor) -> tuple[Tensor, _Saved]:
     """As `ShardKernel` says."""
     boundary_y = boundary_y.float().contiguous()
     boundary, _ = kept.launch.folded(kept.maps, boundary_y)
-    residual = kept.launch.complete(kept.y, kept.maps, boundary)
-    return kept.y, _Saved(kept.launch, kept.y, residual, kept.lse, boundary_y, kept.map)
+    kept.launch.complete(kept.y, kept.maps, boundary)
+    return kept.y, _Saved(kept.launch, kept.y, kept.lse, boundary_y, kept.map)
 
 
 def backward_local(saved: _Saved, grad_y: Tensor) -> tuple[Tensor, Tensor, _Backward]:
@@ -77,10 +76,7 @@ def backward_finish(kept: _Backward, left_grad: Tensor) -> list[Tensor]:
     saved = kept.saved
     left_grad = left_grad.float().contiguous()
     boundary, dy = saved.launch.folded(kept.maps, left_grad, finish=True, backward=True)
-    found = saved.launch.gradients(
-        saved.y, saved.residual, saved.lse, kept.z, kept.maps, boundary, saved.boundary_y
-    )  # fmt: skip
-    return [*found, dy]
+    return [*saved.launch.gradients(saved.y, saved.lse, kept.z, kept.maps, boundary, saved.boundary_y), dy]
 
 
 def _leaving(launch: Launch, shard: Shard) -> Launch:

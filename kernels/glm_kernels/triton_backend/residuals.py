@@ -21,19 +21,6 @@ def fine(y, residual, mask):
 
 
 @triton.jit
-def fine_parts(y, residual, mask, DTYPE: tl.constexpr):
-    """Outputs at these places as sums of two numbers in DTYPE, bfloat16 as they were rounded to; or one float32."""
-    rounded = tl.load(y, mask=mask, other=0.0)
-    outputs = rounded.to(tl.float32)
-    if y.dtype.element_ty != tl.float32:
-        outputs = refined(outputs, tl.load(residual, mask=mask, other=0), y.dtype.element_ty)
-    high = outputs
-    if DTYPE != tl.float32:
-        high = rounded
-    return high, (outputs - high.to(tl.float32)).to(DTYPE)
-
-
-@triton.jit
 def refined(rounded, residual, DTYPE: tl.constexpr):
     """fp32 numbers that were rounded to DTYPE, with the digits that were cut off."""
     digits = residual.to(tl.int32) << residual_shift(DTYPE)

@@ -8,17 +8,15 @@ end: a batch row (which may hold several documents), or one document of `cu_seql
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from glm_kernels.lasting import lasting
 from glm_kernels.patterns import Lifetime
 from glm_kernels.slots import horizon, period, slot_tables
 from glm_kernels.triton_backend.table_pass import BOUNDS, STARTS, WHOLE_ROWS, table_pass
@@ -66,64 +64,34 @@ class Tables:
     """`[segments]`: segments by their number within the sequence, then by sequence; those without rows last."""
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
+@lasting(32)
 def tables_of_rows(pattern: Lifetime, batch: int, length: int, grid: Grid, device: torch.device) -> Tables:
     """Tables of batch rows that are one document each. They depend on shapes alone, so they are made once."""
     return _tables(pattern, WHOLE_ROWS, None, (batch, length), batch, None, length, grid, device)
 
 
 def tables_of_documents(
-    pattern: Lifetime, starts: Tensor, initial: Tensor | None, grid: Grid, reach: int | None = None, again: bool = False
+    pattern: Lifetime, starts: Tensor, initial: Tensor | None, grid: Grid, reach: int | None = None
 ) -> Tables:
     """Tables of batch rows packed as `starts [B, T]`, of any integer type, says; each row is a sequence.
 
     `initial [B]`: the position at which the first document of each row goes on. `reach`: a bound of the tokens of
     every document, what a state saw included; without it the host asks the device. What `starts` says is checked on
-    the device: wrong starts end the program with an assertion. `again`: for a backward pass, whose forward pass has
-    built the same tables before; they are those of then, if nothing has changed.
+    the device: wrong starts end the program with an assertion. Nothing is remembered: a tensor that something else
+    than torch has written to looks unchanged.
     """
     batch, length = starts.shape
-
-    def build() -> Tables:
-        return _tables(pattern, STARTS, starts, (batch, length), batch, initial, reach, grid, starts.device)
-
-    return _remembered(build, starts, (pattern, grid, reach), again) if initial is None else build()
+    return _tables(pattern, STARTS, starts, (batch, length), batch, initial, reach, grid, starts.device)
 
 
 def tables_of_bounds(
-    pattern: Lifetime, bounds: Tensor, length: int, initial: Tensor | None, grid: Grid, reach: int | None = None,
-    again: bool = False,
+    pattern: Lifetime, bounds: Tensor, length: int, initial: Tensor | None, grid: Grid, reach: int | None = None
 ) -> Tables:  # fmt: skip
     """Tables of documents packed in one batch row at `bounds [N + 1]`, of any integer type; each is a sequence.
 
     `initial [N]`: the position at which each goes on. The rest is as in `tables_of_documents`.
     """
-
-    def build() -> Tables:
-        return _tables(pattern, BOUNDS, bounds, (1, length), len(bounds) - 1, initial, reach, grid, bounds.device)
-
-    return _remembered(build, bounds, (pattern, grid, reach, length), again) if initial is None else build()
-
-
-def _remembered(build: Callable[[], Tables], packing: Tensor, key: tuple[object, ...], again: bool) -> Tables:
-    """New tables, or `again` the last ones that were built for the same `packing` tensor, unchanged since.
-
-    A forward pass never takes old tables: a tensor that something else than torch has written to looks unchanged.
-    """
-    if packing.is_inference():
-        return build()
-    key = (*key, packing._version)
-    known = _built.setdefault(packing, {})
-    if not again or key not in known:
-        if not all(other[-1] == packing._version for other in known):
-            known.clear()
-        known[key] = build()
-    return known[key]
-
-
-_built: MutableMapping[Tensor, dict[tuple[object, ...], Tables]] = WeakTensorKeyDictionary()
-"""By packing tensor, as long as it lives; the last part of a key is the tensor's version."""
+    return _tables(pattern, BOUNDS, bounds, (1, length), len(bounds) - 1, initial, reach, grid, bounds.device)
 
 
 def _tables(
