@@ -5,17 +5,22 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glm_scale.layers.projection import Projection, ResidualProjection, projection_flops
+from glm_scale.layers.projection import projection, projection_flops, residual_projection
+from glm_scale.parallel.axis import TensorAxis
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate x) · up x): `[B, T, width]` to `[B, T, width]` through `hidden` units."""
+    """down(silu(gate x) · up x): `[B, T, width]` to `[B, T, width]` through `hidden` units.
 
-    def __init__(self, width: int, hidden: int) -> None:
+    Over tensor ranks each has an equal part of the units; x has passed `parallel.tensor.entering`.
+    """
+
+    def __init__(self, width: int, hidden: int, tensor: TensorAxis | None = None) -> None:
         super().__init__()
-        self.gate = Projection(width, hidden)
-        self.up = Projection(width, hidden)
-        self.down = ResidualProjection(hidden, width)
+        own = hidden if tensor is None else hidden // tensor.size
+        self.gate = projection(width, own, tensor=tensor)
+        self.up = projection(width, own, tensor=tensor)
+        self.down = residual_projection(own, width, tensor=tensor)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))

@@ -6,23 +6,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor import of_all_rows
+
 
 class RMSNorm(nn.Module):
     """Divides by the root mean square over the last axis, then scales by a learned weight.
 
     `forward(x [..., size]) -> [..., size]`, the statistics taken in fp32 whatever the dtype of x. With `groups` the
     axis is cut into that many equal parts, each normalised by itself: one group a head is what RetNet
-    (arXiv 2307.08621) and Mamba-2 (arXiv 2405.21060) put behind a linear recurrence.
+    (arXiv 2307.08621) and Mamba-2 (arXiv 2405.21060) put behind a linear recurrence. `tensor`: ranks that all have this
+    norm, and the rows between them if they shard rows.
     """
 
-    def __init__(self, size: int, eps: float, groups: int = 1) -> None:
+    def __init__(self, size: int, eps: float, groups: int = 1, tensor: TensorAxis | None = None) -> None:
         super().__init__()
+        self.tensor = tensor
         self.eps = eps
         self.groups = groups
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = of_all_rows(self.weight, self.tensor)
         if self.groups == 1:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return F.rms_norm(x, weight.shape, weight, self.eps)
         parts = x.unflatten(-1, (self.groups, -1))
-        return F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * self.weight
+        return F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * weight

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
+
+from glm_scale.parallel.axis import TensorAxis
 
 
 class Projection(nn.Linear):
     """y = W x, without a bias unless asked for."""
+
+    residual = False
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -14,6 +20,32 @@ class Projection(nn.Linear):
 
 class ResidualProjection(Projection):
     """A projection that writes into the residual stream: its initial weights shrink with the depth of the model."""
+
+    residual = True
+
+
+def projection(inputs: int, outputs: int, *, bias: bool = False, tensor: TensorAxis | None = None) -> Projection:
+    """A projection of rows that have passed `parallel.tensor.entering`, to this rank's `outputs` outputs."""
+    if tensor is None:
+        return Projection(inputs, outputs, bias)
+    from glm_scale.parallel.split_layers import ColumnProjection
+
+    return cast(Projection, ColumnProjection(inputs, outputs, bias, tensor))
+
+
+def residual_projection(inputs: int, outputs: int, *, tensor: TensorAxis | None = None) -> Projection:
+    """A projection of this rank's `inputs` inputs into the residual stream, summed over ranks."""
+    if tensor is None:
+        return ResidualProjection(inputs, outputs)
+    from glm_scale.parallel.split_layers import RowProjection
+
+    return cast(Projection, RowProjection(inputs, outputs, tensor))
+
+
+def is_projection(module: nn.Module, residual: bool | None = None) -> bool:
+    """Whether a module is a projection, whole or split; with `residual` also, whether it is of that kind."""
+    kind = getattr(module, "residual", None)
+    return kind is not None and residual in (None, kind)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

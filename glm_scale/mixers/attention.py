@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glm_kernels import attention
-from glm_scale.layers.projection import Projection, projection_flops, split_heads
+from glm_scale.layers.projection import projection_flops, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
@@ -45,8 +45,8 @@ class AttentionMixing(HeadMixing):
         super().__init__()
         self.window = window
         self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
-        self.q = Projection(dims.width, dims.heads * dims.head_dim)
-        self.k = Projection(dims.width, dims.heads * dims.head_dim)
+        self.q = dims.projection(dims.heads * dims.head_dim)
+        self.k = dims.projection(dims.heads * dims.head_dim)
 
     def _queries_and_keys(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         return rotation(split_heads(self.q(x), self.heads)), rotation(split_heads(self.k(x), self.heads))

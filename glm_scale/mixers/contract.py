@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from glm_scale.errors import UserError
+from glm_scale.layers.projection import Projection, projection
 from glm_scale.layers.rotary import Rotary
+from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
@@ -23,7 +25,10 @@ class MixerError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class MixerDims:
-    """The sizes a mixer is built from. `state_dim` is the state expansion N of the first-order SSM."""
+    """The sizes a mixer is built from. `state_dim` is the state expansion N of the first-order SSM.
+
+    `tensor`: the ranks over which heads are split; then `heads` are those of this rank, see `over`.
+    """
 
     width: int
     heads: int
@@ -31,6 +36,15 @@ class MixerDims:
     state_dim: int
     rotary: Rotary
     norm_eps: float
+    tensor: TensorAxis | None = None
+
+    def over(self, tensor: TensorAxis | None) -> MixerDims:
+        """The sizes of one rank's part of a mixer of these sizes."""
+        return self if tensor is None else replace(self, heads=self.heads // tensor.size, tensor=tensor)
+
+    def projection(self, outputs: int, bias: bool = False) -> Projection:
+        """From the model's width to `outputs` numbers of this rank's heads."""
+        return projection(self.width, outputs, bias=bias, tensor=self.tensor)
 
 
 class Mixer(nn.Module, ABC):
@@ -47,7 +61,10 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
-        """Whole rows: x `[B, T, D]` to `[B, T, D]`."""
+        """Whole rows: x `[B, T, D]` to `[B, T, D]`.
+
+        Over tensor ranks x has passed `parallel.tensor.entering`, and what comes out is summed over them.
+        """
 
     @abstractmethod
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:

@@ -61,6 +61,7 @@ class FlaMixing(HeadMixing):
     """What the baselines share: queries, keys, a norm and a gate for every head."""
 
     sequence_strategies = ()
+    undivided = "it is a baseline for one device"
     name: str
     operator_name: str
 
@@ -107,7 +108,6 @@ class GLAMixing(FlaMixing):
     """Gated linear attention: a decay of its own for every line of the state, by a projection of low rank."""
 
     name, operator_name = "gla", "gla"
-    shares_weights = True
 
     RANK = 16
     TEMPERATURE = 16.0
@@ -166,7 +166,7 @@ class GatedDeltaNetMixing(FlaMixing):
         self.dt = Projection(dims.width, dims.heads)
         self.beta = Projection(dims.width, dims.heads)
         self.conv = ShortConv(dims.heads * (2 * dims.state_dim + dims.head_dim), CONV_WIDTH)
-        self.log_rate, self.dt_bias = decay_parameters(dims.heads)
+        self.log_rate, self.dt_bias = decay_parameters(dims)
 
     def _projections(self) -> tuple[nn.Linear, ...]:
         return self.dt, self.beta
@@ -242,7 +242,7 @@ class LogLinearMixing(FlaMixing):
         self.dt = Projection(dims.width, dims.heads)
         self.level = Projection(dims.width, dims.heads * self.LEVELS)
         self.level_scale = nn.Parameter(torch.ones(dims.heads, self.LEVELS))
-        self.log_rate, self.dt_bias = decay_parameters(dims.heads)
+        self.log_rate, self.dt_bias = decay_parameters(dims)
 
     def _projections(self) -> tuple[nn.Linear, ...]:
         return self.dt, self.level

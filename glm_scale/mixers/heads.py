@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from glm_scale.layers.projection import Projection, ResidualProjection, projection_flops, split_heads
+from glm_scale.layers.projection import projection_flops, residual_projection, split_heads
 from glm_scale.mixers.contract import Cache, Mixer, MixerDims, MixerError
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
@@ -30,8 +30,8 @@ class HeadMixing(nn.Module, ABC):
 
     sequence_strategies: tuple[SequenceStrategy, ...]
 
-    shares_weights = False
-    """Whether some weights serve all heads, so that heads cannot be spread over ranks with weights of their own."""
+    undivided: str | None = None
+    """Why heads cannot be spread over tensor ranks, each with its own weights, if they cannot."""
 
     @abstractmethod
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor: ...
@@ -50,15 +50,15 @@ class HeadMixing(nn.Module, ABC):
 
 
 class MultiHead(Mixer):
-    """Value projection, stages, output projection. The weights of all lie head by head, but for `shares_weights`."""
+    """Value projection, stages, output projection. The weights of all lie head by head, unless one is `undivided`."""
 
     def __init__(self, name: str, dims: MixerDims, stages: SequenceOf[HeadMixing]) -> None:
         super().__init__()
         self.name = name
         self.heads = dims.heads
-        self.v = Projection(dims.width, dims.heads * dims.head_dim)
+        self.v = dims.projection(dims.heads * dims.head_dim)
         self.stages = nn.ModuleList(stages)
-        self.o = ResidualProjection(dims.heads * dims.head_dim, dims.width)
+        self.o = residual_projection(dims.heads * dims.head_dim, dims.width, tensor=dims.tensor)
         self.sequence_strategies = tuple(
             strategy
             for strategy in stages[-1].sequence_strategies
@@ -96,10 +96,11 @@ class MultiHead(Mixer):
         return tuple(stage.empty_cache(batch, length) for stage in self._stages())
 
     def require_tensor_parallel(self, ranks: int) -> None:
-        if ranks > 1 and any(stage.shares_weights for stage in self._stages()):
+        reasons = [stage.undivided for stage in self._stages() if stage.undivided]
+        if ranks > 1 and reasons:
             raise MixerError(
-                f"mixer {self.name!r} cannot split its heads over {ranks} tensor-parallel ranks, since some of its "
-                "weights serve all heads; the nearest size that works is 1"
+                f"mixer {self.name!r} cannot split its heads over {ranks} tensor-parallel ranks, since {reasons[0]}; "
+                "the nearest size that works is 1"
             )
         super().require_tensor_parallel(ranks)
 

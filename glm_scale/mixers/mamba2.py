@@ -37,7 +37,7 @@ class Mamba2Mixing(HeadMixing):
     """The selective recurrence of Mamba-2 with its convolution, skip, gate and norm."""
 
     sequence_strategies = ("scan", "ring", "a2a")
-    shares_weights = True
+    undivided = "some of its weights serve all heads"
 
     def __init__(self, dims: MixerDims) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Mamba2Mixing(HeadMixing):
         self.gate = Projection(dims.width, inner)
         self.conv = ShortConv(inner + 2 * dims.state_dim, CONV_WIDTH)
         self.norm = RMSNorm(inner, dims.norm_eps)
-        self.log_rate, self.dt_bias = decay_parameters(dims.heads)
+        self.log_rate, self.dt_bias = decay_parameters(dims)
         self.skip = nn.Parameter(torch.ones(dims.heads))
 
     def _channels(self, x: Tensor, v: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step
 from glm_kernels.patterns import Dense
-from glm_scale.layers.projection import Projection, projection_flops, split_heads
+from glm_scale.layers.projection import projection_flops, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
@@ -51,9 +51,9 @@ class RecurrenceMixing(HeadMixing):
         super().__init__()
         self.pattern = pattern
         self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
-        self.q = Projection(dims.width, dims.heads * dims.head_dim)
-        self.k = Projection(dims.width, dims.heads * dims.head_dim)
-        self.d = Projection(dims.width, dims.heads, bias=True)
+        self.q = dims.projection(dims.heads * dims.head_dim)
+        self.k = dims.projection(dims.heads * dims.head_dim)
+        self.d = dims.projection(dims.heads, bias=True)
         torch.nn.init.constant_(self.d.bias, input_logit_bias(pattern))
         self.sequence_strategies = _strategies(pattern)
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
 from glm_scale.layers.norm import RMSNorm
-from glm_scale.layers.projection import Projection, projection_flops, split_heads
+from glm_scale.layers.projection import projection_flops, split_heads
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
 from glm_scale.parallel.ssm import sharded_ssm
+from glm_scale.parallel.tensor import mark_split, split_parameter
 from glm_scale.sequence import Sequence
 
 RATE_RANGE = (1.0, 16.0)
@@ -45,13 +46,14 @@ class SSMMixing(HeadMixing):
         super().__init__()
         self.heads, self.head_dim, self.state_dim = dims.heads, dims.head_dim, dims.state_dim
         inner = dims.heads * dims.head_dim
-        self.q = Projection(dims.width, dims.heads * dims.state_dim)
-        self.k = Projection(dims.width, dims.heads * dims.state_dim)
-        self.dt = Projection(dims.width, dims.heads)
-        self.gate = Projection(dims.width, inner)
+        self.q = dims.projection(dims.heads * dims.state_dim)
+        self.k = dims.projection(dims.heads * dims.state_dim)
+        self.dt = dims.projection(dims.heads)
+        self.gate = dims.projection(inner)
         self.norm = RMSNorm(inner, dims.norm_eps, groups=dims.heads)
-        self.log_rate, self.dt_bias = decay_parameters(dims.heads)
-        self.skip = nn.Parameter(torch.ones(dims.heads))
+        mark_split(self.norm.weight, dims.tensor)
+        self.log_rate, self.dt_bias = decay_parameters(dims)
+        self.skip = mark_split(nn.Parameter(torch.ones(dims.heads)), dims.tensor)
 
     def _coefficients(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k `[B, T, H, N]` and the logarithm of the decay `[B, T, H]`, fp32."""
@@ -99,10 +101,12 @@ def mixed_by_ssm(
     return sharded_ssm(q, k, v, log_decay, axis.ranks, axis.strategy, scale=scale, document_starts=starts)
 
 
-def decay_parameters(heads: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Initial log A and bias of Δ `[H]`."""
-    step = _grid(heads, *STEP_RANGE)
-    return nn.Parameter(_grid(heads, *RATE_RANGE).log()), nn.Parameter(step + torch.log(-torch.expm1(-step)))
+def decay_parameters(dims: MixerDims) -> tuple[nn.Parameter, nn.Parameter]:
+    """Initial log A and bias of Δ `[H]`, of this rank's heads."""
+    heads = dims.heads * (dims.tensor.size if dims.tensor else 1)
+    rate, step = _grid(heads, *RATE_RANGE), _grid(heads, *STEP_RANGE)
+    bias = step + torch.log(-torch.expm1(-step))
+    return split_parameter(rate.log(), dims.tensor), split_parameter(bias, dims.tensor)
 
 
 def _grid(points: int, low: float, high: float) -> Tensor:

@@ -12,6 +12,8 @@ from glm_scale.layers.norm import RMSNorm
 from glm_scale.mixers import Mixer, MixerSpec
 from glm_scale.mixers.contract import Cache
 from glm_scale.model.config import ModelConfig
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor import all_rows, copied, entering
 from glm_scale.sequence import Sequence
 
 
@@ -23,25 +25,32 @@ class BlockCache(NamedTuple):
 
 
 class Block(nn.Module):
-    """x ← x + mixer(conv(norm x)); x ← x + mlp(norm x). Pre-norm; the convolution is optional."""
+    """x ← x + mixer(conv(norm x)); x ← x + mlp(norm x). Pre-norm; the convolution is optional.
 
-    def __init__(self, config: ModelConfig, mixer: MixerSpec) -> None:
+    `tensor`: the ranks over which heads and hidden units are split.
+    """
+
+    def __init__(self, config: ModelConfig, mixer: MixerSpec, tensor: TensorAxis | None = None) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(config.width, config.norm_eps)
+        self.tensor = tensor
+        self.mixer_norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
         self.conv = ShortConv(config.width, config.conv_width) if config.conv_width else None
-        self.mixer: Mixer = mixer.build(config.mixer_dims())
-        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = GatedMLP(config.width, config.mlp_size)
+        self.mixer: Mixer = mixer.build(config.mixer_dims().over(tensor))
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
+        self.mlp = GatedMLP(config.width, config.mlp_size, tensor)
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
         """x `[B, T, width]` to `[B, T, width]`. Raises MixerError if the mixer cannot work on one rank's rows."""
         if sequence.axis is not None:
             self.mixer.require_sequence_strategy(sequence.axis.strategy)
         mixed = self.mixer_norm(x)
-        if self.conv is not None:
-            mixed = self.conv(mixed, sequence)
+        if self.conv is None:
+            mixed = entering(mixed, self.tensor)
+        else:
+            # The convolution reads rows of other ranks, and every rank does all of it.
+            mixed = copied(self.conv(all_rows(mixed, self.tensor), sequence), self.tensor)
         x = x + self.mixer(mixed, sequence)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(entering(self.mlp_norm(x), self.tensor))
 
     def extend(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         """T more rows `[B, T, width]` of the documents in `cache`; the cache given is used up."""

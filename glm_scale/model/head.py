@@ -7,12 +7,15 @@ idea of Liger Kernel's fused linear cross entropy (Hsu et al. 2024, arXiv 2410.1
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glm_scale.layers.projection import Projection
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor import mark_split
+from glm_scale.parallel.vocabulary import split_cross_entropy
 
 IGNORED = -100
 """The label of a token that does not count."""
@@ -22,29 +25,43 @@ _CHUNK_LOGITS = 2**24
 
 
 class LanguageModelHead(Projection):
-    """Hidden states `[B, T, width]` to logits `[B, T, vocab]`, or to a loss if there are labels."""
+    """Hidden states `[B, T, width]` to logits `[B, T, vocab]`, or to a loss if there are labels.
+
+    Over tensor ranks each has an equal part of the vocabulary, and the logits of that part; x has passed
+    `parallel.tensor.entering`.
+    """
+
+    def __init__(self, width: int, vocabulary: int, tensor: TensorAxis | None = None) -> None:
+        super().__init__(width, vocabulary if tensor is None else vocabulary // tensor.size)
+        self.tensor = tensor
+        mark_split(cast(nn.Parameter, self.weight), tensor)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits in the dtype of x; with labels int64 `[B, T]` the sum of −log p(label) in nats, an fp32 scalar."""
         if labels is None:
             return super().forward(x)
-        return summed_cross_entropy(x.flatten(0, -2), self.weight, labels.flatten())
+        return summed_cross_entropy(x.flatten(0, -2), self.weight, labels.flatten(), tensor=self.tensor)
 
 
-def summed_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int | None = None) -> Tensor:
+def summed_cross_entropy(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int | None = None, tensor: TensorAxis | None = None
+) -> Tensor:
     """Σ_rows −log softmax(weight x)[label], fp32, over the rows whose label is not IGNORED.
 
     x `[rows, width]`, weight `[vocab, width]`, labels int64 `[rows]`. Softmax and sums are fp32. Differentiable once,
-    in x and weight; the gradients are made in the forward pass and held until the backward pass.
+    in x and weight; the gradients are made in the forward pass and held until the backward pass. Over tensor ranks the
+    weight is this rank's part of the vocabulary, the loss the whole one, and the gradient of x this rank's part of it.
     """
     rows = chunk_rows or max(1, _CHUNK_LOGITS // weight.shape[0])
-    loss: Tensor = _SummedCrossEntropy.apply(x, weight, labels, rows)
+    loss: Tensor = _SummedCrossEntropy.apply(x, weight, labels, rows, tensor)
     return loss
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int, tensor: TensorAxis | None
+    ) -> Tensor:
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         loss = torch.zeros((), dtype=torch.float32, device=x.device)
         grad_x = torch.empty_like(x) if needs_x else None
@@ -53,12 +70,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
             rows, targets = x[begin : begin + chunk_rows], labels[begin : begin + chunk_rows]
             counted = (targets != IGNORED)[:, None]
             targets = targets.clamp(min=0)
-            log_probabilities = (rows @ weight.T).log_softmax(-1, dtype=torch.float32)
-            loss -= (log_probabilities.gather(-1, targets[:, None]) * counted).sum()
+            losses, grad = _cross_entropy(rows @ weight.T, targets, tensor)
+            loss += (losses * counted.squeeze(1)).sum()
             if grad_x is None and grad_weight is None:
                 continue
-            grad = log_probabilities.exp_()
-            grad[torch.arange(len(targets), device=x.device), targets] -= 1
             grad = grad.mul_(counted).to(x.dtype)
             if grad_x is not None:
                 torch.mm(grad, weight, out=grad_x[begin : begin + chunk_rows])
@@ -69,7 +84,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_x, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs
         return (
@@ -77,4 +92,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
             None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
             None,
             None,
+            None,
         )
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, tensor: TensorAxis | None) -> tuple[Tensor, Tensor]:
+    """−log softmax at the targets `[rows]`, and its gradient by the logits, in fp32."""
+    if tensor is not None:
+        return split_cross_entropy(logits, targets, tensor)
+    log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
+    losses = -log_probabilities.gather(-1, targets[:, None]).squeeze(1)
+    grad = log_probabilities.exp_()
+    grad[torch.arange(len(targets), device=targets.device), targets] -= 1
+    return losses, grad

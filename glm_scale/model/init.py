@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import cast
 
 import torch
 from torch import nn
 
-from glm_scale.layers.projection import Projection, ResidualProjection
+from glm_scale.layers.embedding import is_token_embedding
+from glm_scale.layers.projection import is_projection
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor import own_part, whole_shape
 
 
 def parameter_generator(seed: int, name: str) -> torch.Generator:
@@ -28,19 +32,23 @@ def parameter_generator(seed: int, name: str) -> torch.Generator:
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, *, width: int, layers: int, seed: int) -> None:
+def initialize(model: nn.Module, *, width: int, layers: int, seed: int, tensor: TensorAxis | None = None) -> None:
     """Draw the weights of every projection and embedding of `model`, the same on every device and dtype.
+
+    Over tensor ranks each keeps its part of what one device would draw.
 
     Weights on the meta device, which have no storage, are left alone: a checkpoint will bring them.
     """
     std = math.sqrt(2 / (5 * width))
     drawn_already: set[torch.Tensor] = set()  # tied weights have two names; the first one draws
     for name, module in model.named_modules():
-        if isinstance(module, Projection | nn.Embedding) and module.weight not in drawn_already:
-            drawn_already.add(module.weight)
-            if module.weight.is_meta:
-                continue
-            scale = std / math.sqrt(2 * layers) if isinstance(module, ResidualProjection) else std
-            drawn = torch.empty(module.weight.shape, dtype=torch.float32)
-            drawn.normal_(0, scale, generator=parameter_generator(seed, f"{name}.weight"))
-            module.weight.copy_(drawn)
+        if not (is_projection(module) or is_token_embedding(module)) or module.weight in drawn_already:
+            continue
+        weight = cast(nn.Parameter, module.weight)
+        drawn_already.add(weight)
+        if weight.is_meta:
+            continue
+        scale = std / math.sqrt(2 * layers) if is_projection(module, residual=True) else std
+        drawn = torch.empty(whole_shape(tuple(weight.shape), weight, tensor), dtype=torch.float32)
+        drawn.normal_(0, scale, generator=parameter_generator(seed, f"{name}.weight"))
+        weight.copy_(own_part(drawn, weight, tensor))

@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from glm_scale.layers.embedding import token_embedding
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import projection_flops
 from glm_scale.layers.rotary import Rotary
@@ -14,7 +15,8 @@ from glm_scale.model.block import Block, BlockCache
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.head import LanguageModelHead
 from glm_scale.model.init import initialize
-from glm_scale.parallel.axis import SequenceAxis
+from glm_scale.parallel.axis import SequenceAxis, TensorAxis
+from glm_scale.parallel.tensor import entering
 from glm_scale.sequence import Sequence
 
 ModelCache = list[BlockCache]
@@ -29,21 +31,23 @@ class LanguageModel(nn.Module):
     `sequence_axis`: over which ranks the rows of every sequence are spread, likewise. Then tokens, document starts and
     labels are those of this rank's rows, row indices those of whole sequences, and the loss is this rank's part of
     the sum.
+    `tensor`: the ranks over which the weights are split. The parts are those of the weights that one device would have.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+    def __init__(self, config: ModelConfig, seed: int = 0, tensor: TensorAxis | None = None) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
         self.sequence_axis: SequenceAxis | None = None
         self.rotary = Rotary(config.head_size, config.rotary_base)
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.layer_mixers())
-        self.norm = RMSNorm(config.width, config.norm_eps)
-        self.head = LanguageModelHead(config.width, config.vocab_size)
+        self.tensor = tensor
+        self.embedding = token_embedding(config.vocab_size, config.width, tensor)
+        self.blocks = nn.ModuleList(Block(config, mixer, tensor) for mixer in config.layer_mixers())
+        self.norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
+        self.head = LanguageModelHead(config.width, config.vocab_size, tensor)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
-        initialize(self, width=config.width, layers=config.layers, seed=seed)
+        initialize(self, width=config.width, layers=config.layers, seed=seed, tensor=tensor)
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
@@ -63,7 +67,7 @@ class LanguageModel(nn.Module):
                 x = checkpoint(block, x, sequence, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, sequence)
-        return self.head(self.norm(x), labels)
+        return self.head(entering(self.norm(x), self.tensor), labels)
 
     def prefill(self, tokens: Tensor, caches: ModelCache, *, last_only: bool = False) -> tuple[Tensor, ModelCache]:
         """Logits of T more tokens `[B, T]` of the documents in `caches`, one a row, and the caches after them.

@@ -1,8 +1,9 @@
-"""The sequence axis of a mesh, as the layers of a model see it."""
+"""The axes of a mesh, as the layers of a model see them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from glm_scale.parallel.communicator import Communicator
 from glm_scale.parallel.strategies import SequenceStrategy
@@ -17,3 +18,18 @@ class SequenceAxis:
 
     ranks: Communicator
     strategy: SequenceStrategy | None = None
+
+
+@dataclass(frozen=True)
+class TensorAxis:
+    """Ranks that work on the same rows with parts of the same weights: some heads, hidden units and tokens each.
+
+    shards_rows: Megatron's sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198). Between mixers and MLPs,
+    where all ranks would do the same, each holds an equal part of the rows.
+    """
+
+    group: Any
+    """A torch process group."""
+    rank: int
+    size: int
+    shards_rows: bool = False

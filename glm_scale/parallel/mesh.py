@@ -14,7 +14,9 @@ from typing import Any
 from torch import distributed as dist
 
 from glm_scale.errors import UserError
-from glm_scale.parallel.communicator import Communicator, GroupCommunicator
+from glm_scale.parallel.axis import SequenceAxis, TensorAxis
+from glm_scale.parallel.communicator import GroupCommunicator
+from glm_scale.parallel.strategies import SequenceStrategy
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ class Layout:
 class Mesh:
     """The groups of this process. There is one at a time, since megatron-core keeps it for its layers; `close` ends it.
 
-    The process group has to run, with as many processes as the layout has.
+    The process group has to run, with as many processes as the layout has. shards_rows: see `TensorAxis`; strategy: see
+    `SequenceAxis`.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, shards_rows: bool = False, strategy: SequenceStrategy | None = None) -> None:
         from megatron.core import parallel_state
 
         if dist.get_world_size() != layout.processes:
@@ -64,6 +67,7 @@ class Mesh:
         )
         self.layout = layout
         self._state = parallel_state
+        self._shards_rows, self._strategy = shards_rows, strategy
 
     def close(self) -> None:
         self._state.destroy_model_parallel()
@@ -79,9 +83,26 @@ class Mesh:
         return self._state.get_data_parallel_group(with_context_parallel=True)
 
     @cached_property
-    def sequence(self) -> Communicator:
-        """Ranks that hold rows of the same sequences, and the same part of the weights."""
-        return GroupCommunicator(self._state.get_context_parallel_group())
+    def tensor(self) -> TensorAxis | None:
+        """The tensor axis of this rank; None if there is one rank on it."""
+        size = self.layout.tensor
+        return TensorAxis(self.tensor_group, self.tensor_rank, size, self._shards_rows) if size > 1 else None
+
+    @property
+    def sequence_group(self) -> Any:
+        """Ranks that hold rows of the same sequences."""
+        return self._state.get_context_parallel_group()
+
+    @property
+    def sequence_rank(self) -> int:
+        return dist.get_rank(self.sequence_group)
+
+    @cached_property
+    def sequence(self) -> SequenceAxis | None:
+        """The sequence axis of this rank; None if there is one rank on it."""
+        if self.layout.sequence == 1:
+            return None
+        return SequenceAxis(GroupCommunicator(self.sequence_group), self._strategy)
 
     @property
     def data_rank(self) -> int:

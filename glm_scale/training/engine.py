@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from glm_scale.parallel.mesh import Mesh
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.optimizer import build_optimizer
@@ -45,24 +46,34 @@ class Engine:
 
     `model(tokens, document_starts=…, labels=…)` must return the *sum* of the token losses. The process group has to run
     (`distributed.start`). `accumulation` is the number of micro-batches of every step. `state` reads and writes weights
-    and moments by parameter name.
+    and moments by parameter name. `mesh`: how several processes are laid out; without it they hold different rows.
     """
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, accumulation: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        accumulation: int,
+        device: torch.device,
+        mesh: Mesh | None = None,
+    ) -> None:
         import deepspeed
 
         self.config = config
         self.device = device
         guarded = config.zero_stage == 0
-        optimizer = build_optimizer(model, config.optimizer, guarded=guarded, fused=True)
+        tensor = mesh.tensor if mesh else None
+        optimizer = build_optimizer(model, config.optimizer, guarded=guarded, fused=True, tensor=tensor)
         self.deepspeed, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
             config=_deepspeed_config(model, config, accumulation),
+            mpu=mesh.mpu() if mesh else None,
             dist_init_required=False,
         )
-        self.state = LogicalState(self.deepspeed)
-        self._world_size = torch.distributed.get_world_size()
+        self.state = LogicalState(self.deepspeed, tensor)
+        self._replica_group = mesh.replica_group if mesh else None
+        self._replicas = torch.distributed.get_world_size(self._replica_group)
         self._accumulation = accumulation
 
     @property
@@ -89,9 +100,9 @@ class Engine:
         clock = clock or Clock()
         self._set_learning_rate(learning_rate)
         with clock.phase("forward_backward"):
-            valid = self._sum_over_ranks(sum((batch.labels >= 0).sum() for batch in batches))
-            # DeepSpeed averages gradients over ranks; the factor turns that average into the sum.
-            weight = self._world_size / max(int(valid), 1)
+            valid = self.sum_over_replicas(sum((batch.labels >= 0).sum() for batch in batches))
+            # DeepSpeed averages gradients over replicas; the factor turns that average into the sum.
+            weight = self._replicas / max(int(valid), 1)
         total = torch.zeros((), device=self.device)
         for index, batch in enumerate(batches):
             with clock.phase("forward_backward"):
@@ -106,7 +117,7 @@ class Engine:
             return self._result(total)
 
     def _result(self, total: Tensor) -> StepResult:
-        loss = self._sum_over_ranks(total) / self._world_size
+        loss = self.sum_over_replicas(total) / self._replicas
         norm = self.deepspeed.get_global_grad_norm()
         return StepResult(float(loss), float(norm), bool(self.deepspeed.was_step_applied()))
 
@@ -114,11 +125,12 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
 
-    def _sum_over_ranks(self, value: Tensor | int) -> Tensor:
+    def sum_over_replicas(self, value: Tensor | int) -> Tensor:
+        """The sum over data × sequence ranks, which hold different tokens: collective."""
         total = torch.as_tensor(value)
-        if self._world_size > 1:
-            total = total.to(self.device)
-            torch.distributed.all_reduce(total)
+        if self._replicas > 1:
+            total = total.to(self.device, copy=True)
+            torch.distributed.all_reduce(total, group=self._replica_group)
         return total
 
 

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glm_scale.layers.embedding import is_token_embedding
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor import split_dimension
 from glm_scale.training.config import OptimizerConfig
 
 __all__ = ["GuardedAdamW", "build_optimizer", "parameter_groups"]
@@ -18,7 +21,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     how smooth it is), nor for embedding tables: a row gets a gradient only when its token occurs, but decay at every
     step, so rare tokens would be pulled to zero. A table tied to the output head counts as an embedding.
     """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables = {id(module.weight) for module in model.modules() if is_token_embedding(module)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decays = [parameter.ndim >= 2 and id(parameter) not in tables for parameter in parameters]
     groups = (
@@ -28,8 +31,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, *, guarded: bool, fused: bool) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; `guarded` adds the clipping and the non-finite check that ZeRO has."""
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, *, guarded: bool, fused: bool, tensor: TensorAxis | None = None
+) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; `guarded` adds the clipping and the non-finite check that ZeRO has.
+
+    `tensor`: the ranks over which weights are split.
+    """
     groups = parameter_groups(model, config.weight_decay)
     options: dict[str, Any] = {
         "lr": config.learning_rate,
@@ -38,8 +46,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, guarded: bool,
         "fused": fused,
     }
     if guarded:
-        return GuardedAdamW(groups, clip=config.clip, **options)
+        return GuardedAdamW(groups, clip=config.clip, tensor=tensor, **options)
     return torch.optim.AdamW(groups, **options)
+
+
+def _total_norm(parameters: list[nn.Parameter], tensor: TensorAxis | None) -> Tensor:
+    """The norm of all gradients. Of parameters that tensor ranks have parts of, each adds its own."""
+    if tensor is None:
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    split = [p.grad for p in parameters if p.grad is not None and split_dimension(p) is not None]
+    whole = [p.grad for p in parameters if p.grad is not None and split_dimension(p) is None]
+    squares = torch.nn.utils.get_total_norm(split).square()
+    torch.distributed.all_reduce(squares, group=tensor.group)
+    return (squares + torch.nn.utils.get_total_norm(whole).square()).sqrt()
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -49,16 +68,20 @@ class GuardedAdamW(torch.optim.AdamW):
     attributes DeepSpeed reads from its ZeRO optimizers, so a step without ZeRO looks the same from outside.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, clip: float | None, **options: Any) -> None:
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], *, clip: float | None, tensor: TensorAxis | None = None, **options: Any
+    ) -> None:
         super().__init__(groups, **options)
+        self.tensor = tensor
         self.clip = clip
         self.overflow = False
         self._global_grad_norm: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters]
+        norm = _total_norm(parameters, self.tensor)
         self._global_grad_norm = norm
         self.overflow = not bool(torch.isfinite(norm))
         if self.overflow:

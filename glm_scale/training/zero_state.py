@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor import gathered, own_part, whole_shape
+
 __all__ = ["MOMENTS", "LogicalState"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -23,7 +26,8 @@ class LogicalState:
     With several ranks `read` and `publish` are collective: every rank calls them for the same names in the same order.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, tensor: TensorAxis | None = None) -> None:
+        self._tensor = tensor
         self._stage = int(engine.zero_optimization_stage())
         self._optimizer = engine.optimizer
         self._adamw = engine.optimizer if self._stage == 0 else engine.optimizer.optimizer
@@ -33,17 +37,23 @@ class LogicalState:
         self._create_moments()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter, in the model's order."""
-        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self._parameters.items()}
+        """Shape of every parameter, in the model's order; of the whole one if tensor ranks have parts of it."""
+        return {
+            name: whole_shape(tuple(getattr(p, "ds_shape", p.shape)), p, self._tensor)
+            for name, p in self._parameters.items()
+        }
 
     def read(self, name: str) -> dict[str, Tensor]:
         """Copies on the CPU, fp32: "weight", "exp_avg" and "exp_avg_sq" of one parameter."""
-        weight, moments = self._full(self._parameters[name])
-        return {key: _on_cpu(value) for key, value in {"weight": weight, **moments}.items()}
+        parameter = self._parameters[name]
+        weight, moments = self._full(parameter)
+        tensors = {"weight": weight, **moments}
+        return {key: _on_cpu(gathered(value, parameter, self._tensor)) for key, value in tensors.items()}
 
     def write(self, name: str, state: dict[str, Tensor]) -> None:
         """The reverse of `read`. The compute weights follow at the next `publish`."""
         parameter = self._parameters[name]
+        state = {key: own_part(value, parameter, self._tensor) for key, value in state.items()}
         if self._stage == 0:
             with torch.no_grad():
                 parameter.copy_(state["weight"])

@@ -13,11 +13,11 @@ def groups(tensor, sequence):
     try:
         ranks = [
             dist.get_process_group_ranks(group)
-            for group in (mesh.tensor_group, mesh.sequence._group, mesh.replica_group)
+            for group in (mesh.tensor_group, mesh.sequence_group, mesh.replica_group)
         ]
         unit = mesh.mpu()
         numbers = {
-            "data": mesh.data_rank, "sequence": mesh.sequence.rank, "tensor": mesh.tensor_rank,
+            "data": mesh.data_rank, "sequence": mesh.sequence_rank, "tensor": mesh.tensor_rank,
             "replica": unit.get_data_parallel_rank(), "replicas": unit.get_data_parallel_world_size(),
             "model": unit.get_model_parallel_rank(), "models": unit.get_tensor_model_parallel_world_size(),
         }  # fmt: skip

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch import distributed as dist
 
 from glm_scale.model.config import ModelConfig
+from glm_scale.model.init import parameter_generator
 from glm_scale.model.transformer import LanguageModel
-from glm_scale.parallel.axis import SequenceAxis
-from glm_scale.parallel.communicator import GroupCommunicator
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.mesh import Layout, Mesh
+from glm_scale.parallel.tensor import own_part, whole_shape
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
@@ -45,38 +47,85 @@ def batches(step: int) -> list[Batch]:
     return made
 
 
-def train(
-    mixers: list[str], sequence: int, strategy: str | None, stage: int, checkpointing: bool = False
-) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses of a few steps and the weights after them; ranks that hold rows of the same sequences are neighbours."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    data = world // sequence
-    axes = [list(range(first, first + sequence)) for first in range(0, world, sequence)]
-    groups = [dist.new_group(ranks) for ranks in axes]
+@dataclass(frozen=True)
+class Setup:
+    """How a model is trained: on how many ranks of each axis (what is left are data ranks), and with which options."""
+
+    mixers: tuple[str, ...]
+    tensor: int = 1
+    sequence: int = 1
+    strategy: str | None = None
+    stage: int = 1
+    shards_rows: bool = False
+    checkpointing: bool = False
+    precision: str = "fp32"
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Losses and gradient norms of a few steps, a multiple of the first gradients, and the weights after the last."""
+
+    losses: list[float]
+    norms: list[float]
+    first: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+
+def train(setup: Setup) -> Trained:
+    """A few steps on all processes; what every rank finds is that of the whole model."""
+    layout = Layout.of(dist.get_world_size(), tensor=setup.tensor, sequence=setup.sequence)
+    mesh = Mesh(layout, shards_rows=setup.shards_rows, strategy=setup.strategy)
+    try:
+        return _train(setup, mesh)
+    finally:
+        mesh.close()
+
+
+def _train(setup: Setup, mesh: Mesh) -> Trained:
     model = LanguageModel(
-        ModelConfig(layers=2, width=16, heads=4, mixers=tuple(mixers), vocab_size=VOCABULARY, ssm_state=4, conv_width=3)
-    )
-    model.activation_checkpointing = checkpointing
-    if sequence > 1:
-        model.sequence_axis = SequenceAxis(GroupCommunicator(groups[rank // sequence]), strategy)
+        ModelConfig(
+            layers=2, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, ssm_state=4, conv_width=3,
+            mlp_width=32, tie_embeddings=setup.tied,
+        ),
+        tensor=mesh.tensor,
+    )  # fmt: skip
+    _make_different(model, mesh.tensor)
+    model.activation_checkpointing = setup.checkpointing
+    model.sequence_axis = mesh.sequence
+    rows, columns = ROWS // mesh.layout.data, LENGTH // setup.sequence
     config = TrainingConfig.model_validate(
         {
             "tokens": 10**6,
             "batch_tokens": ROWS * LENGTH * ACCUMULATION,
-            "micro_batch": ROWS // data,
+            "micro_batch": rows,
             "optimizer": {"clip": 0.5, "eps": 1e-6},
-            "zero_stage": stage,
+            "zero_stage": setup.stage,
+            "precision": setup.precision,
         }
     )
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "log"):
         _attach_deepspeed()
-        engine = Engine(model, config, ACCUMULATION, torch.device("cpu"))
-    rows, columns = ROWS // data, LENGTH // sequence
-    row, column = rank // sequence * rows, rank % sequence * columns
+        engine = Engine(model, config, ACCUMULATION, torch.device("cpu"), mesh)
+    row, column = mesh.data_rank * rows, mesh.sequence_rank * columns
     mine = slice(row, row + rows), slice(column, column + columns)
-    losses = [engine.step([b.part(*mine) for b in batches(step)], 1e-2).loss for step in range(STEPS)]
+    results, first = [], {}
+    for step in range(STEPS):
+        results.append(engine.step([b.part(*mine) for b in batches(step)], 1e-3))
+        if step == 0:
+            # (1 − β₁) times the clipped gradient: Adam began with nothing.
+            first = {name: engine.state.read(name)["exp_avg"] for name in engine.state.shapes()}
     weights = {name: engine.state.read(name)["weight"] for name in engine.state.shapes()}
-    return losses, weights
+    return Trained([r.loss for r in results], [r.grad_norm for r in results], first, weights)
+
+
+@torch.no_grad()
+def _make_different(model: LanguageModel, tensor: TensorAxis | None) -> None:
+    """Adds noise to all weights, so that no two heads are alike and no gradient all but vanishes."""
+    for name, parameter in model.named_parameters():
+        shape = whole_shape(tuple(parameter.shape), parameter, tensor)
+        noise = torch.randn(shape, generator=parameter_generator(1, name))
+        parameter.add_(own_part(noise, parameter, tensor), alpha=0.2)
 
 
 def _attach_deepspeed() -> None:
