@@ -1,6 +1,7 @@
 """Configuration of runs: a tree of typed groups, read from YAML and command-line overrides."""
 
 from glm_scale.config.environment import check_environment
+from glm_scale.config.layout import check_layout, layout_of
 from glm_scale.config.loading import load_config, resolved_yaml, validate
 from glm_scale.config.problems import ConfigError, Problem
 from glm_scale.config.run import LadderConfig, RunConfig
@@ -11,6 +12,8 @@ __all__ = [
     "Problem",
     "RunConfig",
     "check_environment",
+    "check_layout",
+    "layout_of",
     "load_config",
     "resolved_yaml",
     "validate",

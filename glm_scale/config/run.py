@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from glm_data import DataConfig
 from glm_scale.model.config import ModelConfig
+from glm_scale.parallel.config import ParallelConfig
 from glm_scale.tracking.config import TrackingConfig
 from glm_scale.training.config import CheckpointConfig, EvaluationConfig, TrainingConfig
 
@@ -39,15 +40,15 @@ class RunConfig(BaseModel):
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
+    parallel: ParallelConfig = ParallelConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     ladder: LadderConfig | None = None
 
-    @property
-    def accumulation(self) -> int:
-        """Forward passes of one optimizer step."""
-        return self.training.batch_tokens // (self.training.micro_batch * self.data.sequence_length)
+    def accumulation(self, data_ranks: int = 1) -> int:
+        """Forward passes of one optimizer step on each of the data ranks."""
+        return self.training.batch_tokens // (self.training.micro_batch * self.data.sequence_length * data_ranks)
 
     @field_validator("name")
     @classmethod

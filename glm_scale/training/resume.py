@@ -23,6 +23,7 @@ _FREE = (
     "training.compile",
     "training.device",
     "training.bad_step_limit",
+    "parallel",
 )
 # Of the free keys, those that change the order of floating-point sums.
 _ROUNDING = (
@@ -31,6 +32,11 @@ _ROUNDING = (
     "training.activation_checkpointing",
     "training.compile",
     "training.device",
+    "parallel.tensor",
+    "parallel.sequence",
+    "parallel.data",
+    "parallel.strategy",
+    "parallel.shard_activations",
 )
 _BUDGET = "training.tokens"
 

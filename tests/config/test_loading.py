@@ -23,7 +23,7 @@ def problems(path: Path, *overrides: str) -> dict[str, str]:
 def test_defaults_are_filled_in_and_the_result_reads_back(path: Path) -> None:
     config = load_config(path)
     assert config.training.optimizer.betas == (0.9, 0.95)
-    assert config.accumulation == 2
+    assert config.accumulation() == 2
     path.write_text(resolved_yaml(config))
     assert load_config(path) == config
 

@@ -1,0 +1,29 @@
+"""How a run is spread over processes, as a user says it. Free of torch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from glm_scale.parallel.strategies import SequenceStrategy
+
+__all__ = ["ParallelConfig"]
+
+
+class ParallelConfig(BaseModel):
+    """The mesh: tensor × sequence × data processes, one for each GPU.
+
+    `tensor` ranks split the weights of every layer, `sequence` ranks the rows of every sequence, `data` ranks the
+    sequences of a batch; data null takes what processes a launcher has started besides, and one where the run starts
+    them itself. `strategy` makes all mixers exchange in one way ("scan", "ring", "a2a"; null: each in the cheapest).
+    `shard_activations` is Megatron's sequence parallelism: between layers the tensor ranks split the rows, too.
+    `hang_seconds`: a run in which nothing moves for so long is ended, and says where every rank stands.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tensor: int = Field(1, ge=1)
+    sequence: int = Field(1, ge=1)
+    data: int | None = Field(None, ge=1)
+    strategy: SequenceStrategy | None = None
+    shard_activations: bool = False
+    hang_seconds: float = Field(600.0, gt=0)
