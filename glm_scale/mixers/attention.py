@@ -17,7 +17,7 @@ from glm_scale.layers.projection import projection_flops, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
-from glm_scale.parallel.exchange import heads_to_rows, rows_to_heads
+from glm_scale.parallel.attention import sharded_attention
 from glm_scale.sequence import Sequence
 
 PAGE = 256
@@ -39,7 +39,7 @@ class AttentionCache(NamedTuple):
 class AttentionMixing(HeadMixing):
     """y_i = Σ_j softmax_j(scale · q_i·k_j) v_j over the rows j ≤ i, with a window over j > i − window only."""
 
-    sequence_strategies = ("a2a",)
+    sequence_strategies = ("a2a", "ring")
 
     def __init__(self, window: int | None, dims: MixerDims) -> None:
         super().__init__()
@@ -53,12 +53,11 @@ class AttentionMixing(HeadMixing):
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         q, k = self._queries_and_keys(x, sequence.rotation)
-        starts = sequence.all_document_starts
-        if sequence.axis is None:
+        starts, axis = sequence.all_document_starts, sequence.axis
+        if axis is None:
             return attention(q, k, v, window=self.window, document_starts=starts)
-        q, k, v = (rows_to_heads(rows, sequence.axis.ranks) for rows in (q, k, v))
-        y = attention(q, k, v, window=self.window, document_starts=starts)
-        return heads_to_rows(y, sequence.axis.ranks)
+        assert axis.strategy is not None
+        return sharded_attention(q, k, v, axis.ranks, axis.strategy, window=self.window, document_starts=starts)
 
     def extend(self, x: Tensor, v: Tensor, cache: AttentionCache) -> tuple[Tensor, AttentionCache]:
         positions = torch.arange(cache.position, cache.position + x.shape[1], device=x.device)

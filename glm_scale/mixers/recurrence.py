@@ -71,7 +71,7 @@ class RecurrenceMixing(HeadMixing):
         assert axis.strategy is not None
         sharded = ShardedRecurrence(self.pattern, axis.ranks, axis.strategy)
         # Keys first: what other ranks need of them travels while the rest is computed.
-        begun = sharded.begin(sequence.rotation(split_heads(self.k(x), self.heads)), sequence.document_starts)
+        begun = sharded.begin(sequence.rotation(split_heads(self.k(x), self.heads)), sequence.all_document_starts)
         return sharded.finish(begun, sequence.rotation(split_heads(self.q(x), self.heads)), v, self.d(x))
 
     def extend(self, x: Tensor, v: Tensor, cache: RecurrenceState) -> tuple[Tensor, RecurrenceState]:

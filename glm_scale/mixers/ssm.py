@@ -94,7 +94,7 @@ def mixed_by_ssm(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, sequence: Sequence, scale: float | None = None
 ) -> Tensor:
     """`glm_kernels.ssm` of the rows that this rank has."""
-    starts, axis = sequence.document_starts, sequence.axis
+    starts, axis = sequence.all_document_starts, sequence.axis
     if axis is None:
         return ssm(q, k, v, log_decay, scale=scale, document_starts=starts)[0]
     assert axis.strategy is not None

@@ -15,6 +15,11 @@ def gathered_rows(x: Tensor, ranks: Communicator) -> Tensor:
     return ranks.all_gather(x.contiguous()).wait().transpose(0, 1).flatten(1, 2)
 
 
+def own_rows(x: Tensor, ranks: Communicator) -> Tensor:
+    """This rank's rows `[B, L, …]` of x `[B, P · L, …]`."""
+    return x.chunk(ranks.size, 1)[ranks.rank]
+
+
 def rows_to_heads(x: Tensor, ranks: Communicator) -> Tensor:
     """From this rank's rows of all heads `[B, L, H, …]` to all rows of its heads `[B, P · L, H / P, …]`.
 

@@ -7,7 +7,8 @@ them:
   of all, and each rank folds those before it. Backwards the maps are the transposed ones, and only their new terms
   travel.
 * `ring` – the rows in the slots are handed from rank to rank, for one group of heads after the other, so that a rank
-  works on a group while the next one works on the group before.
+  works on a group while the next one works on the group before. Of patterns that keep every row, each rank sends its
+  rows straight to those that read them, which is never more than handing them on.
 * `a2a` – ranks exchange rows for heads, and work on all rows of their heads.
 
 Gradients of boundary keys go to the ranks whose rows these are: without them y is right and dk is not.
@@ -27,11 +28,12 @@ from glm_kernels import recurrence as whole_recurrence
 from glm_kernels.calls import accumulation_dtype
 from glm_kernels.patterns import Dense, Offsets
 from glm_scale.parallel.communicator import Communicator, Pending
-from glm_scale.parallel.exchange import gathered_rows, heads_to_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.exchange import heads_to_rows, own_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.reach import Spans, spans_read
 from glm_scale.parallel.saving import save, saved
 from glm_scale.parallel.strategies import SequenceStrategy
 
-_HEAD_GROUPS = 4
+HEAD_GROUPS = 4
 """Into which `ring` cuts the heads of a rank: more overlap better, fewer have less overhead."""
 
 
@@ -54,8 +56,7 @@ class ShardedRecurrence:
             )
 
     def begin(self, k: Tensor, document_starts: Tensor | None = None) -> Begun:
-        """k `[B, L, H, K]`: the keys of this rank's rows. document_starts: int `[B, L]`, counted from the first of all
-        rows, so that a document may start on an earlier rank."""
+        """k `[B, L, H, K]`: keys of this rank's rows. document_starts: int `[B, P · L]`, of the rows of all ranks."""
         shard = None if self.strategy == "a2a" else self._shard(k, document_starts)
         if self.strategy != "scan" or shard is None:
             return Begun(k, document_starts, shard, None)
@@ -78,34 +79,27 @@ class ShardedRecurrence:
         if self._keeps_all:
             # In a slot of its own: there are as many as there were rows.
             pattern, total = parse_pattern("dense"), first + length
-        return shards.shard_of(
-            pattern, batch, first, length, total, document_starts=document_starts, device=k.device
-        )  # fmt: skip
+        starts = None if document_starts is None else own_rows(document_starts, ranks)
+        return shards.shard_of(pattern, batch, first, length, total, document_starts=starts, device=k.device)
 
     def _over_heads(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, scale: float) -> Tensor:
         q, k, v, d = (rows_to_heads(x, self.ranks) for x in (q, begun.k, v, d))
-        starts = None if begun.document_starts is None else gathered_rows(begun.document_starts, self.ranks)
-        y, _ = whole_recurrence(q, k, v, d, self.pattern, scale=scale, document_starts=starts)
+        y, _ = whole_recurrence(q, k, v, d, self.pattern, scale=scale, document_starts=begun.document_starts)
         return heads_to_rows(y, self.ranks)
 
     def _around_the_ring(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, scale: float) -> Tensor:
-        groups = min(_HEAD_GROUPS, q.shape[2])
+        groups = min(HEAD_GROUPS, q.shape[2])
         cut = [x.tensor_split(groups, 2) for x in (q, begun.k, v, d)]
-        return torch.cat([self._ring_step(begun.known_shard, scale, *x) for x in zip(*cut, strict=True)], 2)
+        step = self._step_by_rows if self._keeps_all else self._step_by_slots
+        return torch.cat([step(begun, scale, *x) for x in zip(*cut, strict=True)], 2)
 
-    def _ring_step(self, shard: shards.Shard, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor) -> Tensor:
-        ranks, batch, heads = self.ranks, q.shape[0], q.shape[2]
-        # Patterns that keep every row have fewer slots on earlier ranks.
-        slots = shard.first_row if self._keeps_all else shard.slots
-        before_k, before_y = k.new_zeros(batch, heads, slots, k.shape[3]), v.new_zeros(batch, heads, slots, v.shape[3])
+    def _step_by_slots(self, begun: Begun, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor) -> Tensor:
+        shard, ranks = begun.known_shard, self.ranks
+        slots = len(k), k.shape[2], shard.slots
+        before_k, before_y = k.new_zeros(*slots, k.shape[3]), v.new_zeros(*slots, v.shape[3])
         if ranks.rank > 0:
             before_k, before_y = receive_from(ranks.rank - 1, ranks, d, before_k, before_y)
-        before_k, before_y = (pad(x, (0, 0, 0, shard.slots - slots)) for x in (before_k, before_y))
-        wide = accumulation_dtype(q.dtype)
-        state = RecurrenceState(before_k.to(wide), before_y.to(wide), shard.position, room=shard.total)
-        y, _ = whole_recurrence(
-            q, k, v, d, self.pattern, scale=scale, document_starts=shard.starts, initial_state=state
-        )
+        y = self._continued(shard, scale, q, k, v, d, before_k, before_y)
         if ranks.rank == ranks.size - 1:
             return y
         stays = shard.stays[:, None, :, None]
@@ -114,6 +108,63 @@ class ShardedRecurrence:
             for before, x in ((before_k, k), (before_y, y))
         )  # fmt: skip
         return send_to(ranks.rank + 1, ranks, y, *after)
+
+    def _step_by_rows(self, begun: Begun, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor) -> Tensor:
+        shard, ranks = begun.known_shard, self.ranks
+        assert isinstance(self.pattern, Dense | Offsets)
+        spans = [spans_read(self.pattern, shard.length, distance) for distance in range(1, ranks.size)]
+        # The rows of every rank before, zeros for those that are not read.
+        before = []
+        for source in range(ranks.rank):
+            read = spans[ranks.rank - source - 1]
+            like = _rows(k, read), _rows(v, read)
+            found = receive_from(source, ranks, d, *like) if read else like
+            before.append([_spread(x, read, shard.length) for x in found])
+        before_k, before_y = (
+            _in_slots(torch.cat(x, 1), begun, shard) for x in zip([k[:, :0], v[:, :0]], *before, strict=True)
+        )  # fmt: skip
+        y = continued = self._continued(shard, scale, q, k, v, d, before_k, before_y)
+        for to in range(ranks.rank + 1, ranks.size):
+            read = spans[to - ranks.rank - 1]
+            if read:
+                y = send_to(to, ranks, y, _rows(k, read), _rows(continued, read))
+        return y
+
+    def _continued(
+        self, shard: shards.Shard, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor, before_k: Tensor,
+        before_y: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """y of this rank's rows, after the keys and outputs `[B, H, S, …]` in the slots at their start."""
+        wide = accumulation_dtype(q.dtype)
+        state = RecurrenceState(before_k.to(wide), before_y.to(wide), shard.position, room=shard.total)
+        return whole_recurrence(
+            q, k, v, d, self.pattern, scale=scale, document_starts=shard.starts, initial_state=state
+        )[0]  # fmt: skip
+
+
+def _rows(x: Tensor, spans: Spans) -> Tensor:
+    """These rows of x `[B, L, …]`, one span after the other."""
+    parts = [x[:, first:end] for first, end in spans] or [x[:, :0]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _spread(x: Tensor, spans: Spans, length: int) -> Tensor:
+    """The way back: `[B, length, …]`, zeros between the spans."""
+    parts, filled = [], 0
+    widths = [end - first for first, end in spans]
+    for (first, end), rows in zip(spans, x.split(widths, 1), strict=True):
+        parts += [x.new_zeros(len(x), first - filled, *x.shape[2:]), rows]
+        filled = end
+    return torch.cat([*parts, x.new_zeros(len(x), length - filled, *x.shape[2:])], 1)
+
+
+def _in_slots(rows: Tensor, begun: Begun, shard: shards.Shard) -> Tensor:
+    """`[B, H, S, …]` of all rows before the shard `[B, first_row, …]`: every row of its document has a slot."""
+    if begun.document_starts is not None:
+        # Slots that are free may hold anything.
+        held = shard.enters[:, : shard.first_row].clamp(min=0)
+        rows = rows.take_along_dim(held[:, :, None, None], 1)
+    return pad(rows.transpose(1, 2), (0, 0, 0, shard.slots - shard.first_row))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from glm_kernels import ssm
 from glm_kernels.calls import accumulation_dtype
 from glm_kernels.ssm_shards import ssm_shard_of
 from glm_scale.parallel.communicator import Communicator
-from glm_scale.parallel.exchange import gathered_rows, heads_to_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.exchange import heads_to_rows, own_rows, receive_from, rows_to_heads, send_to
 from glm_scale.parallel.saving import save, saved
 from glm_scale.parallel.strategies import SequenceStrategy
 
@@ -29,16 +29,16 @@ def sharded_ssm(
 ) -> Tensor:
     """y `[B, L, H, V]` of this rank's rows; operands as in `glm_kernels.ssm`, of this rank's rows.
 
-    document_starts: int `[B, L]`, counted from the first of all rows, so that a document may start on an earlier rank.
+    document_starts: int `[B, P · L]`, of the rows of all ranks.
     """
     scale = q.shape[3] ** -0.5 if scale is None else scale
+    if strategy == "a2a":
+        q, k, v, log_decay = (rows_to_heads(x, ranks) for x in (q, k, v, log_decay))
+        return heads_to_rows(ssm(q, k, v, log_decay, scale=scale, document_starts=document_starts)[0], ranks)
+    starts = None if document_starts is None else own_rows(document_starts, ranks)
     if strategy == "scan":
-        return _Scan.apply(q, k, v, log_decay, ranks, scale, document_starts)
-    if strategy == "ring":
-        return _around_the_ring(q, k, v, log_decay, ranks, scale, document_starts)
-    q, k, v, log_decay = (rows_to_heads(x, ranks) for x in (q, k, v, log_decay))
-    starts = None if document_starts is None else gathered_rows(document_starts, ranks)
-    return heads_to_rows(ssm(q, k, v, log_decay, scale=scale, document_starts=starts)[0], ranks)
+        return _Scan.apply(q, k, v, log_decay, ranks, scale, starts)
+    return _around_the_ring(q, k, v, log_decay, ranks, scale, starts)
 
 
 def _around_the_ring(

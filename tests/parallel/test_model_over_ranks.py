@@ -13,8 +13,9 @@ from glm_scale.parallel.simulator import simulate
 from tests.parallel.test_sharded_recurrence import documents
 
 MIXERS = {
-    "attention": ("a2a",),
-    "local:5": ("a2a",),
+    "attention": ("a2a", "ring"),
+    "local:5": ("a2a", "ring"),
+    "local:20": ("a2a", "ring"),
     "ssm": ("scan", "ring", "a2a"),
     "mamba2": ("scan", "ring", "a2a"),
     "window:3": ("scan", "ring", "a2a"),
@@ -23,7 +24,8 @@ MIXERS = {
     "lattice:k^2+1": ("scan", "ring", "a2a"),
     "offsets:2^k": ("a2a", "ring"),
     "offsets:k^2+1": ("a2a", "ring"),
-    "local:5 > lattice:2^k": ("a2a",),
+    "local:5 > lattice:2^k": ("ring", "a2a"),
+    "attention > offsets:2^k": ("a2a", "ring"),
 }
 RANKS, LENGTH = 4, 12
 
@@ -78,16 +80,17 @@ def test_loss_and_gradients_are_those_of_one_device(mixers, strategy):
         assert (a - b).norm() <= 1e-6 * b.norm()
 
 
-def test_recomputed_activations_exchange_the_same_again():
-    whole, inputs = model(["lattice:2^k", "ssm"]), batch()
+@pytest.mark.parametrize("strategy", ["scan", "ring"])
+def test_recomputed_activations_exchange_the_same_again(strategy):
+    mixers = {"scan": ["lattice:2^k", "ssm"], "ring": ["local:20 > lattice:2^k", "offsets:2^k"]}[strategy]
+    whole, inputs = model(mixers), batch()
     expected = loss_and_gradients(whole, *inputs)
     whole.activation_checkpointing = True
-    for strategy in ("scan", "ring"):
-        found = over_ranks(whole, *inputs, strategy)
-        assert all((a - b).norm() <= 1e-6 * b.norm() for a, b in zip(found, expected, strict=True))
+    found = over_ranks(whole, *inputs, strategy)
+    assert all((a - b).norm() <= 1e-6 * b.norm() for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("mixer", [mixer for mixer in MIXERS if mixer != "local:5"])
+@pytest.mark.parametrize("mixer", [mixer for mixer in MIXERS if not mixer.startswith("local") or ">" in mixer])
 def test_early_tokens_reach_late_ones_across_ranks(mixer):
     """No rank takes its shard for a whole sequence: the second token changes the last rank's loss."""
     whole = model([mixer])

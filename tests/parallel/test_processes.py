@@ -1,4 +1,4 @@
-"""Recurrences over sequence shards in real processes: what the simulator does, over gloo."""
+"""Recurrences and attention over sequence shards in real processes: what the simulator does, over gloo."""
 
 import os
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from glm_kernels import ssm
+from glm_scale.parallel.attention import sharded_attention
 from glm_scale.parallel.communicator import GroupCommunicator
 from glm_scale.parallel.recurrence import ShardedRecurrence
 from glm_scale.parallel.simulator import simulate
 from glm_scale.parallel.ssm import sharded_ssm
+from tests.parallel.test_sharded_attention import alone as attention_alone
 from tests.parallel.test_sharded_recurrence import alone, documents, largest_relative, operands, results
 
 
@@ -20,15 +22,21 @@ def one_shard(ranks, spelling, strategy, packed, size):
     starts = documents(2, size * length, size) if packed else None
     rows = slice(ranks.rank * length, (ranks.rank + 1) * length)
     leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
-    local = None if starts is None else starts[:, rows]
-    if spelling == "ssm":
+    if spelling.startswith("attention"):
+        leaves = leaves[:3]
+        y = sharded_attention(*leaves, ranks, strategy, window=window_of(spelling), document_starts=starts)
+    elif spelling == "ssm":
         q, k, v, gate = leaves
-        y = sharded_ssm(q, k, v, -gate.abs() / 8, ranks, strategy, document_starts=local)
+        y = sharded_ssm(q, k, v, -gate.abs() / 8, ranks, strategy, document_starts=starts)
     else:
         q, k, v, d = leaves
         sharded = ShardedRecurrence(spelling, ranks, strategy)
-        y = sharded.finish(sharded.begin(k, local), q, v, d)
+        y = sharded.finish(sharded.begin(k, starts), q, v, d)
     return results(y, leaves, grad[:, rows])
+
+
+def window_of(spelling):
+    return int(spelling.partition(":")[2]) if ":" in spelling else None
 
 
 def over_gloo(*arguments):
@@ -45,7 +53,12 @@ def over_gloo(*arguments):
         ("window:30", "scan", 4, False),
         ("window:30", "ring", 2, True),
         ("dense", "a2a", 4, True),
+        ("dense", "ring", 4, False),
         ("offsets:2^k", "a2a", 4, False),
+        ("offsets:2^k", "ring", 4, True),
+        ("attention", "ring", 4, True),
+        ("attention:30", "ring", 4, False),
+        ("attention:30", "a2a", 2, True),
         ("ssm", "scan", 4, True),
         ("ssm", "ring", 4, False),
         ("ssm", "a2a", 2, True),
@@ -57,7 +70,9 @@ def test_processes_equal_the_whole_rows(processes, spelling, strategy, size, pac
     inputs = operands(2, size * 24, size, torch.float32)
     starts = documents(2, size * 24, size) if packed else None
     inputs = [x.double() for x in inputs]
-    if spelling == "ssm":
+    if spelling.startswith("attention"):
+        expected = attention_alone([*inputs[:3], inputs[4]], starts, window_of(spelling))
+    elif spelling == "ssm":
         *inputs, grad = inputs
         leaves = [x.clone().requires_grad_() for x in inputs]
         y, _ = ssm(*leaves[:3], -leaves[3].abs() / 8, document_starts=starts, backend="reference")

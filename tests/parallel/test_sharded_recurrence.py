@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from glm_kernels import parse_pattern, recurrence
+from glm_scale.parallel.reach import spans_read
 from glm_scale.parallel.recurrence import ShardedRecurrence
 from glm_scale.parallel.simulator import simulate
 
@@ -38,7 +39,7 @@ def over_ranks(inputs, starts, spelling, ranks, strategy):
         rows = slice(rank.rank * length, (rank.rank + 1) * length)
         q, k, v, d = leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
         sharded = ShardedRecurrence(spelling, rank, strategy)
-        begun = sharded.begin(k, None if starts is None else starts[:, rows])
+        begun = sharded.begin(k, starts)
         return results(sharded.finish(begun, q, v, d), leaves, grad[:, rows])
 
     return [torch.cat(parts, 1) for parts in zip(*simulate(ranks, work), strict=True)]
@@ -70,6 +71,24 @@ def test_shards_equal_the_whole_rows(spelling, strategy, ranks, length, packed):
     starts = documents(2, ranks * length, ranks) if packed else None
     found = over_ranks(inputs, starts, spelling, ranks, strategy)
     assert largest_relative(found, alone(inputs, starts, spelling)) < 1e-10
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("spelling", ["offsets:2^k", "offsets:3^k", "offsets:k^2+1", "offsets:7*k+5", "offsets:k+40"])
+@pytest.mark.parametrize(("ranks", "length"), [(4, 8), (8, 16), (16, 4), (5, 13), (3, 31)])
+def test_rows_reach_their_readers_and_no_other_rank(ranks, length, spelling, packed):
+    inputs = operands(1, ranks * length, 2)
+    starts = documents(1, ranks * length, ranks) if packed else None
+    found = over_ranks(inputs, starts, spelling, ranks, "ring")
+    assert largest_relative(found, alone(inputs, starts, spelling)) < 1e-10
+
+    reads = parse_pattern(spelling).read_matrix(ranks * length).view(ranks, length, ranks, length).any(1)
+    for distance in range(1, ranks):
+        needed = torch.stack([reads[rank, rank - distance] for rank in range(distance, ranks)]).any(0)
+        sent = torch.zeros(length, dtype=torch.bool)
+        for first, end in spans_read(parse_pattern(spelling), length, distance):
+            sent[first:end] = True
+        assert torch.equal(sent, needed)
 
 
 @pytest.mark.parametrize("strategy", ["scan", "ring", "a2a"])
