@@ -18,6 +18,8 @@ from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
 from glm_scale.parallel.attention import sharded_attention
+from glm_scale.parallel.costs import Spread, Traffic, attention_traffic
+from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
 PAGE = 256
@@ -104,6 +106,9 @@ class AttentionMixing(HeadMixing):
     def cache_bytes(self, length: int) -> int:
         rows = _paged(length) if self.window is None else min(length, self.window - 1)
         return 2 * rows * self.heads * self.head_dim * self.k.weight.element_size()
+
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        return attention_traffic(self.window, strategy, spread, self.head_dim)
 
 
 def _written(buffer: Tensor, at: int, new: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from glm_scale.errors import UserError
 from glm_scale.layers.projection import Projection, projection
 from glm_scale.layers.rotary import Rotary
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.strategies import SequenceStrategy, possible
 from glm_scale.sequence import Sequence
 
 Cache = Any
@@ -54,7 +54,7 @@ class Mixer(nn.Module, ABC):
     """The canonical spelling, as in configs, tags and error messages."""
 
     sequence_strategies: tuple[SequenceStrategy, ...]
-    """The strategies under which this mixer can be exact over sequence shards, the cheapest first."""
+    """The strategies under which this mixer can be exact over sequence shards."""
 
     heads: int
     """Every weight is laid out head by head, so that tensor parallelism can give each rank some heads."""
@@ -97,8 +97,13 @@ class Mixer(nn.Module, ABC):
     def cache_bytes(self, length: int) -> int:
         """Bytes of the cache of one document after `length` tokens."""
 
-    def require_sequence_strategy(self, strategy: SequenceStrategy | None) -> None:
-        """Refuse a sequence-parallel strategy, or any if it is None, under which this mixer would not be exact."""
+    def require_sequence_strategy(self, strategy: SequenceStrategy | None, ranks: int, tensor_ranks: int = 1) -> None:
+        """Refuse to spread rows over `ranks` by a strategy, or by any if it is None, under which this mixer would not
+        be exact.
+
+        tensor_ranks: over which the heads that this mixer has are yet to be split. Asks for neither weights nor
+        processes.
+        """
         if not self.sequence_strategies:
             raise MixerError(
                 f"mixer {self.name!r} cannot split the sequence axis; the nearest setting that works is one rank"
@@ -107,6 +112,16 @@ class Mixer(nn.Module, ABC):
             raise MixerError(
                 f"mixer {self.name!r} cannot split the sequence axis by {strategy!r}; "
                 f"it can by {' or '.join(map(repr, self.sequence_strategies))}"
+            )
+        heads = self.heads // tensor_ranks
+        if not possible(self.sequence_strategies if strategy is None else (strategy,), heads, ranks):
+            nearest = max(size for size in range(1, ranks) if heads % size == 0)
+            others = possible(self.sequence_strategies, heads, ranks)
+            raise MixerError(
+                f"mixer {self.name!r} cannot exchange rows for heads ('a2a') over {ranks} sequence ranks, which do not "
+                f"divide its {heads} heads{' of each tensor rank' if tensor_ranks > 1 else ''}; the nearest number of "
+                f"ranks that does is {nearest}"
+                + (f", and over {ranks} it can by {' or '.join(map(repr, others))}" if others else "")
             )
 
     def require_tensor_parallel(self, ranks: int) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from glm_scale.layers.projection import projection_flops, residual_projection, split_heads
 from glm_scale.mixers.contract import Cache, Mixer, MixerDims, MixerError
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.costs import Spread, Traffic, cheapest
+from glm_scale.parallel.strategies import SequenceStrategy, possible
 from glm_scale.sequence import Sequence
 
 
@@ -48,6 +49,10 @@ class HeadMixing(nn.Module, ABC):
     @abstractmethod
     def cache_bytes(self, length: int) -> int: ...
 
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        """What ranks exchange under one of `sequence_strategies`. Raises ValueError for a stage that has none."""
+        raise ValueError(f"{type(self).__name__} cannot be spread over ranks by {strategy!r}")
+
 
 class MultiHead(Mixer):
     """Value projection, stages, output projection. The weights of all lie head by head, unless one is `undivided`."""
@@ -71,15 +76,19 @@ class MultiHead(Mixer):
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
         values = split_heads(self.v(x), self.heads)
         for stage in self._stages():
-            values = stage(x, values, self._with_strategy(sequence, stage))
+            values = stage(x, values, self._with_strategy(sequence, stage, values))
         return self.o(values.flatten(-2))
 
-    def _with_strategy(self, sequence: Sequence, stage: HeadMixing) -> Sequence:
-        """If rows are spread over ranks: by the strategy that was asked for, or by the stage's own choice."""
+    def _with_strategy(self, sequence: Sequence, stage: HeadMixing, v: Tensor) -> Sequence:
+        """If rows are spread over ranks: by the strategy that was asked for, or by the cheapest for this stage."""
         axis = sequence.axis
         if axis is None or axis.strategy is not None:
             return sequence
-        return replace(sequence, axis=replace(axis, strategy=stage.sequence_strategies[0]))
+        batch, length, heads, head_dim = v.shape
+        spread = Spread(axis.ranks.size, batch, length, heads, head_dim, v.element_size())
+        strategies = possible(stage.sequence_strategies, self.heads, axis.ranks.size)
+        chosen = cheapest({strategy: stage.traffic(strategy, spread) for strategy in strategies})
+        return replace(sequence, axis=replace(axis, strategy=chosen))
 
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         values = split_heads(self.v(x), self.heads)

@@ -21,6 +21,8 @@ from glm_scale.layers.projection import Projection, projection_flops, split_head
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
 from glm_scale.mixers.ssm import decay_parameters, mixed_by_ssm
+from glm_scale.parallel.costs import Spread, Traffic, rows_before_traffic, ssm_traffic
+from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
 CONV_WIDTH = 4
@@ -95,6 +97,11 @@ class Mamba2Mixing(HeadMixing):
 
     def cache_bytes(self, length: int) -> int:
         return 4 * self.heads * self.state_dim * self.head_dim + self.conv.cache_bytes()
+
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        channels = self.heads * self.head_dim + 2 * self.state_dim
+        convolution = rows_before_traffic(spread, (CONV_WIDTH - 1) * channels)
+        return convolution + ssm_traffic(strategy, spread, self.state_dim)
 
 
 def read_mamba2(spelling: str, argument: str | None) -> StageSpec:

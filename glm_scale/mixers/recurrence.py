@@ -19,6 +19,7 @@ from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
 from glm_scale.parallel.axis import SequenceAxis
+from glm_scale.parallel.costs import Spread, Traffic, recurrence_traffic
 from glm_scale.parallel.recurrence import ShardedRecurrence
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
@@ -94,6 +95,9 @@ class RecurrenceMixing(HeadMixing):
     def cache_bytes(self, length: int) -> int:
         position, fp32 = 8, 4
         return position + 2 * self.pattern.slot_count(length) * self.heads * self.head_dim * fp32
+
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        return recurrence_traffic(self.pattern, strategy, spread, self.head_dim)
 
 
 def _strategies(pattern: Pattern) -> tuple[SequenceStrategy, ...]:

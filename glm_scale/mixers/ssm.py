@@ -23,7 +23,9 @@ from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import projection_flops, split_heads
 from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.parallel.costs import Spread, Traffic, ssm_traffic
 from glm_scale.parallel.ssm import sharded_ssm
+from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.parallel.tensor import mark_split, split_parameter
 from glm_scale.sequence import Sequence
 
@@ -88,6 +90,9 @@ class SSMMixing(HeadMixing):
 
     def cache_bytes(self, length: int) -> int:
         return 4 * self.heads * self.state_dim * self.head_dim
+
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        return ssm_traffic(strategy, spread, self.state_dim)
 
 
 def mixed_by_ssm(

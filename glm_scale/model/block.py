@@ -42,7 +42,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
         """x `[B, T, width]` to `[B, T, width]`. Raises MixerError if the mixer cannot work on one rank's rows."""
         if sequence.axis is not None:
-            self.mixer.require_sequence_strategy(sequence.axis.strategy)
+            self.mixer.require_sequence_strategy(sequence.axis.strategy, sequence.axis.ranks.size)
         mixed = self.mixer_norm(x)
         if self.conv is None:
             mixed = entering(mixed, self.tensor)

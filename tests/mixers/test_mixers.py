@@ -1,6 +1,7 @@
 """Every mixer keeps its contract: what a row may depend on, decoding equal to training, honest counts."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,9 +202,25 @@ def test_flops_count_the_projections_and_the_rows_read(spelling, reads):
 
 def test_an_impossible_sequence_strategy_is_refused_with_what_works():
     mixer = build("offsets:2^k")
-    mixer.require_sequence_strategy("a2a")
+    mixer.require_sequence_strategy("a2a", 2)
     with pytest.raises(MixerError, match=r"'offsets:2\^k' cannot .* 'scan'; it can by 'a2a' or 'ring'"):
-        mixer.require_sequence_strategy("scan")
+        mixer.require_sequence_strategy("scan", 2)
+
+
+def test_heads_that_do_not_divide_over_sequence_ranks_are_refused_unless_another_strategy_serves():
+    with torch.device("meta"):
+        mixer = parse_mixer("attention").build(replace(DIMS, heads=8))
+    mixer.require_sequence_strategy("a2a", 4)
+    mixer.require_sequence_strategy("a2a", 4, tensor_ranks=2)
+    mixer.require_sequence_strategy(None, 3)
+    message = r"'attention' cannot .*'a2a'.* 3 sequence ranks, .* 8 heads; .* is 2, and over 3 it can by 'ring'"
+    with pytest.raises(MixerError, match=message):
+        mixer.require_sequence_strategy("a2a", 3)
+    with pytest.raises(MixerError, match=r"its 2 heads of each tensor rank; .* is 2,"):
+        mixer.require_sequence_strategy("a2a", 8, tensor_ranks=4)
+    mixer.sequence_strategies = ("a2a",)
+    with pytest.raises(MixerError, match=r"3 sequence ranks, .* is 2$"):
+        mixer.require_sequence_strategy(None, 3)
 
 
 def test_a_composition_splits_sequences_only_as_both_its_parts_can():

@@ -1,0 +1,184 @@
+"""What ranks send one another when the rows of a stage are spread over them, and about how long that takes.
+
+Bytes are exact and of each rank, counted as in `simulator`: an all-gather passes on P − 1 times what a rank brings, a
+reduce-scatter and an all-to-all (P − 1) / P of what it is given, a message itself. Time is an estimate, made to choose
+a strategy: all ranks come to the same one, since it depends on shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from glm_kernels.patterns import Dense, Offsets, Pattern
+from glm_scale.parallel.reach import first_in_window, spans_read
+from glm_scale.parallel.recurrence import HEAD_GROUPS
+from glm_scale.parallel.strategies import SequenceStrategy
+
+
+@dataclass(frozen=True)
+class Link:
+    """How fast a rank sends.
+
+    The defaults are assumptions for GPUs of one host: of the 450 GB/s that NVLink 4 has in each direction collectives
+    reach about 400, and what waits for a message waits about 5 µs more than its bytes take.
+    """
+
+    bytes_per_second: float = 400e9
+    seconds_per_step: float = 5e-6
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A stage's rows over ranks: each has `batch` × `length` rows of `heads` heads with `head_dim` values.
+
+    itemsize: bytes of a number in activations.
+    """
+
+    ranks: int
+    batch: int
+    length: int
+    heads: int
+    head_dim: int
+    itemsize: int
+
+    @property
+    def sum_size(self) -> int:
+        """Bytes of a number in sums over activations."""
+        return max(self.itemsize, 4)
+
+    def each(self, sent: Callable[[int], int]) -> tuple[int, ...]:
+        """A number of every rank, times the batch and the heads."""
+        return tuple(self.batch * self.heads * sent(rank) for rank in range(self.ranks))
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a stage exchanges in one forward and one backward pass.
+
+    forward, backward: bytes that each rank sends. steps: exchanges of both passes that wait for one another. fill:
+    bytes that go from rank to rank, in both passes, before the last of a pipeline has anything to do.
+    """
+
+    forward: tuple[int, ...]
+    backward: tuple[int, ...]
+    steps: int
+    fill: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            tuple(a + b for a, b in zip(self.forward, other.forward, strict=True)),
+            tuple(a + b for a, b in zip(self.backward, other.backward, strict=True)),
+            self.steps + other.steps,
+            self.fill + other.fill,
+        )
+
+    def sent(self, rank: int) -> int:
+        """Bytes of both passes."""
+        return self.forward[rank] + self.backward[rank]
+
+    def seconds(self, link: Link | None = None) -> float:
+        """Of both passes, with no work to hide them behind: others wait for the rank that sends the most."""
+        link = link or Link()
+        critical = max(self.forward) + max(self.backward) + self.fill
+        return critical / link.bytes_per_second + self.steps * link.seconds_per_step
+
+
+def cheapest(traffic: Mapping[SequenceStrategy, Traffic], link: Link | None = None) -> SequenceStrategy:
+    """The strategy that takes the least time; the first of those that take the same."""
+    return min(traffic, key=lambda strategy: traffic[strategy].seconds(link))
+
+
+def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
+    """Of `parallel.recurrence`."""
+    key, value, size, wide = key_dim, spread.head_dim, spread.itemsize, spread.sum_size
+    others = spread.ranks - 1
+    if strategy == "a2a":
+        return _heads_for_rows(spread, [size * key, size * key, size * value, size, size * value])
+    if isinstance(pattern, Dense | Offsets):
+        return _rows_to_readers(pattern, spread, size * (key + value))
+    slots = pattern.slot_count(spread.ranks * spread.length)
+    if strategy == "ring":
+        return _pipeline(spread, size * slots * (key + value), min(HEAD_GROUPS, spread.heads))
+    return Traffic(
+        # Keys, then summaries; adjoint summaries, then gradients of keys.
+        spread.each(lambda rank: others * slots * (size * key + wide * (slots + value))),
+        spread.each(lambda rank: others * slots * wide * (value + key)),
+        steps=4,
+    )
+
+
+def ssm_traffic(strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
+    """Of `parallel.ssm`, whose decays are fp32 at least."""
+    value, size, wide = spread.head_dim, spread.itemsize, spread.sum_size
+    if strategy == "a2a":
+        return _heads_for_rows(spread, [size * key_dim, size * key_dim, size * value, 4, size * value])
+    state, others = wide * key_dim * value, spread.ranks - 1
+    if strategy == "ring":
+        return _pipeline(spread, state, 1)
+    return Traffic(spread.each(lambda rank: others * (state + wide)), spread.each(lambda rank: others * state), steps=2)
+
+
+def attention_traffic(window: int | None, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
+    """Of `parallel.attention`."""
+    row = key_dim + spread.head_dim
+    if strategy == "a2a":
+        return _heads_for_rows(
+            spread, [spread.itemsize * x for x in (key_dim, key_dim, spread.head_dim, spread.head_dim)]
+        )
+    # Rows of the shard so many ranks before, from the nearest one on.
+    rows = [
+        spread.length - first_in_window(window, spread.length, distance) for distance in range(1, spread.ranks)
+    ]  # fmt: skip
+    handed = [spread.itemsize * row * sum(rows[: rank + 1]) * (rank + 1 < spread.ranks) for rank in range(spread.ranks)]
+    home = [spread.sum_size * row * sum(rows[:rank]) for rank in range(spread.ranks)]
+    return Traffic(
+        spread.each(lambda rank: handed[rank]),
+        spread.each(lambda rank: handed[rank] + home[rank]),
+        # Gradients go home after the last step.
+        steps=2 * sum(1 for count in rows if count) + 1,
+    )
+
+
+def rows_before_traffic(spread: Spread, numbers: int) -> Traffic:
+    """Of `exchange.rows_before`, for so many numbers of every batch row."""
+    sent = spread.batch * numbers * spread.itemsize
+    each, last = range(spread.ranks), spread.ranks - 1
+    return Traffic(tuple(sent * (rank < last) for rank in each), tuple(sent * (rank > 0) for rank in each), steps=2)
+
+
+def _heads_for_rows(spread: Spread, row_bytes: list[int]) -> Traffic:
+    """All-to-alls of tensors with these bytes a row and head, one after the other."""
+    given = spread.batch * spread.length * spread.heads * sum(row_bytes)
+    sent = (given // spread.ranks * (spread.ranks - 1),) * spread.ranks
+    return Traffic(sent, sent, steps=2 * len(row_bytes))
+
+
+def _pipeline(spread: Spread, message: int, groups: int) -> Traffic:
+    """A message from every rank to the next one and back, in groups of heads: each rank waits for the one before."""
+    last = spread.ranks - 1
+    return Traffic(
+        spread.each(lambda rank: message * (rank < last)),
+        spread.each(lambda rank: message * (rank > 0)),
+        **_waiting(spread, message, groups),
+    )
+
+
+def _rows_to_readers(pattern: Dense | Offsets, spread: Spread, row_bytes: int) -> Traffic:
+    """Rows straight to the later ranks that read them, and their gradients back; each rank waits for the one before."""
+    read = [0] + [
+        row_bytes * sum(end - first for first, end in spans_read(pattern, spread.length, distance))
+        for distance in range(1, spread.ranks)
+    ]
+    return Traffic(
+        spread.each(lambda rank: sum(read[: spread.ranks - rank])),
+        spread.each(lambda rank: sum(read[: rank + 1])),
+        **_waiting(spread, max(read[:2]), min(HEAD_GROUPS, spread.heads)),
+    )
+
+
+def _waiting(spread: Spread, message: int, groups: int) -> dict[str, int]:
+    """Steps and fill of two passes through all ranks: the last one gets the first group of P − 1 messages in a row."""
+    hops = max(spread.ranks - 2, 0)
+    fill = 2 * spread.batch * spread.heads * message * hops // groups
+    return {"steps": 2 * (hops + groups), "fill": fill}
