@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: help setup quickstart test lint bench clean
+.PHONY: help setup quickstart test soak lint bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -26,6 +26,9 @@ lint: setup
 
 test: lint  ## lint, type check and tests
 	$(BIN)/python -m pytest $(TESTS)
+
+soak: setup  ## whole matrices and long trials (hours)
+	$(BIN)/python -m pytest -m soak $(TESTS)
 
 bench: setup  ## speed of the operators on this machine
 	$(BIN)/python -m glm_kernels.bench

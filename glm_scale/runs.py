@@ -93,6 +93,11 @@ class RunDirectory:
         return self.path / "train.log"
 
     @property
+    def ranks(self) -> Path:
+        """What other ranks than the first write, and reports of a run that hangs."""
+        return self.path / "ranks"
+
+    @property
     def tracking(self) -> Path:
         return self.path / "tracking.json"
 

@@ -69,7 +69,7 @@ def layout_problems(config: RunConfig, layout: Layout) -> Iterator[Problem]:
     if training.compile and layout.tensor * layout.sequence > 1:
         yield Problem(
             "training.compile",
-            "compiles blocks in which tensor and sequence ranks exchange, which breaks them into pieces; set it to false",
+            "compiles blocks in which tensor and sequence ranks exchange, which breaks them into pieces; set false",
             value=True,
         )
     yield from _mixer_problems(config, layout)
@@ -92,6 +92,6 @@ def _mixer_problems(config: RunConfig, layout: Layout) -> Iterator[Problem]:
         try:
             mixer.require_tensor_parallel(layout.tensor)
             if layout.sequence > 1:
-                mixer.require_sequence_strategy(config.parallel.strategy)
+                mixer.require_sequence_strategy(config.parallel.strategy, layout.sequence, layout.tensor)
         except MixerError as error:
             yield Problem("model.mixers", str(error), spelling)

@@ -56,7 +56,8 @@ class TrainingConfig(_Config):
 
     `tokens` is the budget of the run, `batch_tokens` of one optimizer step, `micro_batch` the rows of one forward
     pass; the gradient of a step is accumulated over batch_tokens / (micro_batch · sequence_length) forward passes.
-    `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run.
+    `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run. `deterministic`: the
+    same bits from the same layout on GPUs too, at some cost; on CPUs it is always so.
     """
 
     tokens: int = Field(gt=0)
@@ -68,6 +69,7 @@ class TrainingConfig(_Config):
     zero_stage: Literal[0, 1, 2, 3] = 1
     activation_checkpointing: bool = False
     compile: bool = False
+    deterministic: bool = False
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bad_step_limit: int = Field(10, gt=0)

@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -20,7 +21,6 @@ from glm_scale.errors import UserError
 __all__ = [
     "first_start_compiles",
     "quiet",
-    "refuse_several_processes",
     "resolve_device",
     "send_library_logs_to",
     "start",
@@ -39,15 +39,10 @@ def resolve_device(wanted: str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def refuse_several_processes() -> None:
-    """Raise UserError if a launcher started this process as one of several: rows and files are not shared out yet."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size != "1":
-        raise UserError(f"this version trains on one process, but WORLD_SIZE is {size}; start it without a launcher")
-
-
-def start(device: torch.device) -> None:
+def start(device: torch.device, timeout: timedelta | None = None) -> None:
     """Start DeepSpeed's process group (gloo on CPU, NCCL on GPU); does nothing if it runs already.
+
+    timeout: of its collectives.
 
     Raises:
         UserError: the compiler that DeepSpeed needs on CPU is missing.
@@ -70,7 +65,8 @@ def start(device: torch.device) -> None:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
-        deepspeed.init_distributed(backend, auto_mpi_discovery=False)
+        options = {} if timeout is None else {"timeout": timeout}
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, **options)
         return
     # DeepSpeed asks the environment for this one even where it is alone. The rest is passed as arguments: variables
     # would be inherited by child processes, which would then believe a launcher had started them. Port 0: any free one.

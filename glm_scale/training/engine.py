@@ -145,15 +145,16 @@ def _poison(total: Tensor) -> Tensor:
 
 
 def _deepspeed_config(model: nn.Module, config: TrainingConfig, accumulation: int) -> dict[str, Any]:
+    # The default of 5e8 elements is allocated even for a model of a million. Buckets have to be even.
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    bucket = min(parameters + parameters % 2, _LARGEST_BUCKET)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": accumulation,
         "zero_optimization": {
             "stage": config.zero_stage,
-            # The default of 5e8 elements is allocated even for a model of a million.
-            "reduce_bucket_size": min(parameters, _LARGEST_BUCKET),
-            "allgather_bucket_size": min(parameters, _LARGEST_BUCKET),
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
         },
         # Explicit, because DeepSpeed clips at 1.0 if it is left out. Without ZeRO, GuardedAdamW clips.
         "gradient_clipping": 0.0 if config.zero_stage == 0 else config.optimizer.clip or 0.0,

@@ -42,9 +42,12 @@ class Evaluation:
 
 
 def evaluate(
-    summed_loss: Callable[[MicroBatch], Tensor], batches: Iterable[MicroBatch], token_bytes: Tensor
+    summed_loss: Callable[[MicroBatch], Tensor],
+    batches: Iterable[MicroBatch],
+    token_bytes: Tensor,
+    totals: Callable[[list[float]], list[float]] = list,
 ) -> Evaluation:
-    """Loss over all of `batches`.
+    """Loss over all of `batches`, and over those of other ranks, if `totals` gives the sums of what each has.
 
     `summed_loss` gives the sum of the token losses of a batch in nats; `token_bytes`, int [vocab], is the bytes that
     each token stands for.
@@ -60,9 +63,10 @@ def evaluate(
             labels = batch.labels[batch.labels >= 0]
             tokens += labels.numel()
             characters += int(token_bytes[labels].sum())
-    if tokens == 0 or characters == 0:
+    all_nats, all_tokens, all_characters = totals([float(nats), tokens, characters])
+    if all_tokens == 0 or all_characters == 0:
         raise ValueError("the evaluation data hold no token to predict")
-    return Evaluation(float(nats), tokens, characters)
+    return Evaluation(all_nats, int(all_tokens), int(all_characters))
 
 
 def evaluate_model(

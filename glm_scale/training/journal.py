@@ -10,7 +10,7 @@ from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation
 from glm_scale.training.progress import Progress, StepView
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "SilentJournal"]
 
 # Weight of the newest step in the smoothed time per step behind the estimated end.
 _SMOOTHING = 0.05
@@ -121,3 +121,25 @@ class Journal:
     def _seconds_in_training(self) -> float:
         seconds = self._clock.seconds()
         return sum(seconds.values()) - sum(seconds.get(phase, 0.0) for phase in _PAUSES)
+
+
+class SilentJournal(Journal):
+    """The journal of ranks that leave it to the first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def begin(self, counters: Counters) -> None:
+        pass
+
+    def step(self, counters: Counters, result: StepResult, learning_rate: float) -> None:
+        pass
+
+    def validation(self, counters: Counters, evaluation: Evaluation, *, final: bool) -> None:
+        pass
+
+    def event(self, counters: Counters, event: str, message: str) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        pass

@@ -1,14 +1,15 @@
 """The training loop. What a run does is here, top to bottom; how each part does it is in the components it calls."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+from glm_data import Batch
 from glm_scale.errors import UserError
 from glm_scale.training.checkpoint import Saver
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.counters import Counters
-from glm_scale.training.engine import Engine, MicroBatch
+from glm_scale.training.engine import Engine
 from glm_scale.training.journal import Journal
 from glm_scale.training.schedule import learning_rate
 from glm_scale.training.signals import StopRequest
@@ -26,20 +27,23 @@ class DivergenceError(UserError):
 class Trainer:
     """One run from `counters` to the end of its budget.
 
-    `steps` yields the micro-batches of one step after the other. `stop` is looked at between steps.
+    `steps` yields this rank's micro-batches of one step after the other. `stop` is looked at between steps. `rows_of`
+    counts the rows of a step on all ranks. `alive` is told what the run comes to.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         engine: Engine,
-        steps: Iterator[Sequence[MicroBatch]],
+        steps: Iterator[Sequence[Batch]],
         validator: Validator,
         saver: Saver,
         journal: Journal,
         clock: Clock,
         stop: StopRequest,
         counters: Counters,
+        rows_of: Callable[[Sequence[Batch]], int],
+        alive: Callable[[int | str], None],
     ) -> None:
         self.config = config
         self.engine = engine
@@ -50,17 +54,20 @@ class Trainer:
         self.clock = clock
         self.stop = stop
         self.counters = counters
+        self.rows_of = rows_of
+        self.alive = alive
 
     def train(self) -> Literal["finished", "killed"]:
         """Train until the budget is spent or `stop` is set; either way the last step is on disk afterwards."""
         self.journal.begin(self.counters)
         while not self.finished and not self.stop:
+            self.alive(self.counters.step)
             with self.clock.phase("data"):
                 batches = next(self.steps)
-            rate = self.learning_rate(batches)
+            rate = self.learning_rate()
             result = self.engine.step(batches, rate, self.clock)
             with self.clock.phase("logging"):
-                self.counters = self.counters.after(_rows(batches), _tokens(batches), result)
+                self.counters = self.counters.after(self.rows_of(batches), self.config.batch_tokens, result)
                 self.journal.step(self.counters, result, rate)
             self.stop_if_diverged()
             if not self.finished and self.validator.due(self.counters.step):
@@ -76,16 +83,18 @@ class Trainer:
     def finished(self) -> bool:
         return self.counters.tokens >= self.config.tokens
 
-    def learning_rate(self, batches: Sequence[MicroBatch]) -> float:
-        tokens = self.counters.tokens + _tokens(batches)
+    def learning_rate(self) -> float:
+        tokens = self.counters.tokens + self.config.batch_tokens
         return learning_rate(self.config.schedule, self.config.optimizer.learning_rate, tokens, self.config.tokens)
 
     def evaluate(self, final: bool = False) -> None:
+        self.alive("evaluation")
         with self.clock.phase("evaluation"):
             evaluation = self.validator.evaluate(self.engine)
             self.journal.validation(self.counters, evaluation, final=final)
 
     def save(self) -> None:
+        self.alive("checkpoint")
         with self.clock.phase("checkpoint"):
             self.saver.save(self.counters)
 
@@ -100,11 +109,3 @@ class Trainer:
         )
         self.journal.event(self.counters, "diverged", message)
         raise DivergenceError(message)
-
-
-def _rows(batches: Sequence[MicroBatch]) -> int:
-    return sum(batch.tokens.shape[0] for batch in batches)
-
-
-def _tokens(batches: Sequence[MicroBatch]) -> int:
-    return sum(batch.tokens.numel() for batch in batches)

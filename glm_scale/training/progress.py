@@ -69,9 +69,9 @@ class Progress:
         logger.info("%s", message)
 
 
-def open_progress(name: str) -> Progress:
-    """Progress on stdout."""
-    return Progress(Console(), name)
+def open_progress(name: str, shown: bool = True) -> Progress:
+    """Progress on stdout; nowhere but in the log if it is not to be shown."""
+    return Progress(Console(quiet=not shown), name)
 
 
 def describe(view: StepView) -> str:

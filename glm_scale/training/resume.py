@@ -21,6 +21,7 @@ _FREE = (
     "training.zero_stage",
     "training.activation_checkpointing",
     "training.compile",
+    "training.deterministic",
     "training.device",
     "training.bad_step_limit",
     "parallel",

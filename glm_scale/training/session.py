@@ -3,20 +3,21 @@
 import contextlib
 import itertools
 import logging
+import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from typing import Any
 
 import torch
-import yaml
 
-from glm_data import Batch, DataError, PackedRows, batches
-from glm_scale.config import RunConfig, resolved_yaml
+from glm_data import Batch, DataError
+from glm_scale.config import RunConfig, check_layout, layout_of, resolved_yaml
 from glm_scale.errors import UserError
+from glm_scale.launching import Watchdog, collective_timeout
 from glm_scale.model import LanguageModel
+from glm_scale.parallel.mesh import Layout, Mesh
 from glm_scale.runs import RunDirectory, RunSummary, write_atomically
 from glm_scale.tracking import MetricsLog, Tracker
 from glm_scale.tracking.tracker import FinalStatus
@@ -25,12 +26,14 @@ from glm_scale.training.checkpoint import Checkpoint, CheckpointStore, Saver
 from glm_scale.training.checkpoint.loading import CONFIG_NAME, TOKENIZER_NAME
 from glm_scale.training.clock import Clock
 from glm_scale.training.counters import Counters
+from glm_scale.training.determinism import deterministic
 from glm_scale.training.engine import Engine
 from glm_scale.training.hardware import peak_flops
-from glm_scale.training.journal import Journal
+from glm_scale.training.journal import Journal, SilentJournal
 from glm_scale.training.loop import Trainer
+from glm_scale.training.opening import is_complete, open_rows, tell_changes
 from glm_scale.training.progress import Progress, open_progress
-from glm_scale.training.resume import check_resumable
+from glm_scale.training.ranks import Ranks
 from glm_scale.training.signals import StopRequest
 from glm_scale.training.validator import Validator
 
@@ -48,21 +51,43 @@ class Outcome:
 def train(config: RunConfig) -> Outcome:
     """Train the run that `config` describes, from its newest checkpoint if there is one.
 
+    Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
+
     Raises:
         UserError: it cannot be started, or stopped because it diverged (the run is marked as failed then).
     """
-    distributed.refuse_several_processes()
+    layout = layout_of(config)
+    check_layout(config, layout, config.name)
+    device = distributed.resolve_device(config.training.device)
     run = RunDirectory(config.run_root / config.name).create()
-    with run.lock(), _logging_to(run.log), open_progress(config.name) as progress, StopRequest() as stop:
-        checkpoint = CheckpointStore(run.checkpoints, config.checkpoint.keep).newest()
-        if run.exists():
-            _check_resumable(run, config, checkpoint, progress)
-            if _is_complete(run, config, checkpoint):
-                progress.say(f"{config.name} is finished already ({run.path}); raise training.tokens to go on")
-                return Outcome("finished")
-        session = _Session(config, run, progress, stop, checkpoint)
-        with _deterministic(session.device):
-            status = session.run_to_end()
+    if layout.processes == 1:
+        return _train(config, run, Ranks(), device, _nobody_waits)
+    with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, _joined(config, layout, device, run) as ranks:
+        return _train(config, run, ranks, device, watchdog.step)
+
+
+def _train(
+    config: RunConfig, run: RunDirectory, ranks: Ranks, device: torch.device, alive: Callable[[int | str], None]
+) -> Outcome:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(open_progress(config.name, shown=ranks.first))
+        stop = stack.enter_context(StopRequest(ranks.largest))
+
+        def open_run() -> tuple[Checkpoint | None, bool]:
+            stack.enter_context(run.lock())
+            stack.enter_context(_logging_to(run.log))
+            checkpoint = CheckpointStore(run.checkpoints, config.checkpoint.keep).newest()
+            if not run.exists():
+                return checkpoint, False
+            tell_changes(run, config, checkpoint, progress)
+            return checkpoint, is_complete(run, config, checkpoint)
+
+        checkpoint, complete = ranks.from_first(open_run)
+        if complete:
+            progress.say(f"{config.name} is finished already ({run.path}); raise training.tokens to go on")
+            return Outcome("finished")
+        stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
+        status = _Session(config, run, ranks, device, progress, stop, alive, checkpoint).run_to_end()
         return Outcome(status, stop.signal if status == "killed" else None)
 
 
@@ -70,37 +95,47 @@ class _Session:
     """One process's share in a run."""
 
     def __init__(
-        self, config: RunConfig, run: RunDirectory, progress: Progress, stop: StopRequest, checkpoint: Checkpoint | None
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        ranks: Ranks,
+        device: torch.device,
+        progress: Progress,
+        stop: StopRequest,
+        alive: Callable[[int | str], None],
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.config = config
         self.run = run
+        self.ranks = ranks
+        self.device = device
         self.progress = progress
         self.stop = stop
+        self.alive = alive
         self.checkpoint = checkpoint
-        self.device = distributed.resolve_device(config.training.device)
-        self.rows = _open_rows(config, "train", run)
-        self.validation_rows = _open_rows(config, "validation", run)
+        self.rows = open_rows(config, "train", run)
+        self.validation_rows = open_rows(config, "validation", run)
         self.tokenizer = self.rows.tokenizer
+        self.accumulation = config.accumulation(ranks.mesh.layout.data if ranks.mesh else 1)
 
     def run_to_end(self) -> FinalStatus:
         torch.manual_seed(self.config.training.seed)
-        model = LanguageModel(self.config.model, seed=self.config.training.seed)
-        summary = self._write_papers(model)
-        engine = self._build_engine(model)
-        saver = Saver(
-            self.config.checkpoint,
-            CheckpointStore(self.run.checkpoints, self.config.checkpoint.keep),
-            engine,
-            {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model},
-        )
+        summary = self.ranks.from_first(self._write_papers)
+        engine = self._build_engine()
+        store = CheckpointStore(self.run.checkpoints, self.config.checkpoint.keep) if self.ranks.first else None
+        companions = {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model}
+        saver = Saver(self.config.checkpoint, store, engine, companions)
         counters = self._restore(saver)
+        clock = Clock()
+        if not self.ranks.first:
+            return self._train(engine, saver, counters, clock, SilentJournal(clock))
         with MetricsLog(self.run.metrics) as log:
             log.truncate(counters.step)
             tracker = Tracker(self.config.tracking, self.run, log)
             tracker.start()
             status: FinalStatus = "failed"
             try:
-                status = self._train(engine, saver, log, counters, summary)
+                status = self._train(engine, saver, counters, clock, self._journal(log, clock, summary))
             except KeyboardInterrupt:
                 status = "killed"
                 raise
@@ -124,27 +159,29 @@ class _Session:
         except Exception:
             logging.getLogger(__name__).exception("plots/loss.png could not be drawn")
 
-    def _train(
-        self, engine: Engine, saver: Saver, log: MetricsLog, counters: Counters, summary: RunSummary
-    ) -> FinalStatus:
-        clock = Clock()
-        journal = Journal(
+    def _journal(self, log: MetricsLog, clock: Clock, summary: RunSummary) -> Journal:
+        peak, count = peak_flops(self.device, self.config.training.precision), layout_of(self.config).processes
+        return Journal(
             log,
             self.progress,
             clock,
             steps=self.config.training.steps,
             flops_per_token=summary.train_flops_per_token,
-            peak_flops=peak_flops(self.device, self.config.training.precision),
+            peak_flops=peak * count if peak else None,
         )
+
+    def _train(self, engine: Engine, saver: Saver, counters: Counters, clock: Clock, journal: Journal) -> FinalStatus:
         with contextlib.closing(self._steps(counters.samples)) as steps:
             trainer = Trainer(
-                self.config.training, engine, steps, self._validator(), saver, journal, clock, self.stop, counters
-            )
+                self.config.training, engine, steps, self._validator(), saver, journal, clock, self.stop, counters,
+                rows_of=self.ranks.rows_of, alive=self.alive,
+            )  # fmt: skip
             try:
                 status = trainer.train()
             finally:
                 reached = trainer.counters
-                self.run.update_summary(step=reached.step, tokens=reached.tokens, samples=reached.samples)
+                if self.ranks.first:
+                    self.run.update_summary(step=reached.step, tokens=reached.tokens, samples=reached.samples)
         logging.getLogger(__name__).info("%s", journal.time_spent())
         if status == "killed":
             self.progress.say(
@@ -152,13 +189,15 @@ class _Session:
             )
         return status
 
-    def _write_papers(self, model: LanguageModel) -> RunSummary:
+    def _write_papers(self) -> RunSummary:
         """config.yaml, version.json and summary.json: what the tracker and other commands read."""
         config = self.config
         started = self.run.read_summary().started if self.run.exists() else time.time()
         write_atomically(self.run.config, resolved_yaml(config.model_copy(update={"ladder": None})))
         self.run.write_version()
         length = config.data.sequence_length
+        with torch.device("meta"):
+            model = LanguageModel(config.model)
         summary = RunSummary(
             name=config.name,
             mixer=config.model.mixer_name,
@@ -172,29 +211,29 @@ class _Session:
             data_fingerprint=self.rows.fingerprint,
         )
         self.run.write_summary(summary)
+        mesh = self.ranks.mesh
         self.progress.say(
             f"{config.name}: {summary.mixer}, {summary.parameters:,} parameters "
             f"({summary.non_embedding_parameters:,} outside the embeddings), "
-            f"{config.training.steps} steps of {config.training.batch_tokens:,} tokens on {self.device}"
+            f"{config.training.steps} steps of {config.training.batch_tokens:,} tokens on "
+            + (f"{mesh.layout.processes} × {self.device.type} ({mesh.layout})" if mesh else str(self.device))
         )
         return summary
 
-    def _build_engine(self, model: LanguageModel) -> Engine:
-        training = self.config.training
+    def _build_engine(self) -> Engine:
+        training, mesh = self.config.training, self.ranks.mesh
+        model = LanguageModel(self.config.model, seed=training.seed, tensor=mesh.tensor if mesh else None)
         model.activation_checkpointing = training.activation_checkpointing
+        model.sequence_axis = mesh.sequence if mesh else None
         if training.compile:
             # Block by block: one graph serves all layers of a kind, and compiling takes seconds instead of minutes.
             for block in model.blocks:
                 block.compile()
-        if distributed.first_start_compiles(self.device):
-            self.progress.say(
-                "first start on this machine: DeepSpeed compiles a small communication op, about half a minute"
-            )
-        with distributed.quiet(self.run.log):
+        if not mesh:
+            _tell_about_compiling(self.device, self.progress)
+        with _libraries_logging_to(self.run.log, self.ranks.first):
             distributed.start(self.device)
-            engine = Engine(model, training, self.config.accumulation, self.device)
-        distributed.send_library_logs_to(logging.FileHandler(self.run.log))
-        return engine
+            return Engine(model, training, self.accumulation, self.device, mesh)
 
     def _restore(self, saver: Saver) -> Counters:
         if self.checkpoint is None:
@@ -205,9 +244,9 @@ class _Session:
 
     def _steps(self, start: int) -> Generator[Sequence[Batch]]:
         """The micro-batches of one step after the other, from row `start` on."""
-        stream = batches(self.rows, start, self.config.training.micro_batch)
+        stream = self.ranks.batches(self.rows, start, self.config.training.micro_batch)
         try:
-            while step := list(itertools.islice(stream, self.config.accumulation)):
+            while step := list(itertools.islice(stream, self.accumulation)):
                 for problem in itertools.chain.from_iterable(batch.problems for batch in step):
                     self.progress.say(f"skipped bad sample: {problem}")
                 yield step
@@ -219,55 +258,53 @@ class _Session:
         count = min(config.evaluation.rows or len(rows), len(rows))
 
         def fresh() -> Iterator[Batch]:
-            return batches(rows, 0, config.training.micro_batch, stop=count)
+            for batch in self.ranks.batches(rows, 0, config.training.micro_batch, stop=count):
+                self.alive("evaluation")
+                yield batch
 
-        return Validator(config.evaluation, fresh, torch.from_numpy(self.tokenizer.token_bytes))
-
-
-def _open_rows(config: RunConfig, split: Any, run: RunDirectory) -> PackedRows:
-    recorded = run.read_summary() if run.exists() else None
-    rows = PackedRows(config.data, split, tokenizer=recorded.tokenizer_fingerprint if recorded else None)
-    if rows.vocabulary_size > config.model.vocab_size:
-        raise UserError(
-            f"model.vocab_size = {config.model.vocab_size} is too small for the {rows.vocabulary_size} tokens of "
-            f"{config.data.sources[0].path}; set model.vocab_size={rows.vocabulary_size}"
-        )
-    if split == "train" and recorded and recorded.data_fingerprint not in (None, rows.fingerprint):
-        raise UserError(
-            f"{run.path} was started on other data: what data.sources hold now is not what it held then. "
-            "Restore the data, or give this run a new name (name=…)."
-        )
-    return rows
-
-
-def _check_resumable(run: RunDirectory, config: RunConfig, checkpoint: Checkpoint | None, progress: Progress) -> None:
-    before = yaml.safe_load(run.config.read_text())
-    tokens = int(checkpoint.state["counters"]["tokens"]) if checkpoint else 0
-    after = config.model_copy(update={"ladder": None}).model_dump(mode="json")
-    for remark in check_resumable(before, after, tokens, str(run.path)):
-        progress.say(f"changed since the run was started: {remark}")
-
-
-def _is_complete(run: RunDirectory, config: RunConfig, checkpoint: Checkpoint | None) -> bool:
-    done = int(checkpoint.state["counters"]["tokens"]) if checkpoint else 0
-    return run.read_summary().status == "finished" and done >= config.training.tokens
+        token_bytes = torch.from_numpy(self.tokenizer.token_bytes)
+        return Validator(config.evaluation, fresh, token_bytes, self.ranks.totals)
 
 
 @contextlib.contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """On CPU, where it costs nothing, refuse operations whose result depends on scheduling."""
-    # torch.utils.deterministic is a module that acts as an object, which type checkers do not see.
-    settings: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        # The switch would also fill all fresh memory, which does cost.
-        settings.fill_uninitialized_memory = False
+def _joined(config: RunConfig, layout: Layout, device: torch.device, run: RunDirectory) -> Iterator[Ranks]:
+    """This process among the others of its run."""
+    ours = not torch.distributed.is_initialized()
+    parallel = config.parallel
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        with open_progress(config.name) as progress:
+            _tell_about_compiling(device, progress)
+    with _libraries_logging_to(run.log, first):
+        distributed.start(device, collective_timeout(parallel.hang_seconds))
+        mesh = Mesh(layout, shards_rows=parallel.shard_activations, strategy=parallel.strategy)
     try:
-        yield
+        yield Ranks(mesh)
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        settings.fill_uninitialized_memory = before[1]
+        mesh.close()
+        if ours:
+            # Otherwise threads of gloo may end the process with an error when everything is done.
+            torch.distributed.destroy_process_group()
+
+
+def _nobody_waits(what: int | str) -> None:
+    """A process alone makes no other one wait."""
+
+
+def _tell_about_compiling(device: torch.device, progress: Progress) -> None:
+    if distributed.first_start_compiles(device):
+        progress.say("first start on this machine: DeepSpeed compiles a small communication op, about half a minute")
+
+
+@contextlib.contextmanager
+def _libraries_logging_to(log: Path, first: bool) -> Iterator[None]:
+    """What libraries print goes to the log of the run; on all ranks but the first to where these write anyway."""
+    if not first:
+        yield
+        return
+    with distributed.quiet(log):
+        yield
+    distributed.send_library_logs_to(logging.FileHandler(log))
 
 
 @contextlib.contextmanager

@@ -1,20 +1,27 @@
 """SIGTERM and Ctrl-C as a request that the loop reads at the next step boundary."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
 __all__ = ["StopRequest"]
 
 
+def _alone(number: int) -> int:
+    return number
+
+
 class StopRequest:
     """While active, the first SIGTERM or SIGINT sets `signal`; a second one ends the process at once.
 
-    Outside the main thread, where Python allows no handlers, it is never set.
+    Outside the main thread, where Python allows no handlers, it is never set. Looking at it is a vote of all ranks:
+    `largest` gives the largest of the numbers that they bring, and a request to one stops all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, largest: Callable[[int], int] = _alone) -> None:
         self.signal: signal.Signals | None = None
+        self._largest = largest
         self._previous: dict[signal.Signals, signal.Handlers | None] = {}
 
     @property
@@ -23,7 +30,11 @@ class StopRequest:
         return self.signal.name if self.signal else ""
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        number = self._largest(self.signal or 0)
+        if number:
+            self.signal = signal.Signals(number)
+        # One that arrived since the vote waits for the next one.
+        return number != 0
 
     def __enter__(self) -> Self:
         try:

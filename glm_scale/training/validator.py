@@ -14,12 +14,18 @@ __all__ = ["Validator"]
 class Validator:
     """Measures the validation loss of an engine.
 
-    `batches` makes a fresh iterator over the validation rows; `token_bytes` int [vocab] as `evaluate` takes it.
+    `batches` makes a fresh iterator over this rank's validation rows; `token_bytes` int [vocab] and `totals` as
+    `evaluate` takes them.
     """
 
     def __init__(
-        self, config: EvaluationConfig, batches: Callable[[], Iterable[MicroBatch]], token_bytes: Tensor
+        self,
+        config: EvaluationConfig,
+        batches: Callable[[], Iterable[MicroBatch]],
+        token_bytes: Tensor,
+        totals: Callable[[list[float]], list[float]] = list,
     ) -> None:
+        self._totals = totals
         self._config = config
         self._batches = batches
         self._token_bytes = token_bytes
@@ -30,6 +36,6 @@ class Validator:
     def evaluate(self, engine: Engine) -> Evaluation:
         engine.deepspeed.eval()
         try:
-            return evaluate(engine.forward, self._batches(), self._token_bytes)
+            return evaluate(engine.forward, self._batches(), self._token_bytes, self._totals)
         finally:
             engine.deepspeed.train()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from glm_scale.mixers import parse_mixer
+from glm_scale.mixers.contract import MixerError
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.init import parameter_generator
 from glm_scale.model.transformer import LanguageModel
@@ -61,6 +63,18 @@ class Setup:
     precision: str = "fp32"
     tied: bool = False
 
+    def is_legal(self) -> bool:
+        """Whether every mixer can be spread in this way."""
+        dims = _model_config(self).mixer_dims()
+        try:
+            for mixer in (parse_mixer(spelling).build(dims) for spelling in self.mixers):
+                mixer.require_tensor_parallel(self.tensor)
+                if self.sequence > 1:
+                    mixer.require_sequence_strategy(self.strategy, self.sequence, self.tensor)
+        except MixerError:
+            return False
+        return True
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -82,14 +96,15 @@ def train(setup: Setup) -> Trained:
         mesh.close()
 
 
-def _train(setup: Setup, mesh: Mesh) -> Trained:
-    model = LanguageModel(
-        ModelConfig(
-            layers=2, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, ssm_state=4, conv_width=3,
-            mlp_width=32, tie_embeddings=setup.tied,
-        ),
-        tensor=mesh.tensor,
+def _model_config(setup: Setup) -> ModelConfig:
+    return ModelConfig(
+        layers=2, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, ssm_state=4, conv_width=3,
+        mlp_width=32, tie_embeddings=setup.tied,
     )  # fmt: skip
+
+
+def _train(setup: Setup, mesh: Mesh) -> Trained:
+    model = LanguageModel(_model_config(setup), tensor=mesh.tensor)
     _make_different(model, mesh.tensor)
     model.activation_checkpointing = setup.checkpointing
     model.sequence_axis = mesh.sequence
@@ -105,7 +120,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
         }
     )
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "log"):
-        _attach_deepspeed()
+        attach_deepspeed()
         engine = Engine(model, config, ACCUMULATION, torch.device("cpu"), mesh)
     row, column = mesh.data_rank * rows, mesh.sequence_rank * columns
     mine = slice(row, row + rows), slice(column, column + columns)
@@ -128,7 +143,7 @@ def _make_different(model: LanguageModel, tensor: TensorAxis | None) -> None:
         parameter.add_(own_part(noise, parameter, tensor), alpha=0.2)
 
 
-def _attach_deepspeed() -> None:
+def attach_deepspeed() -> None:
     """DeepSpeed keeps what it knows of a process group for ever; here every case has a group of its own."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -136,7 +151,7 @@ def _attach_deepspeed() -> None:
     from deepspeed.comm import comm
     from deepspeed.utils import groups
 
-    comm.cdb = None
+    comm.cdb, groups.mpu = None, None
     for name, value in vars(groups).items():
         if isinstance(value, dist.ProcessGroup):
             setattr(groups, name, None)

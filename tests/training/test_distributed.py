@@ -30,12 +30,6 @@ def test_a_missing_gpu_is_told_with_the_way_out() -> None:
         distributed.resolve_device("cuda")
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE is 2"):
-        distributed.refuse_several_processes()
-
-
 @pytest.mark.usefixtures("process_group")
 def test_starting_leaves_nothing_that_tells_children_they_were_launched() -> None:
     assert torch.distributed.get_world_size() == 1

@@ -1,0 +1,104 @@
+"""The processes of a run among themselves: which share each has, and what they have to agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed as dist
+
+from glm_data import Batch, PackedRows, batches
+from glm_scale.errors import UserError
+from glm_scale.parallel.mesh import Mesh
+
+__all__ = ["OtherRankError", "Ranks"]
+
+T = TypeVar("T")
+
+
+class OtherRankError(UserError):
+    """Rank 0 could not go on, and has said why."""
+
+
+class Ranks:
+    """This process and the others of its run. Without a mesh it is the only one.
+
+    What they tell one another here are small things on the CPU, over a group of their own: it works beside a GPU that
+    is busy, and does not wait for it.
+    """
+
+    def __init__(self, mesh: Mesh | None = None) -> None:
+        self.mesh = mesh
+        self._group = dist.new_group(backend="gloo") if mesh else None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and speaks to the user."""
+        return self.mesh is None or dist.get_rank() == 0
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns on rank 0, on all ranks. If it raises there, the others raise OtherRankError."""
+        if self.mesh is None:
+            return make()
+        answer: list[Any] = [None, None]
+        failure: BaseException | None = None
+        if self.first:
+            try:
+                answer[0] = make()
+            except Exception as error:
+                failure, answer[1] = error, str(error)
+        dist.broadcast_object_list(answer, src=0, group=self._group)
+        if failure is not None:
+            raise failure
+        if answer[1] is not None:
+            raise OtherRankError(f"rank 0 could not go on: {answer[1]}")
+        return answer[0]
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that the ranks bring."""
+        if self.mesh is None:
+            return number
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, self._group)
+        return int(largest)
+
+    def totals(self, numbers: Iterable[float]) -> list[float]:
+        """Sums over the ranks that hold different tokens, in fp64."""
+        sums = torch.tensor(list(numbers), dtype=torch.float64)
+        if self.mesh is not None:
+            # Tensor ranks hold the same tokens, and count once.
+            sums = sums if self.mesh.tensor_rank == 0 else torch.zeros_like(sums)
+            dist.all_reduce(sums, group=self._group)
+        return sums.tolist()
+
+    def batches(self, rows: PackedRows, start: int, micro_batch: int, stop: int | None = None) -> Iterator[Batch]:
+        """This rank's part of batches of `micro_batch` rows for each data rank, from row `start` of all on."""
+        if self.mesh is None:
+            yield from batches(rows, start, micro_batch, stop=stop)
+            return
+        data = self.mesh.layout.data
+        stream = batches(
+            rows, start, micro_batch * data, stop=stop, rank=self.mesh.data_rank, world_size=data
+        )  # fmt: skip
+        try:
+            yield from map(self._own_columns, stream)
+        finally:
+            stream.close()  # type: ignore[attr-defined]  # ends the worker processes
+
+    def rows_of(self, batches: Sequence[Batch]) -> int:
+        """Rows that all ranks together have when this one has these."""
+        return sum(len(batch.tokens) for batch in batches) * (self.mesh.layout.data if self.mesh else 1)
+
+    def _own_columns(self, batch: Batch) -> Batch:
+        """The rows of a sequence that this rank holds; its labels are those of the next tokens, wherever they are."""
+        assert self.mesh is not None
+        count = self.mesh.layout.sequence
+        if count == 1:
+            return batch
+        own = {
+            name: getattr(batch, name).chunk(count, 1)[self.mesh.sequence_rank].contiguous()
+            for name in ("tokens", "labels", "document_starts")
+        }
+        return replace(batch, **own)
