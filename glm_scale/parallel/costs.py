@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_scale.parallel.reach import first_in_window, spans_read
 from glm_scale.parallel.recurrence import HEAD_GROUPS
 from glm_scale.parallel.strategies import SequenceStrategy
+
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
+
+Sent = Mapping[Collective, tuple[int, ...]]
+"""Bytes that each rank sends, by collective."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +62,31 @@ class Spread:
 class Traffic:
     """What a stage exchanges in one forward and one backward pass.
 
-    forward, backward: bytes that each rank sends. steps: exchanges of both passes that wait for one another. fill:
-    bytes that go from rank to rank, in both passes, before the last of a pipeline has anything to do.
+    steps: exchanges of both passes that wait for one another. fill: bytes that go from rank to rank, in both passes,
+    before the last of a pipeline has anything to do.
     """
 
-    forward: tuple[int, ...]
-    backward: tuple[int, ...]
+    forward_sent: Sent
+    backward_sent: Sent
     steps: int
     fill: int = 0
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
-            tuple(a + b for a, b in zip(self.forward, other.forward, strict=True)),
-            tuple(a + b for a, b in zip(self.backward, other.backward, strict=True)),
+            _both(self.forward_sent, other.forward_sent),
+            _both(self.backward_sent, other.backward_sent),
             self.steps + other.steps,
             self.fill + other.fill,
         )
+
+    @property
+    def forward(self) -> tuple[int, ...]:
+        """Bytes that each rank sends in the forward pass."""
+        return _total(self.forward_sent)
+
+    @property
+    def backward(self) -> tuple[int, ...]:
+        return _total(self.backward_sent)
 
     def sent(self, rank: int) -> int:
         """Bytes of both passes."""
@@ -82,6 +97,17 @@ class Traffic:
         link = link or Link()
         critical = max(self.forward) + max(self.backward) + self.fill
         return critical / link.bytes_per_second + self.steps * link.seconds_per_step
+
+
+def _total(sent: Sent) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*sent.values(), strict=True)))
+
+
+def _both(one: Sent, other: Sent) -> Sent:
+    def added(kind: Collective) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*(sent[kind] for sent in (one, other) if kind in sent), strict=True)))
+
+    return {kind: added(kind) for kind in dict.fromkeys([*one, *other])}
 
 
 def cheapest(traffic: Mapping[SequenceStrategy, Traffic], link: Link | None = None) -> SequenceStrategy:
@@ -102,8 +128,11 @@ def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spr
         return _pipeline(spread, size * slots * (key + value), min(HEAD_GROUPS, spread.heads))
     return Traffic(
         # Keys, then summaries; adjoint summaries, then gradients of keys.
-        spread.each(lambda rank: others * slots * (size * key + wide * (slots + value))),
-        spread.each(lambda rank: others * slots * wide * (value + key)),
+        {"all_gather": spread.each(lambda rank: others * slots * (size * key + wide * (slots + value)))},
+        {
+            "all_gather": spread.each(lambda rank: others * slots * wide * value),
+            "reduce_scatter": spread.each(lambda rank: others * slots * wide * key),
+        },
         steps=4,
     )
 
@@ -116,7 +145,11 @@ def ssm_traffic(strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Tra
     state, others = wide * key_dim * value, spread.ranks - 1
     if strategy == "ring":
         return _pipeline(spread, state, 1)
-    return Traffic(spread.each(lambda rank: others * (state + wide)), spread.each(lambda rank: others * state), steps=2)
+    return Traffic(
+        {"all_gather": spread.each(lambda rank: others * (state + wide))},
+        {"all_gather": spread.each(lambda rank: others * state)},
+        steps=2,
+    )
 
 
 def attention_traffic(window: int | None, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
@@ -133,8 +166,8 @@ def attention_traffic(window: int | None, strategy: SequenceStrategy, spread: Sp
     handed = [spread.itemsize * row * sum(rows[: rank + 1]) * (rank + 1 < spread.ranks) for rank in range(spread.ranks)]
     home = [spread.sum_size * row * sum(rows[:rank]) for rank in range(spread.ranks)]
     return Traffic(
-        spread.each(lambda rank: handed[rank]),
-        spread.each(lambda rank: handed[rank] + home[rank]),
+        {"send": spread.each(lambda rank: handed[rank])},
+        {"send": spread.each(lambda rank: handed[rank] + home[rank])},
         # Gradients go home after the last step.
         steps=2 * sum(1 for count in rows if count) + 1,
     )
@@ -144,22 +177,26 @@ def rows_before_traffic(spread: Spread, numbers: int) -> Traffic:
     """Of `exchange.rows_before`, for so many numbers of every batch row."""
     sent = spread.batch * numbers * spread.itemsize
     each, last = range(spread.ranks), spread.ranks - 1
-    return Traffic(tuple(sent * (rank < last) for rank in each), tuple(sent * (rank > 0) for rank in each), steps=2)
+    return Traffic(
+        {"send": tuple(sent * (rank < last) for rank in each)},
+        {"send": tuple(sent * (rank > 0) for rank in each)},
+        steps=2,
+    )
 
 
 def _heads_for_rows(spread: Spread, row_bytes: list[int]) -> Traffic:
     """All-to-alls of tensors with these bytes a row and head, one after the other."""
     given = spread.batch * spread.length * spread.heads * sum(row_bytes)
     sent = (given // spread.ranks * (spread.ranks - 1),) * spread.ranks
-    return Traffic(sent, sent, steps=2 * len(row_bytes))
+    return Traffic({"all_to_all": sent}, {"all_to_all": sent}, steps=2 * len(row_bytes))
 
 
 def _pipeline(spread: Spread, message: int, groups: int) -> Traffic:
     """A message from every rank to the next one and back, in groups of heads: each rank waits for the one before."""
     last = spread.ranks - 1
     return Traffic(
-        spread.each(lambda rank: message * (rank < last)),
-        spread.each(lambda rank: message * (rank > 0)),
+        {"send": spread.each(lambda rank: message * (rank < last))},
+        {"send": spread.each(lambda rank: message * (rank > 0))},
         **_waiting(spread, message, groups),
     )
 
@@ -171,8 +208,8 @@ def _rows_to_readers(pattern: Dense | Offsets, spread: Spread, row_bytes: int) -
         for distance in range(1, spread.ranks)
     ]
     return Traffic(
-        spread.each(lambda rank: sum(read[: spread.ranks - rank])),
-        spread.each(lambda rank: sum(read[: rank + 1])),
+        {"send": spread.each(lambda rank: sum(read[: spread.ranks - rank]))},
+        {"send": spread.each(lambda rank: sum(read[: rank + 1]))},
         **_waiting(spread, max(read[:2]), min(HEAD_GROUPS, spread.heads)),
     )
 

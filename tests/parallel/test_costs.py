@@ -107,7 +107,8 @@ def test_a_strategy_that_was_asked_for_is_taken():
 
 
 def test_slow_links_and_slow_steps_weigh_bytes_and_steps():
-    few, many = Traffic((10, 0), (0, 10), steps=30), Traffic((500, 500), (500, 500), steps=2)
+    few = Traffic({"send": (10, 0)}, {"send": (0, 10)}, steps=30)
+    many = Traffic({"all_gather": (500, 500)}, {"all_gather": (500, 500)}, steps=2)
     assert many.seconds(Link(100.0, 0.5)) == pytest.approx(1000 / 100 + 2 * 0.5)
     assert cheapest({"scan": many, "ring": few}, Link(1e9, 1e-3)) == "scan"
     assert cheapest({"scan": many, "ring": few}, Link(1e3, 1e-3)) == "ring"
