@@ -26,7 +26,7 @@ def alone(inputs, starts, window):
     """The definition: a softmax over the rows that a row may attend to."""
     *inputs, grad = inputs
     q, k, v = leaves = [x.clone().requires_grad_() for x in inputs]
-    age = torch.arange(q.shape[1])[:, None] - torch.arange(q.shape[1])
+    age = torch.arange(q.shape[1], device=q.device)[:, None] - torch.arange(q.shape[1], device=q.device)
     counts = (age >= 0) & (age < (window or q.shape[1]))
     if starts is not None:
         counts = counts & (torch.arange(q.shape[1]) >= starts[:, :, None])
@@ -72,7 +72,8 @@ def test_large_scores_neither_overflow_nor_vanish():
 
 @pytest.mark.parametrize("window", [None, 20])
 def test_half_precision_keeps_sums_in_float32(window):
-    inputs = without_d(1, 512, 2, torch.bfloat16)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs = [x.to(device) for x in without_d(1, 512, 2, torch.bfloat16)]
     found = over_ranks(inputs, None, window, 4, "ring")
     expected = alone([x.double() for x in inputs], None, window)
     assert {x.dtype for x in found} == {torch.bfloat16}
