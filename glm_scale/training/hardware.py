@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["peak_flops"]
+__all__ = ["peak_flops", "peaks"]
 
 # FLOP/s of dense matrix products, without sparsity: (bf16 on tensor cores, fp32 without TF32). From NVIDIA's data
 # sheets of each product. More specific names come first.
@@ -20,12 +20,12 @@ _PEAKS: tuple[tuple[str, float, float], ...] = (
 )
 
 
+def peaks(product: str) -> tuple[float, float] | None:
+    """Peak FLOP/s of a GPU for (bf16, fp32) matrices, by its name in CUDA; None where they are not known."""
+    return next(((bf16, fp32) for known, bf16, fp32 in _PEAKS if known in product), None)
+
+
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Peak FLOP/s of the device for "bf16" or "fp32" matrices; None where it is not known (every CPU)."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    for known, bf16, fp32 in _PEAKS:
-        if known in name:
-            return bf16 if precision == "bf16" else fp32
-    return None
+    found = peaks(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return None if found is None else found[precision != "bf16"]

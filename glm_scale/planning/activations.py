@@ -1,0 +1,147 @@
+"""What autograd keeps of one micro-batch for the backward pass.
+
+Blocks are measured, not modelled: each runs once on tensors without values, and what its operations save is added up.
+So a new mixer needs no entry here, and operators keep what they announce (`glm_kernels.library`). Around the blocks
+everything is known: what `layers.norm`, `layers.embedding` and `model.head` keep.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import rms_norm
+from torch.overrides import TorchFunctionMode
+
+from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.rotary import Rotary
+from glm_scale.model.block import Block
+from glm_scale.planning.parts import Part
+from glm_scale.sequence import Sequence
+
+__all__ = ["Activations"]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes on one rank, of `batch` × `length` rows of which the tensor ranks have all or, with `shards_rows`, a part.
+
+    device: "cuda", or "cpu", where norms keep more. Approximations: windowed attention is measured as on a CPU, where
+    it keeps keys and values twice; residuals of Triton's kernels are left out, at most a byte for each value; rows are
+    one document each.
+    """
+
+    part: Part
+    batch: int
+    length: int
+    dtype: torch.dtype
+    shards_rows: bool
+    device: str = "cuda"
+
+    def kept(self, recomputes: bool) -> int:
+        """At the end of the forward pass."""
+        blocks = (self.of_block_input if recomputes else self.of_block[name] for name in self.part.layers)
+        return self.around_blocks + sum(blocks)
+
+    @cached_property
+    def of_block(self) -> dict[str, int]:
+        """By mixer, with the block's input."""
+        outside = 2 * self._of_norm
+        inside = {name: self._measured(block) - outside for name, block in self.part.blocks.items()}
+        return {name: size + outside // self._outer for name, size in inside.items()}
+
+    @property
+    def of_block_input(self) -> int:
+        """All that is kept of a block with activation checkpointing."""
+        return self._rows * self._row // self._outer
+
+    @property
+    def recomputed(self) -> int:
+        """Of the one block that activation checkpointing computes again at a time, beside its input."""
+        return max(self.of_block.values()) - self.of_block_input
+
+    @property
+    def around_blocks(self) -> int:
+        """Tokens and labels, angles, the last norm, and the gradients of the head, which the forward pass makes."""
+        angles = self._rows * self.part.config.head_size * 4
+        return self._rows * 8 * 2 + angles + self._of_norm // self._outer + self._rows * self._row + self.of_head_weight
+
+    @property
+    def of_head_weight(self) -> int:
+        """Its gradient in fp32, the one thing that does not grow with the rows."""
+        return 4 * self.part.config.vocab_size * self.part.config.width
+
+    @cached_property
+    def _of_norm(self) -> int:
+        """Of a norm between layers: all rows."""
+        with torch.device("meta"):
+            norm = RMSNorm(self.part.config.width, self.part.config.norm_eps)
+        return self._measured(norm)
+
+    @property
+    def _rows(self) -> int:
+        return self.batch * self.length
+
+    @property
+    def _row(self) -> int:
+        return self.part.config.width * self.dtype.itemsize
+
+    @property
+    def _outer(self) -> int:
+        """Parts into which rows are split between layers."""
+        return self.part.ranks if self.shards_rows else 1
+
+    def _measured(self, module: nn.Module) -> int:
+        """Of a block or a norm, whose input is all rows."""
+        module, config = copy.deepcopy(module), self.part.config
+        with FakeTensorMode():
+            for owner in module.modules():
+                for name, parameter in owner.named_parameters(recurse=False):
+                    owner.register_parameter(name, nn.Parameter(torch.empty(parameter.shape, dtype=self.dtype)))
+            x = torch.empty(self.batch, self.length, config.width, dtype=self.dtype, requires_grad=True)
+            positions = torch.zeros(self.batch, self.length, dtype=torch.int64)
+            rotation = Rotary(config.head_size, config.rotary_base)(positions)
+            operands = (x, Sequence(None, positions, rotation)) if isinstance(module, Block) else (x,)
+            with _NormsOfGPU() if self.device == "cuda" else nullcontext():
+                return _saved(lambda: module(*operands), [*module.parameters(), *rotation])
+
+
+class _NormsOfGPU(TorchFunctionMode):
+    """RMSNorm by the one kernel that GPUs have for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return _NormOfGPU.apply(args[0]) if func is rms_norm else func(*args, **kwargs)
+
+
+class _NormOfGPU(torch.autograd.Function):
+    """Keeps its input, and a number for every row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(x)
+
+
+def _saved(work: Callable[[], Tensor], others: Iterable[Tensor]) -> int:
+    """Bytes of the storages that autograd keeps while `work` runs, those of `others` not among them."""
+    known = {x.untyped_storage()._cdata for x in others}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in known:
+            # Held, so that no other takes its place.
+            kept[storage._cdata] = storage
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        work()
+    return sum(storage.nbytes() for storage in kept.values())

@@ -1,0 +1,210 @@
+"""What a run costs in one layout: memory and bytes of every rank, and the time of a step by a roofline.
+
+The time is what the data sheets allow, with nothing hidden behind anything else: the larger of arithmetic at peak and
+memory traffic at full bandwidth, plus exchanges at the full bandwidth of their links and a latency for every step of
+each. Memory traffic: weights are read by the forward pass and twice by the backward pass, every activation and its
+gradient are written once and read once, the optimizer reads and writes all it has. A real step takes longer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+from glm_scale.config.run import RunConfig
+from glm_scale.parallel.costs import Link, Spread
+from glm_scale.parallel.mesh import Layout
+from glm_scale.planning.activations import Activations
+from glm_scale.planning.exchanges import Axis, Exchange, all_gather, total
+from glm_scale.planning.gpus import GPU, NODE
+from glm_scale.planning.parts import Part
+from glm_scale.planning.sequence import SpreadBlock, spread_block
+from glm_scale.planning.tensor import tensor_exchanges
+from glm_scale.planning.zero import State, Zero
+
+__all__ = ["Estimate", "Memory", "Seconds"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank, at most. boundary: states of earlier rows; buffers: what is gathered or reduced at a time."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    boundary: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one optimizer step. `work`: arithmetic or memory traffic, whichever takes longer, named by `works_on`."""
+
+    work: float
+    works_on: str
+    tensor: float
+    sequence: float
+    replicas: float
+
+    @property
+    def total(self) -> float:
+        return self.work + self.tensor + self.sequence + self.replicas
+
+    @property
+    def bound(self) -> str:
+        """What takes the largest part."""
+        parts = {self.works_on: self.work} | {axis: getattr(self, axis) for axis in ("tensor", "sequence", "replicas")}
+        return max(parts, key=parts.__getitem__)
+
+
+class Estimate:
+    """Of a run in a layout that has no `layout_problems`.
+
+    activations: of the part of the model and all rows of a micro-batch; of them each sequence rank keeps its share.
+    """
+
+    def __init__(self, config: RunConfig, layout: Layout, activations: Activations) -> None:
+        self.config, self.layout, self._activations = config, layout, activations
+        self.part: Part = activations.part
+        self.accumulation = config.accumulation(layout.data)
+        training, self._rows = config.training, config.training.micro_batch
+        self._length = config.data.sequence_length // layout.sequence
+        self._itemsize = 2 if training.precision == "bf16" else 4
+        self._recomputes = training.activation_checkpointing
+        replicas = layout.data * layout.sequence
+        self._zero = Zero(self.part, training.zero_stage, training.precision, replicas, layout.tensor, self._recomputes)
+
+    # Bytes ---------------------------------------------------------------------------------------------------------
+
+    def exchanges(self, sequence_rank: int | None = None) -> list[Exchange]:
+        """What a rank sends in one optimizer step; None: one that sends as much as any."""
+        rank = self._busiest if sequence_rank is None else sequence_rank
+        often = [exchange.times(self.accumulation) for exchange in self._of_micro_batch(rank)]
+        return total([*often, *self._zero.of_step()])
+
+    def _of_micro_batch(self, rank: int) -> Iterator[Exchange]:
+        yield from tensor_exchanges(
+            ranks=self.layout.tensor, rows=self._rows * self._length, width=self.part.config.width,
+            layers=len(self.part.layers), itemsize=self._itemsize, shards_rows=self._shards_rows,
+            conv=bool(self.part.config.conv_width), recomputes=self._recomputes,
+        )  # fmt: skip
+        if self.layout.sequence > 1:
+            # Where documents start, int32.
+            yield all_gather("sequence", self.layout.sequence, self._rows * self._length * 4)
+            for name in self.part.layers:
+                yield from self.spread[name].exchanges(rank, self._recomputes)
+        yield from self._zero.of_micro_batch()
+
+    @property
+    def _shards_rows(self) -> bool:
+        return self.config.parallel.shard_activations and self.layout.tensor > 1
+
+    @cached_property
+    def spread(self) -> Mapping[str, SpreadBlock]:
+        """By mixer; empty on one sequence rank."""
+        if self.layout.sequence == 1:
+            return {}
+        config = self.part.config
+        sizes = Spread(
+            self.layout.sequence, self._rows, self._length, config.heads, config.head_size, self._itemsize
+        )  # fmt: skip
+        strategy = self.config.parallel.strategy
+        return {name: spread_block(block, sizes, config.width, strategy) for name, block in self.part.blocks.items()}
+
+    @cached_property
+    def _busiest(self) -> int:
+        def sent(rank: int) -> float:
+            blocks = (self.spread[name].exchanges(rank, self._recomputes) for name in self.part.layers)
+            return sum(exchange.sent for block in blocks for exchange in block)
+
+        return max(range(self.layout.sequence), key=sent) if self.spread else 0
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def state(self, replica: int = 0) -> State:
+        """Of one of the ranks with the same weights, which are numbered data rank by data rank."""
+        return self._zero.state(replica)
+
+    @cached_property
+    def memory(self) -> Memory:
+        state = self._zero.state()
+        boundary = [self.spread[name].boundary for name in self.part.layers] if self.spread else [0]
+        return Memory(
+            state.weights,
+            state.gradients,
+            state.optimizer,
+            self.activations + (self._share(self._activations.recomputed) if self._recomputes else 0),
+            max(boundary) if self._recomputes else sum(boundary),
+            state.buffers,
+        )
+
+    @property
+    def activations(self) -> int:
+        """Bytes that wait for the backward pass at the end of a forward pass."""
+        head = self._activations.of_head_weight
+        return self._share(self._activations.kept(self._recomputes) - head) + head
+
+    def _share(self, size: int) -> int:
+        return size // self.layout.sequence
+
+    # Time ------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def flops(self) -> float:
+        """Of one rank and step, recomputation among them."""
+        length = self.config.data.sequence_length
+        blocks, head = self.part.block_flops_per_token(length), self.part.head_flops_per_token
+        tokens = self.accumulation * self._rows * self._length
+        return tokens * (3 * (blocks + head) + blocks * self._recomputes)
+
+    @property
+    def memory_traffic(self) -> float:
+        """Bytes that a rank reads and writes in its own memory in one step."""
+        state, weights = self._zero.state(), self.part.numbers * self._itemsize
+        activations = self._share(self._activations.kept(False))
+        passes = (3 + self._recomputes) * weights + 2 * weights + (4 + 2 * self._recomputes) * activations
+        return self.accumulation * passes + 2 * state.optimizer + state.gradients + state.weights
+
+    def seconds(self, gpu: GPU) -> Seconds:
+        arithmetic = self.flops / gpu.peak_flops(self.config.training.precision)
+        traffic = self.memory_traffic / gpu.memory_bandwidth
+        spent: dict[Axis, float] = {"tensor": 0.0, "sequence": 0.0, "replicas": 0.0}
+        for exchange in self.exchanges():
+            link = self._link(gpu, exchange)
+            spent[exchange.axis] += exchange.sent / link.bytes_per_second
+            if exchange.axis != "sequence":
+                spent[exchange.axis] += exchange.calls * self._steps(exchange) * link.seconds_per_step
+        for name in self.part.layers if self.spread else ():
+            for traffic_of in self.spread[name].traffic:
+                link = self._link(gpu, Exchange("sequence", next(iter(traffic_of.forward_sent)), 0))
+                waiting = traffic_of.fill / link.bytes_per_second + traffic_of.steps * link.seconds_per_step
+                spent["sequence"] += self.accumulation * waiting * (1.5 if self._recomputes else 1)
+        works_on = "compute" if arithmetic >= traffic else "memory bandwidth"
+        return Seconds(max(arithmetic, traffic), works_on, **spent)
+
+    def _ranks(self, axis: Axis) -> int:
+        layout = self.layout
+        return {"tensor": layout.tensor, "sequence": layout.sequence, "replicas": layout.data * layout.sequence}[axis]
+
+    def _steps(self, exchange: Exchange) -> int:
+        """Messages in a row, where ranks pass them on along a tree."""
+        hops = math.ceil(math.log2(self._ranks(exchange.axis)))
+        return 2 * hops if exchange.collective == "all_reduce" else hops
+
+    def _link(self, gpu: GPU, exchange: Exchange) -> Link:
+        """Inside of a machine; or the network, which the ranks of a group on one machine use together.
+
+        All-to-all sends almost everything elsewhere, so that each has its own share of the network alone.
+        """
+        ranks, stride = self._ranks(exchange.axis), 1 if exchange.axis == "tensor" else self.layout.tensor
+        if ranks * stride <= NODE:
+            return Link(gpu.inside, gpu.inside_latency)
+        together = 1 if exchange.collective == "all_to_all" else max(1, min(ranks, NODE // stride))
+        return Link(min(gpu.inside, together * gpu.outside), gpu.outside_latency)

@@ -1,0 +1,62 @@
+"""What sequence ranks send one another, and by which strategy the stages of a mixer are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from glm_scale.mixers.heads import HeadMixing, MultiHead
+from glm_scale.model.block import Block
+from glm_scale.parallel.costs import Sent, Spread, Traffic, cheapest, rows_before_traffic
+from glm_scale.parallel.strategies import SequenceStrategy, possible
+from glm_scale.planning.exchanges import Exchange
+
+__all__ = ["SpreadBlock", "spread_block"]
+
+
+@dataclass(frozen=True)
+class SpreadBlock:
+    """What a block exchanges over its sequence ranks, and the strategies of its mixer's stages.
+
+    boundary: bytes of earlier rows' states that a rank gets and keeps for the backward pass, about; what it works out
+    from them is as large as a few numbers of every row.
+    """
+
+    traffic: tuple[Traffic, ...]
+    strategies: tuple[SequenceStrategy, ...]
+    boundary: int
+
+    def exchanges(self, rank: int, recomputes: bool) -> Iterator[Exchange]:
+        """Of one forward and one backward pass."""
+        for traffic in self.traffic:
+            passes = [traffic.forward_sent, traffic.backward_sent, *[traffic.forward_sent] * recomputes]
+            for sent in passes:
+                yield from _of_rank(sent, rank)
+
+
+def spread_block(block: Block, spread: Spread, width: int, strategy: SequenceStrategy | None) -> SpreadBlock:
+    """strategy: of all stages; None: of each the cheapest, as `MultiHead` chooses. spread: of the heads of one rank."""
+    traffic, strategies, boundary = [], [], 0
+    if block.conv is not None:
+        traffic.append(rows_before_traffic(spread, (block.conv.width - 1) * width))
+    for stage in _stages(block):
+        able = possible(stage.sequence_strategies, spread.heads, spread.ranks) if strategy is None else (strategy,)
+        choices = {choice: stage.traffic(choice, spread) for choice in able}
+        chosen = cheapest(choices)
+        traffic.append(choices[chosen])
+        strategies.append(chosen)
+        if chosen != "a2a":
+            # What comes in is kept in the dtype of sums.
+            wider = spread.sum_size // spread.itemsize if chosen == "ring" else 1
+            boundary += wider * max(choices[chosen].forward)
+    return SpreadBlock(tuple(traffic), tuple(strategies), boundary)
+
+
+def _stages(block: Block) -> list[HeadMixing]:
+    assert isinstance(block.mixer, MultiHead), "no other mixer has a sequence strategy"
+    return list(block.mixer.stages)  # type: ignore[arg-type]
+
+
+def _of_rank(sent: Sent, rank: int) -> Iterator[Exchange]:
+    for collective, each in sent.items():
+        yield Exchange("sequence", collective, each[rank])

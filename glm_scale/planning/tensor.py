@@ -1,0 +1,40 @@
+"""What tensor ranks send one another in one forward and one backward pass: the exchanges of `parallel.tensor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
+
+__all__ = ["tensor_exchanges"]
+
+
+def tensor_exchanges(
+    *, ranks: int, rows: int, width: int, layers: int, itemsize: int, shards_rows: bool, conv: bool, recomputes: bool
+) -> Iterator[Exchange]:
+    """Of a batch of `rows` rows of `width` numbers, all of which every rank works on.
+
+    shards_rows: see `parallel.axis.TensorAxis`. recomputes: blocks compute their forward pass twice, up to the last
+    tensor that the backward pass needs, which the sum at the end of a block comes after.
+    """
+    if ranks == 1:
+        return
+    size = rows * width * itemsize
+    again = layers if recomputes else 0
+    # Every block begins twice, in front of its mixer and its MLP, and ends twice; the model begins with the embedding's
+    # sum and ends in front of the head.
+    ends, starts = 2 * layers + 1 + again, 2 * layers + 1 + 2 * again
+    if shards_rows:
+        convolved = layers if conv else 0
+        yield reduce_scatter("tensor", ranks, ends * size, ends)
+        yield all_gather("tensor", ranks, starts * size / ranks, starts)
+        yield all_gather("tensor", ranks, (2 * layers + 1) * size / ranks, 2 * layers + 1)
+        yield reduce_scatter("tensor", ranks, (2 * layers + 1 - convolved) * size, 2 * layers + 1 - convolved)
+        # All ranks convolve all rows; and each has but part of the gradient of a norm's weight.
+        yield all_reduce("tensor", ranks, convolved * size, convolved)
+        yield all_reduce("tensor", ranks, (2 * layers + 1) * width * itemsize, 2 * layers + 1)
+    else:
+        yield all_reduce("tensor", ranks, ends * size, ends)
+        yield all_reduce("tensor", ranks, (2 * layers + 1) * size, 2 * layers + 1)
+    # The head's largest logit, and two sums, of every row.
+    yield all_reduce("tensor", ranks, rows * 3 * 4, 2)

@@ -1,0 +1,187 @@
+"""Memory and exchanges of DeepSpeed's ZeRO stages, as `training.engine` sets them up.
+
+What is modelled is DeepSpeed 0.19: stages 1 and 2 all-reduce gradients and keep their part of the sum; bf16 in stage 1
+is an optimizer of its own, with fp32 gradients of everything on every rank. Weights are partitioned in two flat groups,
+those that decay and those that do not, each padded to a multiple of twice the ranks; in stage 3 one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
+from glm_scale.planning.gathering import Gathering, gathering
+from glm_scale.planning.parts import Part, Weight
+
+__all__ = ["State", "Zero"]
+
+_ALIGNMENT = 2
+_BUCKET = 200_000_000
+"""Numbers: the largest bucket that `training.engine` asks for."""
+_SUB_GROUP = 1_000_000_000
+_PERSISTS = 100_000
+"""Stage 3 keeps weights of so few numbers on every rank."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Bytes that a rank holds from step to step, and gradients: as many as there are before the optimizer's step or, if
+    that is more, between two micro-batches. buffers: the largest that ZeRO fills with gradients or gathered weights."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.buffers
+
+
+@dataclass(frozen=True)
+class Zero:
+    """A part of a model over `ranks` ranks that have the same one.
+
+    precision: "fp32" or "bf16". tensor: ranks with other parts. recomputes: activation checkpointing.
+    """
+
+    part: Part
+    stage: int
+    precision: str
+    ranks: int
+    tensor: int
+    recomputes: bool
+
+    @property
+    def _itemsize(self) -> int:
+        return 2 if self.precision == "bf16" else 4
+
+    @property
+    def _sums_everything(self) -> bool:
+        """Whether all ranks have all sums of gradients, padding among them."""
+        return self.stage == 1 and self.precision == "bf16"
+
+    @property
+    def _groups(self) -> list[list[Weight]]:
+        """As the optimizer has them."""
+        weights = self.part.weights
+        groups = [[weight for weight in weights if weight.decays == decays] for decays in (True, False)]
+        return [group for group in groups if group]
+
+    @property
+    def _partitions(self) -> list[int]:
+        """Numbers of each group that a rank updates, padded."""
+        if self.stage == 3:
+            return [sum(map(self._partition, group)) for group in self._groups]
+        each = _ALIGNMENT * self.ranks
+        return [-(-_numbers(group) // each) * _ALIGNMENT for group in self._groups]
+
+    def _partition(self, weight: Weight) -> int:
+        """Stage 3: every weight is padded by itself."""
+        return -(-weight.numbers // self.ranks)
+
+    @property
+    def _gathered(self) -> Gathering:
+        """Stage 3: weights that are gathered in one forward and one backward pass."""
+        numbers = [weight.numbers for weight in self.part.weights]
+        passes = _passes(self.part, self.recomputes)
+        return gathering(passes, numbers, [count <= _PERSISTS for count in numbers])
+
+    # Memory ------------------------------------------------------------------------------------------------------
+
+    def state(self, rank: int = 0) -> State:
+        """Of one of the ranks."""
+        numbers, size, ranks = self.part.numbers, self._itemsize, self.ranks
+        bucket = min(numbers, _BUCKET) * size
+        if self.stage == 0:
+            # Moments, and the number of steps of each parameter.
+            return State(4 * numbers, 4 * numbers, 8 * numbers + 4 * len(self.part.weights), 4 * numbers)
+        own, steps = sum(self._partitions), 4 * len(self._groups)
+        # The fp32 weights that are updated, and their moments.
+        optimizer = 3 * 4 * own + steps
+        if self.stage == 3:
+            kept = sum(self._partition(weight) for weight in self.part.weights if weight.numbers <= _PERSISTS)
+            # One rank computes with the partitions themselves.
+            weights = size * (own + ranks * kept * (ranks > 1))
+            return State(weights, 4 * own, optimizer, bucket + size * self._gathered.most)
+        weights = size * own * ranks
+        if self._sums_everything:
+            return State(weights, 4 * own * ranks + size * numbers, optimizer, (size + 4) * numbers)
+        if self.stage == 2 and self.precision == "bf16":
+            return State(weights, 4 * own, optimizer, bucket)
+        # A gradient of which this rank needs a part is kept whole.
+        parts = zip(self._groups, self._partitions, strict=True)
+        touched = 4 * sum(_touched(group, partition, rank) for group, partition in parts)
+        return State(weights, touched if self.stage == 2 else max(4 * numbers, touched), optimizer, bucket)
+
+    # Exchanges ---------------------------------------------------------------------------------------------------
+
+    def of_micro_batch(self) -> Iterator[Exchange]:
+        """In the forward and the backward pass of every micro-batch."""
+        numbers, size, ranks = self.part.numbers, self._itemsize, self.ranks
+        if self.stage == 2:
+            yield all_reduce("replicas", ranks, size * numbers, _calls(numbers))
+        if self.stage == 3:
+            padded = ranks * sum(self._partitions)
+            yield reduce_scatter("replicas", ranks, size * padded, _calls(numbers))
+            weights = self.part.weights
+            for index, times in self._gathered.times.items():
+                yield all_gather("replicas", ranks, size * times * self._partition(weights[index]), times)
+
+    def of_step(self) -> Iterator[Exchange]:
+        """Once a step: gradients, norms, new weights; and the engine's counts of labels (int64) and loss (fp32)."""
+        numbers, size, ranks = self.part.numbers, self._itemsize, self.ranks
+        yield all_reduce("replicas", ranks, 8 + 4, 2)
+        if self.stage < 2:
+            if self._sums_everything:
+                numbers = ranks * sum(self._partitions)
+            yield all_reduce("replicas", ranks, size * numbers, _calls(numbers))
+        yield from self._norms()
+        if self.stage in (1, 2):
+            for partition in self._partitions:
+                yield all_gather("replicas", ranks, size * partition)
+        if self.stage == 3:
+            for weight in self.part.weights:
+                if weight.numbers <= _PERSISTS:
+                    yield all_gather("replicas", ranks, size * self._partition(weight))
+
+    def _norms(self) -> Iterator[Exchange]:
+        """Sums of squares, a number each, and whether a gradient is finite, a byte."""
+        groups = len(self._groups)
+        over_replicas, over_tensor = 4 * groups, 4 * groups
+        if self.stage == 0 or self._sums_everything:
+            over_replicas, over_tensor = 0, 4
+        elif self.stage == 2 and self.precision == "bf16":
+            over_replicas, over_tensor = 4 * groups + 1, 4 * groups + 1
+        elif self.stage == 3:
+            over_replicas = over_tensor = 8 * sum(-(-partition // _SUB_GROUP) for partition in self._partitions)
+        yield all_reduce("replicas", self.ranks, over_replicas, groups)
+        yield all_reduce("tensor", self.tensor, over_tensor, groups)
+
+
+def _numbers(weights: Sequence[Weight]) -> int:
+    return sum(weight.numbers for weight in weights)
+
+
+def _calls(numbers: int) -> int:
+    return -(-numbers // _BUCKET)
+
+
+def _touched(group: Sequence[Weight], partition: int, rank: int) -> int:
+    """Numbers of the weights of which a partition has any, and its padding."""
+    first, end = rank * partition, (rank + 1) * partition
+    ends = accumulate(weight.numbers for weight in group)
+    whole = sum(w.numbers for w, stop in zip(group, ends, strict=True) if stop > first and stop - w.numbers < end)
+    return whole + max(0, end - max(first, _numbers(group)))
+
+
+def _passes(part: Part, recomputes: bool) -> list[list[int]]:
+    """The modules whose weights are needed, one after the other, by a forward and a backward pass."""
+    forward = [module for stage in part.stages for module in stage]
+    if not recomputes:
+        return [*forward, *reversed(forward)]
+    embedding, *blocks, tail = part.stages
+    again = [module for block in reversed(blocks) for module in [*block, *reversed(block)]]
+    return [*forward, *reversed(tail), *again, *embedding]

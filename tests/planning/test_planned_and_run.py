@@ -1,0 +1,218 @@
+"""What the planner says of a layout is what a run in it does: bytes sent, exactly, and bytes held."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from glm_scale.config.run import RunConfig
+from glm_scale.parallel.mesh import Layout
+from glm_scale.planning.estimate import Estimate
+from glm_scale.planning.plan import activations_of
+from tests.planning.running import watch
+
+RANKS = 4
+
+
+def run_config(
+    mixers: list[str], model: dict[str, Any] | None = None, *, tensor: int = 1, sequence: int = 1,
+    strategy: str | None = None, shard_activations: bool = False, rows: int = 4, length: int = 24, **training: Any,
+) -> RunConfig:  # fmt: skip
+    """A small model on four ranks, two micro-batches a step, which are `rows` rows on all data ranks together."""
+    sizes = {"layers": 2, "width": 16, "heads": 4, "vocab_size": 32, "mlp_width": 32, "ssm_state": 4, "mixers": mixers}
+    steps = {"tokens": 10**6, "batch_tokens": 2 * rows * length, "micro_batch": rows * tensor * sequence // RANKS}
+    return RunConfig.model_validate(
+        {
+            "name": "planned",
+            "model": sizes | (model or {}),
+            "data": {"sources": [{"path": "nowhere"}], "sequence_length": length},
+            "training": steps | training,
+            "parallel": {
+                "tensor": tensor,
+                "sequence": sequence,
+                "strategy": strategy,
+                "shard_activations": shard_activations,
+            },
+        }
+    )
+
+
+CONV, TIED = {"conv_width": 3}, {"tie_embeddings": True}
+BF16, AGAIN, SPLIT = {"precision": "bf16"}, {"activation_checkpointing": True}, {"shard_activations": True}
+
+# Every two of mixer, layout, strategy, stage, precision, checkpointing, split rows, tied tables and convolution meet.
+CONFIGS = [
+    run_config(["mamba2", "lattice:2^k"], CONV, zero_stage=3, **BF16, **AGAIN),
+    run_config(["offsets:2^k", "attention"], TIED, zero_stage=0),
+    run_config(["dense", "local:5"], zero_stage=1, **BF16),
+    run_config(["lattice:k^2+1", "ssm"], zero_stage=2, **BF16, **AGAIN),
+    run_config(["local:5 > lattice:2^k", "window:3"], CONV, zero_stage=1, **AGAIN),
+    run_config(["window:3", "mamba2"], TIED, sequence=2, strategy="a2a", zero_stage=0),
+    run_config(
+        ["local:5 > lattice:2^k", "local:5"],
+        CONV,
+        sequence=2,
+        strategy="ring",
+        zero_stage=2,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(["attention", "lattice:2^k"], TIED, sequence=2, strategy="ring", zero_stage=1, **BF16),
+    run_config(
+        ["ssm", "local:5 > lattice:2^k"],
+        sequence=2,
+        strategy="a2a",
+        zero_stage=3,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(
+        ["offsets:2^k", "lattice:k^2+1"],
+        sequence=2,
+        strategy="a2a",
+        zero_stage=2,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(["dense", "mamba2"], CONV, sequence=2, strategy="ring", zero_stage=1),
+    run_config(["ssm", "mamba2"], TIED, sequence=2, zero_stage=2, **AGAIN),
+    run_config(["ssm", "lattice:k^2+1"], sequence=2, strategy="scan", zero_stage=0),
+    run_config(["ssm", "dense"], sequence=4, zero_stage=1, **BF16, **AGAIN),
+    run_config(["lattice:2^k", "attention"], sequence=4, strategy="a2a", zero_stage=2, **BF16),
+    run_config(["local:5 > lattice:2^k", "lattice:k^2+1"], CONV | TIED, sequence=4, strategy="ring", zero_stage=0),
+    run_config(["window:3", "mamba2"], CONV | TIED, sequence=4, strategy="scan", zero_stage=3),
+    run_config(
+        ["local:5", "offsets:2^k"],
+        TIED,
+        sequence=4,
+        strategy="a2a",
+        zero_stage=1,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(["local:5 > lattice:2^k", "window:3"], CONV | TIED, tensor=2, **SPLIT, zero_stage=1),
+    run_config(["lattice:2^k", "lattice:k^2+1"], tensor=2, zero_stage=0, **AGAIN),
+    run_config(
+        ["dense", "local:5"],
+        CONV,
+        tensor=2,
+        **SPLIT,
+        zero_stage=3,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(["offsets:2^k", "ssm"], TIED, tensor=2, **SPLIT, zero_stage=2, **BF16),
+    run_config(
+        ["lattice:2^k", "attention"],
+        TIED,
+        tensor=2,
+        **SPLIT,
+        zero_stage=0,
+        **AGAIN,
+    ),
+    run_config(["ssm", "lattice:2^k"], CONV | TIED, tensor=2, sequence=2, strategy="scan", **SPLIT, zero_stage=2),
+    run_config(["lattice:k^2+1", "offsets:2^k"], TIED, tensor=2, sequence=2, strategy="ring", zero_stage=3, **BF16),
+    run_config(
+        ["local:5", "dense"],
+        CONV | TIED,
+        tensor=2,
+        sequence=2,
+        strategy="a2a",
+        **SPLIT,
+        zero_stage=0,
+        **AGAIN,
+    ),
+    run_config(
+        ["window:3", "lattice:k^2+1"],
+        tensor=2,
+        sequence=2,
+        strategy="scan",
+        **SPLIT,
+        zero_stage=1,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(
+        ["ssm", "window:3"],
+        TIED,
+        tensor=2,
+        sequence=2,
+        strategy="ring",
+        **SPLIT,
+        zero_stage=2,
+        **BF16,
+    ),
+    run_config(
+        ["local:5 > lattice:2^k", "attention"],
+        CONV,
+        tensor=2,
+        sequence=2,
+        **SPLIT,
+        zero_stage=3,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(
+        ["attention", "offsets:2^k"],
+        CONV,
+        tensor=4,
+        **SPLIT,
+        zero_stage=3,
+        **AGAIN,
+    ),
+    run_config(["local:5", "dense"], tensor=4, zero_stage=2, **BF16),
+    run_config(["lattice:k^2+1", "ssm"], TIED, tensor=4, zero_stage=0, **AGAIN),
+    run_config(
+        ["local:5 > lattice:2^k", "window:3"],
+        CONV,
+        tensor=4,
+        **SPLIT,
+        zero_stage=1,
+        **BF16,
+        **AGAIN,
+    ),
+    run_config(["lattice:2^k", "local:5 > lattice:2^k"], CONV, tensor=4, zero_stage=3, **AGAIN),
+]
+
+
+def estimate(config: RunConfig) -> Estimate:
+    layout = Layout.of(RANKS, tensor=config.parallel.tensor, sequence=config.parallel.sequence)
+    return Estimate(config, layout, activations_of(config, layout, "cpu"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: " ".join(config.model.mixers))
+def test_every_rank_sends_and_holds_what_was_planned(processes, config):
+    planned = estimate(config)
+    for found in processes.run(RANKS, watch, config):
+        sent: Counter[str] = Counter()
+        for exchange in planned.exchanges(found.sequence_rank):
+            sent[exchange.collective] += exchange.sent
+        assert sent == pytest.approx(found.sent, rel=1e-12)
+        state = planned.state(found.replica)
+        assert (state.weights, state.gradients, state.optimizer) == (found.weights, found.gradients, found.optimizer)
+        assert planned.part.numbers == found.parameters
+
+
+WIDE = {"width": 128, "vocab_size": 64, "mlp_width": 256, "ssm_state": 16}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        run_config(["lattice:2^k", "attention"], WIDE, length=256),
+        run_config(["ssm", "local:32"], WIDE | CONV, length=256, **BF16, **AGAIN),
+        run_config(["lattice:2^k", "mamba2"], WIDE, length=256, sequence=4),
+        run_config(["dense", "offsets:2^k"], WIDE | CONV, length=256, sequence=2, **BF16),
+        run_config(["window:5", "attention"], WIDE | CONV, length=256, tensor=2, **SPLIT, **BF16),
+        run_config(["lattice:k^2+1", "ssm"], WIDE | TIED, length=256, tensor=4),
+        run_config(["local:32 > lattice:2^k"], WIDE | CONV, length=256, tensor=2, sequence=2, **SPLIT, **AGAIN),
+    ],
+    ids=lambda config: " ".join(config.model.mixers),
+)
+def test_activations_are_within_a_tenth_of_a_run(processes, config):
+    planned = estimate(config)
+    for found in processes.run(RANKS, watch, config):
+        boundary = 0 if config.training.activation_checkpointing else planned.memory.boundary
+        assert planned.activations + boundary == pytest.approx(found.activations, rel=0.1)
