@@ -93,6 +93,40 @@ def folder_lock(folder: Path, patience: float) -> Iterator[None]:
         os.close(file)
 
 
+@contextlib.contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """Hold a file together with other readers, so that nobody who asks `held_alone` removes it.
+
+    Raises FileNotFoundError if it is not there, or is being removed.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        held = _try_flock(file, fcntl.LOCK_SH, 1.0)
+        # Between opening and locking it may have been moved away, or replaced by another file of its name.
+        if held is False or not os.path.samestat(os.fstat(file), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield
+    finally:
+        _unlock(file)
+
+
+@contextlib.contextmanager
+def held_alone(path: Path) -> Iterator[bool]:
+    """Whether nobody else holds the file. If so nobody gets it until the block ends; true where locks do not exist."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield _try_flock(file, fcntl.LOCK_EX, 0.0) is not False
+    finally:
+        _unlock(file)
+
+
+def _unlock(file: int) -> None:
+    """Close a locked file, and let go of the lock even if a forked child still has the file open."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
+
+
 def is_held(path: Path) -> bool:
     """Whether some process, this one included, holds the file; true as well where locks do not exist."""
     try:

@@ -14,7 +14,8 @@ def train(config: ConfigPath, overrides: Overrides = None) -> None:
     With parallel.tensor=2, parallel.sequence=2 or parallel.data=2 it runs on so many processes of this machine, each
     with a GPU of its own where there are GPUs. If a launcher has started the processes, each takes its part in the run.
 
-    Ctrl-C or SIGTERM saves a checkpoint at the next step and stops; a second one stops at once.
+    Ctrl-C saves a checkpoint at the next step and stops (exit code 130); a second one stops at once. SIGTERM, SIGUSR1,
+    SIGUSR2 and training.time_limit_minutes do the same with exit code 85: start the same command again.
     """
     from glm_scale.config import check_environment, check_layout, layout_of, load_config
 
@@ -24,12 +25,14 @@ def train(config: ConfigPath, overrides: Overrides = None) -> None:
     check_layout(run, layout, str(config))
     if layout.processes > 1 and "RANK" not in os.environ:
         from glm_scale.launching import launch
+        from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
         command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(config), *(overrides or ())]
-        raise typer.Exit(launch(command, layout.processes, logs=run.run_root / run.name / "ranks"))
+        logs = run.run_root / run.name / "ranks"
+        raise typer.Exit(launch(command, layout.processes, logs=logs, no_failures=[REQUEUE_EXIT_CODE]))
 
     from glm_scale.training.session import train as train_run
 
     outcome = train_run(run)
-    if outcome.signal is not None:
-        raise typer.Exit(128 + outcome.signal)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)

@@ -24,20 +24,22 @@ _LOOK = 1.0
 """Seconds between looks for reports: the folder may lie on a file system that is shared."""
 
 
-def launch(command: Sequence[str], processes: int, *, logs: Path, grace: float = 10.0) -> int:
+def launch(
+    command: Sequence[str], processes: int, *, logs: Path, grace: float = 10.0, no_failures: Collection[int] = ()
+) -> int:
     """Run `processes` copies of `command` as ranks 0, 1, … and return the exit code of the whole.
 
     Rank 0 has the terminal; the others write to `logs`/rank-N.log. SIGINT and SIGTERM are passed on to all. A rank that
     fails takes the others down, which have `grace` seconds to end; what it died of is shown, and its exit code
     (128 + number for signals) is returned. If a rank's `Watchdog` says that it hangs, all have to report, the odd one
-    is named, and HANG_EXIT_CODE is returned.
+    is named, and HANG_EXIT_CODE is returned. `no_failures`: exit codes besides 0 that are no failure.
 
     Only for the main thread: signals are handled there, and ranks die with the thread that started them.
     """
     with _noted_signals() as noted, Ranks(command, processes, logs) as ranks:
         stopped: set[int] = set()  # codes of ranks that did as they were told
         looked = time.monotonic()
-        while ranks.living and not ranks.failed(stopped):
+        while ranks.living and not ranks.failed({*stopped, *no_failures}):
             time.sleep(POLL)
             while noted:
                 number = noted.pop(0)
@@ -49,18 +51,18 @@ def launch(command: Sequence[str], processes: int, *, logs: Path, grace: float =
                     return _end_hang(ranks)
         if HANG_EXIT_CODE in ranks.ended.values():
             return _end_hang(ranks)
-        if ranks.failed(stopped):
-            return _end_failure(ranks, stopped, grace)
+        if ranks.failed({*stopped, *no_failures}):
+            return _end_failure(ranks, stopped, no_failures, grace)
         ranks.relay.finish()
         ranks.relay.show()
         return next((Death(rank, code).exit_code for rank, code in ranks.ended.items() if code), 0)
 
 
-def _end_failure(ranks: Ranks, stopped: Collection[int], grace: float) -> int:
+def _end_failure(ranks: Ranks, stopped: Collection[int], no_failures: Collection[int], grace: float) -> int:
     """Show which rank failed and of what, and end the others."""
 
     def cause() -> Death:
-        return cause_of(ranks.death(rank) for rank in ranks.failed(stopped))
+        return cause_of(ranks.death(rank) for rank in ranks.failed({*stopped, *no_failures}))
 
     # A rank that lost another can be dead before the other is.
     ranks.wait(lambda: not cause().is_consequence, _MOMENT)

@@ -57,7 +57,8 @@ class TrainingConfig(_Config):
     `tokens` is the budget of the run, `batch_tokens` of one optimizer step, `micro_batch` the rows of one forward
     pass; the gradient of a step is accumulated over batch_tokens / (micro_batch · sequence_length) forward passes.
     `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run. `deterministic`: the
-    same bits from the same layout on GPUs too, at some cost; on CPUs it is always so.
+    same bits from the same layout on GPUs too, at some cost; on CPUs it is always so. `time_limit_minutes`: after so
+    long the process saves at the next step, and ends with the exit code that asks to be started again.
     """
 
     tokens: int = Field(gt=0)
@@ -70,6 +71,7 @@ class TrainingConfig(_Config):
     activation_checkpointing: bool = False
     compile: bool = False
     deterministic: bool = False
+    time_limit_minutes: float | None = Field(None, gt=0)
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bad_step_limit: int = Field(10, gt=0)
@@ -115,7 +117,15 @@ class EvaluationConfig(_Config):
 
 
 class CheckpointConfig(_Config):
-    """A checkpoint every `every` steps (null: only at the end); the newest `keep` stay on disk."""
+    """A checkpoint every `every` steps (null: only at the end).
+
+    On disk stay the newest `keep`, those of steps that are multiples of `keep_every` (null: none besides), and the
+    `keep_best` with the least validation loss. `verify`: how closely a checkpoint is looked at before a run goes on
+    from it; "full" reads everything and compares SHA-256, "sizes" does not.
+    """
 
     every: int | None = Field(None, gt=0)
     keep: int = Field(2, gt=0)
+    keep_every: int | None = Field(None, gt=0)
+    keep_best: int = Field(0, ge=0)
+    verify: Literal["full", "sizes"] = "full"

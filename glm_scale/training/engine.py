@@ -71,9 +71,10 @@ class Engine:
             mpu=mesh.mpu() if mesh else None,
             dist_init_required=False,
         )
-        self.state = LogicalState(self.deepspeed, tensor)
         self._replica_group = mesh.replica_group if mesh else None
         self._replicas = torch.distributed.get_world_size(self._replica_group)
+        replica = torch.distributed.get_rank(self._replica_group)
+        self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))
         self._accumulation = accumulation
 
     @property

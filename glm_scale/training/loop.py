@@ -1,11 +1,12 @@
 """The training loop. What a run does is here, top to bottom; how each part does it is in the components it calls."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from glm_data import Batch
 from glm_scale.errors import UserError
 from glm_scale.training.checkpoint import Saver
+from glm_scale.training.checkpoint.retention import VALIDATION_LOSS
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.counters import Counters
@@ -55,18 +56,23 @@ class Trainer:
         self.stop = stop
         self.counters = counters
         self.rows_of = rows_of
+        self.remarks: dict[str, Any] = {}
         self.alive = alive
 
     def train(self) -> Literal["finished", "killed"]:
-        """Train until the budget is spent or `stop` is set; either way the last step is on disk afterwards."""
+        """Train until the budget is spent or `stop` is set; either way the last step is on disk afterwards.
+
+        At least one step is made: who is stopped and started again all the time comes to the end, too.
+        """
         self.journal.begin(self.counters)
-        while not self.finished and not self.stop:
+        while not self.finished:
             self.alive(self.counters.step)
             with self.clock.phase("data"):
                 batches = next(self.steps)
             rate = self.learning_rate()
             result = self.engine.step(batches, rate, self.clock)
             with self.clock.phase("logging"):
+                self.remarks = {}
                 self.counters = self.counters.after(self.rows_of(batches), self.config.batch_tokens, result)
                 self.journal.step(self.counters, result, rate)
             self.stop_if_diverged()
@@ -74,9 +80,13 @@ class Trainer:
                 self.evaluate()
             if not self.finished and self.saver.due(self.counters.step):
                 self.save()
+            self.report_failed_save()
+            if self.stop:
+                break
         if self.finished:
             self.evaluate(final=True)
         self.save()
+        self.saver.finish()
         return "finished" if self.finished else "killed"
 
     @property
@@ -91,12 +101,18 @@ class Trainer:
         self.alive("evaluation")
         with self.clock.phase("evaluation"):
             evaluation = self.validator.evaluate(self.engine)
+            self.remarks = {VALIDATION_LOSS: evaluation.loss}
             self.journal.validation(self.counters, evaluation, final=final)
 
     def save(self) -> None:
         self.alive("checkpoint")
         with self.clock.phase("checkpoint"):
-            self.saver.save(self.counters)
+            self.saver.save(self.counters, self.remarks)
+
+    def report_failed_save(self) -> None:
+        """A checkpoint that could not be written does not end the run: the next one may be."""
+        if failure := self.saver.failure():
+            self.journal.event(self.counters, "checkpoint_failed", f"no checkpoint: {failure}")
 
     def stop_if_diverged(self) -> None:
         if self.counters.bad_streak < self.config.bad_step_limit:

@@ -26,12 +26,16 @@ class Ranks:
     """This process and the others of its run. Without a mesh it is the only one.
 
     What they tell one another here are small things on the CPU, over a group of their own: it works beside a GPU that
-    is busy, and does not wait for it.
+    is busy, and does not wait for it. A thread takes an `apart` of its own.
     """
 
     def __init__(self, mesh: Mesh | None = None) -> None:
         self.mesh = mesh
-        self._group = dist.new_group(backend="gloo") if mesh else None
+        self.group = dist.new_group(backend="gloo") if mesh else None
+
+    def apart(self) -> Ranks:
+        """The same ranks over another group, so that both can be used at the same time. Collective."""
+        return Ranks(self.mesh)
 
     @property
     def first(self) -> bool:
@@ -49,19 +53,27 @@ class Ranks:
                 answer[0] = make()
             except Exception as error:
                 failure, answer[1] = error, str(error)
-        dist.broadcast_object_list(answer, src=0, group=self._group)
+        dist.broadcast_object_list(answer, src=0, group=self.group)
         if failure is not None:
             raise failure
         if answer[1] is not None:
             raise OtherRankError(f"rank 0 could not go on: {answer[1]}")
         return answer[0]
 
+    def gathered(self, brought: T) -> list[T]:
+        """What every rank brings, by rank."""
+        if self.mesh is None:
+            return [brought]
+        everyones: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyones, brought, self.group)
+        return everyones
+
     def largest(self, number: int) -> int:
         """The largest of the numbers that the ranks bring."""
         if self.mesh is None:
             return number
         largest = torch.tensor(number)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, self._group)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, self.group)
         return int(largest)
 
     def totals(self, numbers: Iterable[float]) -> list[float]:
@@ -70,7 +82,7 @@ class Ranks:
         if self.mesh is not None:
             # Tensor ranks hold the same tokens, and count once.
             sums = sums if self.mesh.tensor_rank == 0 else torch.zeros_like(sums)
-            dist.all_reduce(sums, group=self._group)
+            dist.all_reduce(sums, group=self.group)
         return sums.tolist()
 
     def batches(self, rows: PackedRows, start: int, micro_batch: int, stop: int | None = None) -> Iterator[Batch]:

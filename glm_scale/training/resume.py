@@ -24,6 +24,7 @@ _FREE = (
     "training.deterministic",
     "training.device",
     "training.bad_step_limit",
+    "training.time_limit_minutes",
     "parallel",
 )
 # Of the free keys, those that change the order of floating-point sums.

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import Signals
 
 import torch
 
@@ -22,7 +21,7 @@ from glm_scale.runs import RunDirectory, RunSummary, write_atomically
 from glm_scale.tracking import MetricsLog, Tracker
 from glm_scale.tracking.tracker import FinalStatus
 from glm_scale.training import distributed
-from glm_scale.training.checkpoint import Checkpoint, CheckpointStore, Saver
+from glm_scale.training.checkpoint import Checkpoint, CheckpointStore, Retention, Saver
 from glm_scale.training.checkpoint.loading import CONFIG_NAME, TOKENIZER_NAME
 from glm_scale.training.clock import Clock
 from glm_scale.training.counters import Counters
@@ -42,10 +41,11 @@ __all__ = ["Outcome", "train"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; `signal` is the one that stopped it, None if none did."""
+    """How a run ended: what stopped it if anything did, and the exit code that says so."""
 
     status: FinalStatus
-    signal: Signals | None = None
+    stopped_by: str = ""
+    exit_code: int = 0
 
 
 def train(config: RunConfig) -> Outcome:
@@ -71,12 +71,12 @@ def _train(
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(open_progress(config.name, shown=ranks.first))
-        stop = stack.enter_context(StopRequest(ranks.largest))
+        stop = stack.enter_context(StopRequest(ranks.largest, config.training.time_limit_minutes))
 
         def open_run() -> tuple[Checkpoint | None, bool]:
             stack.enter_context(run.lock())
             stack.enter_context(_logging_to(run.log))
-            checkpoint = CheckpointStore(run.checkpoints, config.checkpoint.keep).newest()
+            checkpoint = _store(config, run, progress).newest(config.checkpoint.verify)
             if not run.exists():
                 return checkpoint, False
             tell_changes(run, config, checkpoint, progress)
@@ -88,7 +88,7 @@ def _train(
             return Outcome("finished")
         stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
         status = _Session(config, run, ranks, device, progress, stop, alive, checkpoint).run_to_end()
-        return Outcome(status, stop.signal if status == "killed" else None)
+        return Outcome(status, stop.reason, stop.exit_code) if status == "killed" else Outcome(status)
 
 
 class _Session:
@@ -122,9 +122,9 @@ class _Session:
         torch.manual_seed(self.config.training.seed)
         summary = self.ranks.from_first(self._write_papers)
         engine = self._build_engine()
-        store = CheckpointStore(self.run.checkpoints, self.config.checkpoint.keep) if self.ranks.first else None
+        store = _store(self.config, self.run, self.progress)
         companions = {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model}
-        saver = Saver(self.config.checkpoint, store, engine, companions)
+        saver = Saver(self.config.checkpoint, store, engine, self.ranks, companions)
         counters = self._restore(saver)
         clock = Clock()
         if not self.ranks.first:
@@ -179,13 +179,14 @@ class _Session:
             try:
                 status = trainer.train()
             finally:
+                saver.wait()
                 reached = trainer.counters
                 if self.ranks.first:
                     self.run.update_summary(step=reached.step, tokens=reached.tokens, samples=reached.samples)
         logging.getLogger(__name__).info("%s", journal.time_spent())
         if status == "killed":
             self.progress.say(
-                f"stopped by {self.stop.name} at step {reached.step}; the same command goes on from there"
+                f"stopped by {self.stop.reason} at step {reached.step}; the same command goes on from there"
             )
         return status
 
@@ -264,6 +265,12 @@ class _Session:
 
         token_bytes = torch.from_numpy(self.tokenizer.token_bytes)
         return Validator(config.evaluation, fresh, token_bytes, self.ranks.totals)
+
+
+def _store(config: RunConfig, run: RunDirectory, progress: Progress) -> CheckpointStore:
+    wanted = config.checkpoint
+    retention = Retention(wanted.keep, wanted.keep_every, wanted.keep_best)
+    return CheckpointStore(run.checkpoints, retention, tell=progress.say)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,19 @@
-"""SIGTERM and Ctrl-C as a request that the loop reads at the next step boundary."""
+"""Requests to stop, which the loop reads at the next step boundary: signals, and the limit of a process's time."""
 
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
-__all__ = ["StopRequest"]
+__all__ = ["REQUEUE_EXIT_CODE", "StopRequest"]
+
+REQUEUE_EXIT_CODE = 85
+"""How `glm-scale train` ends when it was asked to make room and has saved: start the same command again."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_TIME = 1000
+"""Stands for the time limit among the numbers of signals."""
 
 
 def _alone(number: int) -> int:
@@ -13,32 +21,47 @@ def _alone(number: int) -> int:
 
 
 class StopRequest:
-    """While active, the first SIGTERM or SIGINT sets `signal`; a second one ends the process at once.
+    """While active, true after the first of SIGINT, SIGTERM, SIGUSR1 and SIGUSR2, or after `minutes`.
 
-    Outside the main thread, where Python allows no handlers, it is never set. Looking at it is a vote of all ranks:
-    `largest` gives the largest of the numbers that they bring, and a request to one stops all.
+    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python allows no handlers, there
+    are no signals. Looking at it is a vote of all ranks: `largest` gives the largest of the numbers that they bring,
+    and a request to one stops all.
     """
 
-    def __init__(self, largest: Callable[[int], int] = _alone) -> None:
-        self.signal: signal.Signals | None = None
+    def __init__(
+        self,
+        largest: Callable[[int], int] = _alone,
+        minutes: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._largest = largest
+        self._clock = clock
+        self._end = None if minutes is None else clock() + 60 * minutes
+        self._number = 0
         self._previous: dict[signal.Signals, signal.Handlers | None] = {}
 
     @property
-    def name(self) -> str:
-        """ "SIGTERM" or "SIGINT"; empty if there was no request."""
-        return self.signal.name if self.signal else ""
+    def reason(self) -> str:
+        """ "SIGTERM", another signal, or "its time limit"; empty if there was no request."""
+        if self._number == _TIME:
+            return "its time limit"
+        return signal.Signals(self._number).name if self._number else ""
+
+    @property
+    def exit_code(self) -> int:
+        """128 + 2 after Ctrl-C, as from a shell; for everything else that the process is to be started again."""
+        return 128 + signal.SIGINT if self._number == signal.SIGINT else REQUEUE_EXIT_CODE
 
     def __bool__(self) -> bool:
-        number = self._largest(self.signal or 0)
-        if number:
-            self.signal = signal.Signals(number)
-        # One that arrived since the vote waits for the next one.
+        late = self._end is not None and self._clock() >= self._end
+        number = self._largest(self._number or (_TIME if late else 0))
+        # A signal that arrives during the vote waits for the next one.
+        self._number = number or self._number
         return number != 0
 
     def __enter__(self) -> Self:
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._request)  # type: ignore[assignment]
         except ValueError:
             self._previous.clear()
@@ -52,7 +75,8 @@ class StopRequest:
         self._previous.clear()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._number == 0:
+            self._number = number
+        elif number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.signal = signal.Signals(number)

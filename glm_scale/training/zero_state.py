@@ -1,9 +1,9 @@
 """Weights and Adam moments by parameter name, whatever ZeRO stage holds them.
 
-A checkpoint speaks of logical parameters: the fp32 master weight, `exp_avg` and `exp_avg_sq` of each, in the
-parameter's own shape. DeepSpeed keeps them as pieces of flat buffers that differ from stage to stage. This module alone
-knows both sides; it leans on private attributes of DeepSpeed, which is why the package pins DeepSpeed's minor version
-and tests every stage.
+A checkpoint speaks of logical parameters: the fp32 master weight, `exp_avg` and `exp_avg_sq` of each, in the shape that
+one device would give it. DeepSpeed keeps them as pieces of flat buffers that differ from stage to stage, and tensor
+ranks have parts of them. This module alone knows both sides; it leans on private attributes of DeepSpeed, which is why
+the package pins DeepSpeed's minor version and tests every stage.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor import gathered, own_part, whole_shape
+from glm_scale.parallel.tensor import split_dimension, whole_shape
+from glm_scale.training.pieces import Box, Piece
 
 __all__ = ["MOMENTS", "LogicalState"]
 
@@ -21,13 +22,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class LogicalState:
-    """Reads and writes the training state of a DeepSpeed engine one logical parameter at a time.
+    """The training state of a DeepSpeed engine as pieces of logical parameters.
 
-    With several ranks `read` and `publish` are collective: every rank calls them for the same names in the same order.
+    `tensor`: the ranks over which weights are split. `replicas`: (number of this rank, how many) among those that hold
+    the same weights.
     """
 
-    def __init__(self, engine: Any, tensor: TensorAxis | None = None) -> None:
+    def __init__(self, engine: Any, tensor: TensorAxis | None = None, replicas: tuple[int, int] = (0, 1)) -> None:
         self._tensor = tensor
+        self._replica, self._replicas = replicas
         self._stage = int(engine.zero_optimization_stage())
         self._optimizer = engine.optimizer
         self._adamw = engine.optimizer if self._stage == 0 else engine.optimizer.optimizer
@@ -38,34 +41,33 @@ class LogicalState:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter, in the model's order; of the whole one if tensor ranks have parts of it."""
-        return {
-            name: whole_shape(tuple(getattr(p, "ds_shape", p.shape)), p, self._tensor)
-            for name, p in self._parameters.items()
-        }
+        return {name: whole_shape(_shape(p), p, self._tensor) for name, p in self._parameters.items()}
 
-    def read(self, name: str) -> dict[str, Tensor]:
-        """Copies on the CPU, fp32: "weight", "exp_avg" and "exp_avg_sq" of one parameter."""
-        parameter = self._parameters[name]
-        weight, moments = self._full(parameter)
-        tensors = {"weight": weight, **moments}
-        return {key: _on_cpu(gathered(value, parameter, self._tensor)) for key, value in tensors.items()}
+    def held(self) -> Iterator[Piece]:
+        """What this rank holds of weights and moments, as views: who writes into them has set the state.
 
-    def write(self, name: str, state: dict[str, Tensor]) -> None:
-        """The reverse of `read`. The compute weights follow at the next `publish`."""
-        parameter = self._parameters[name]
-        state = {key: own_part(value, parameter, self._tensor) for key, value in state.items()}
-        if self._stage == 0:
-            with torch.no_grad():
-                parameter.copy_(state["weight"])
-                for key in MOMENTS:
-                    self._optimizer.state[parameter][key].copy_(state[key])
-            return
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        The compute weights follow at the next `publish`.
+        """
+        for name, parameter in self._parameters.items():
+            found = self._held(parameter)
+            if found is not None:
+                start, tensors = found
+                shape = whole_shape(_shape(parameter), parameter, self._tensor)
+                yield Piece(name, shape, self._part(parameter), start, tensors)
 
-        device = parameter.device
-        safe_set_full_fp32_param(parameter, state["weight"].to(device))
-        for key in MOMENTS:
-            safe_set_full_optimizer_state(parameter, state[key].to(device), key)
+    def owned(self) -> Iterator[Piece]:
+        """Of what this rank holds, its share: those of all ranks together are the whole state, and each once."""
+        for piece in self.held():
+            split = split_dimension(self._parameters[piece.name]) is not None
+            if self._tensor is not None and not split and self._tensor.rank > 0:
+                continue  # every tensor rank holds the same
+            if self._stage > 0:
+                yield piece
+                continue
+            begin, end = (piece.numel * n // self._replicas for n in (self._replica, self._replica + 1))
+            if begin < end:
+                tensors = {kind: tensor[begin:end] for kind, tensor in piece.tensors.items()}
+                yield Piece(piece.name, piece.shape, piece.part, begin, tensors)
 
     @property
     def applied_steps(self) -> int:
@@ -78,7 +80,7 @@ class LogicalState:
             state["step"].fill_(steps)
 
     def publish(self) -> None:
-        """Copy the master weights to the weights that the forward pass uses."""
+        """Copy the master weights to the weights that the forward pass uses. Collective."""
         optimizer = self._optimizer
         if self._stage in (1, 2):
             optimizer.update_lp_params()
@@ -90,14 +92,36 @@ class LogicalState:
             if optimizer.persistent_parameters:
                 optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
-    def _full(self, parameter: nn.Parameter) -> tuple[Tensor, dict[str, Tensor]]:
-        if self._stage == 0:
-            state = self._optimizer.state[parameter]
-            return parameter.detach(), {key: state[key] for key in MOMENTS}
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def _part(self, parameter: nn.Parameter) -> Box:
+        """The box of the whole parameter that this rank's tensor part is."""
+        shape, dimension = _shape(parameter), split_dimension(parameter)
+        rank = self._tensor.rank if self._tensor is not None and dimension is not None else 0
+        return Box(tuple(rank * size if d == dimension else 0 for d, size in enumerate(shape)), shape)
 
-        moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-        return safe_get_full_fp32_param(parameter), moments
+    def _held(self, parameter: nn.Parameter) -> tuple[int, dict[str, Tensor]] | None:
+        """Where in the flat tensor part this rank's run begins, and its numbers by kind; None if it holds none."""
+        if self._stage == 0:
+            moments = {key: self._optimizer.state[parameter][key] for key in MOMENTS}
+            tensors = {"weight": parameter.detach(), **moments}
+            return 0, {kind: tensor.view(-1) for kind, tensor in tensors.items()}
+        if self._stage == 3:
+            return self._held_in_stage_3(parameter)
+        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        if fragment is None:
+            return None
+        moments = {key: fragment.get_optim_state_fragment(key) for key in MOMENTS}
+        return fragment.lp_fragment_address.start, {"weight": fragment.hp_fragment.detach(), **moments}
+
+    def _held_in_stage_3(self, parameter: nn.Parameter) -> tuple[int, dict[str, Tensor]] | None:
+        # Every rank has an equal run of every parameter, padded behind the end.
+        group, at, size = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+        start = self._replica * size
+        count = min(size, parameter.ds_numel - start)  # type: ignore[attr-defined]
+        if count <= 0:
+            return None
+        master = self._optimizer.fp32_partitioned_groups_flat[group]
+        tensors = {"weight": master.detach(), **{key: self._adamw.state[master][key] for key in MOMENTS}}
+        return start, {kind: tensor.narrow(0, at, count) for kind, tensor in tensors.items()}
 
     def _masters(self) -> list[Tensor]:
         """The tensors that torch's AdamW steps: parameters without ZeRO, flat fp32 partitions with it."""
@@ -124,5 +148,6 @@ class LogicalState:
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _on_cpu(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", torch.float32, copy=True).contiguous()
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Of this rank's tensor part; ZeRO-3 hides it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -12,7 +12,8 @@ from torch import distributed as dist
 
 from glm_scale.config import RunConfig, validate
 from glm_scale.errors import UserError
-from glm_scale.training.checkpoint import CheckpointStore
+from glm_scale.training.checkpoint.layout import find_checkpoint
+from glm_scale.training.checkpoint.shards import KINDS, read_tensors
 from glm_scale.training.loop import Trainer
 from glm_scale.training.session import Outcome, train
 from tests.parallel.training import attach_deepspeed
@@ -61,10 +62,9 @@ def losses(folder: Path, kind: str = "train") -> list[float]:
 
 def weights(folder: Path) -> dict[str, bytes]:
     """The bits of the newest checkpoint."""
-    checkpoint = CheckpointStore(folder / "checkpoints", 1).newest()
-    assert checkpoint is not None
+    checkpoint = find_checkpoint(folder, print)
     return {
         f"{name}.{kind}": tensor.numpy().tobytes()
-        for name, tensors in checkpoint.tensors(("weight", "exp_avg", "exp_avg_sq"))
+        for name, tensors in read_tensors(checkpoint, KINDS)
         for kind, tensor in tensors.items()
     }

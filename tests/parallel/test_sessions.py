@@ -4,6 +4,7 @@ import pytest
 
 from glm_scale.config import RunConfig, check_layout, layout_of, validate
 from glm_scale.config.problems import ConfigError
+from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.parallel.sessions import losses, records, run, run_and_tell, run_with_signal, weights
 from tests.tiny_run import tiny_config, tiny_data
 
@@ -77,7 +78,9 @@ def test_the_same_layout_gives_the_same_bits(processes, data, tmp_path):
 def test_a_request_to_one_rank_stops_all(processes, data, tmp_path):
     config = configured(data, tmp_path, {"tensor": 2, "sequence": 2})
     outcomes = processes.run(4, run_with_signal, config, 2, 3)
-    assert [(outcome.status, outcome.signal.name) for outcome in outcomes] == [("killed", "SIGTERM")] * 4
+    assert [(outcome.status, outcome.stopped_by, outcome.exit_code) for outcome in outcomes] == [
+        ("killed", "SIGTERM", REQUEUE_EXIT_CODE)
+    ] * 4
     assert len(losses(folder_of(config))) == 3
     assert (folder_of(config) / "checkpoints" / "step-00000003").is_dir()
 

@@ -24,6 +24,7 @@ from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
 from tests.parallel.test_sharded_recurrence import documents
+from tests.whole_state import whole_state
 
 VOCABULARY, LENGTH, ROWS, STEPS, ACCUMULATION = 32, 24, 4, 3, 2
 
@@ -129,8 +130,8 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
         results.append(engine.step([b.part(*mine) for b in batches(step)], 1e-3))
         if step == 0:
             # (1 − β₁) times the clipped gradient: Adam began with nothing.
-            first = {name: engine.state.read(name)["exp_avg"] for name in engine.state.shapes()}
-    weights = {name: engine.state.read(name)["weight"] for name in engine.state.shapes()}
+            first = {name: state["exp_avg"] for name, state in whole_state(engine).items()}
+    weights = {name: state["weight"] for name, state in whole_state(engine).items()}
     return Trained([r.loss for r in results], [r.grad_norm for r in results], first, weights)
 
 

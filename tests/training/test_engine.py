@@ -12,6 +12,7 @@ from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine, StepResult
 from glm_scale.training.optimizer import parameter_groups
+from tests.whole_state import set_whole_state, whole_state
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -98,9 +99,7 @@ def plain_torch(steps: int) -> list[tuple[float, float]]:
 
 
 def snapshot(engine: Engine) -> dict[str, Tensor]:
-    return {
-        f"{name}/{kind}": tensor for name in engine.state.shapes() for kind, tensor in engine.state.read(name).items()
-    }
+    return {f"{name}/{kind}": tensor for name, state in whole_state(engine).items() for kind, tensor in state.items()}
 
 
 @pytest.fixture(params=LAYOUTS, ids=lambda layout: f"{layout[0]}-zero{layout[1]}")
@@ -140,17 +139,15 @@ def test_a_bad_step_changes_nothing_and_leaves_nothing_behind(
 def test_state_moves_to_a_fresh_engine_bit_for_bit(layout: tuple[str, int], tmp_path: Path) -> None:
     engine = make_engine(*layout, tmp_path)
     run(engine, range(3))
-    saved = {name: engine.state.read(name) for name in engine.state.shapes()}
+    saved = whole_state(engine)
     steps = engine.state.applied_steps
     model = TinyModel()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
     fresh = make_engine(*layout, tmp_path, model)
-    for name, state in saved.items():
-        fresh.state.write(name, state)
+    set_whole_state(fresh, saved)
     fresh.state.applied_steps = steps
-    fresh.state.publish()
     with torch.no_grad():
         assert torch.equal(fresh.forward(micro_batches(7)[0]), engine.forward(micro_batches(7)[0]))
     assert run(fresh, range(3, 6)) == run(engine, range(3, 6))
@@ -160,10 +157,8 @@ def test_state_moves_to_a_fresh_engine_bit_for_bit(layout: tuple[str, int], tmp_
 def test_state_moves_between_zero_stages(source: int, target: int, tmp_path: Path) -> None:
     engine, other = make_engine("fp32", source, tmp_path), make_engine("fp32", target, tmp_path)
     run(engine, range(3))
-    for name in engine.state.shapes():
-        other.state.write(name, engine.state.read(name))
+    set_whole_state(other, whole_state(engine))
     other.state.applied_steps = engine.state.applied_steps
-    other.state.publish()
     losses = [result.loss for result in run(engine, range(3, 6))]
     assert [result.loss for result in run(other, range(3, 6))] == pytest.approx(losses, abs=1e-6)
 

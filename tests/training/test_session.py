@@ -23,6 +23,7 @@ from glm_scale.training.counters import Counters
 from glm_scale.training.evaluation import evaluate_model
 from glm_scale.training.loop import DivergenceError
 from glm_scale.training.session import train
+from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.tiny_run import tiny_config, write_config
 
 LAYOUTS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
@@ -169,7 +170,7 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(tree: Tree, tmp_pat
     assert run.read_summary().status == "finished"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     tree: Tree, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,13 +184,26 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Counters, "after", interrupted)
         outcome = train(config(tree, name="torn", checkpoint__every=None))
-    assert (outcome.status, outcome.signal) == ("killed", number)
+    assert (outcome.status, outcome.stopped_by) == ("killed", number.name)
+    assert outcome.exit_code == (130 if number == signal.SIGINT else REQUEUE_EXIT_CODE)
     run = run_of(tree, "torn")
     assert run.read_summary().status == "killed"
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000003"]
     train(config(tree, name="torn", checkpoint__every=None))
     train(config(tree, name="whole"))
     assert curve(run) == curve(run_of(tree, "whole"))
+
+
+def test_the_time_limit_saves_and_asks_for_another_start(tree: Tree) -> None:
+    """However short it is, the run comes to its end: every start makes a step."""
+    for step in range(1, STEPS):
+        outcome = train(config(tree, training__time_limit_minutes=1e-9, checkpoint__every=None))
+        assert (outcome.status, outcome.stopped_by) == ("killed", "its time limit")
+        assert outcome.exit_code == REQUEUE_EXIT_CODE
+        assert run_of(tree).read_summary().step == step
+    assert train(config(tree, training__time_limit_minutes=1e-9)).status == "finished"
+    train(config(tree, name="whole"))
+    assert curve(run_of(tree))[-1] == curve(run_of(tree, "whole"))[-1]
 
 
 def test_divergence_ends_the_run_as_failed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +235,7 @@ def test_a_lone_bad_step_is_skipped_and_counted(tree: Tree, monkeypatch: pytest.
     assert train(config(tree, training__bad_step_limit=2)).status == "finished"
     run = run_of(tree)
     assert len(list(read_metrics(run.metrics, "event"))) == 1
-    manifest = json.loads((run.checkpoint(STEPS) / "checkpoint.json").read_text())
+    manifest = json.loads((run.checkpoint(STEPS) / "manifest.json").read_text())
     assert manifest["state"]["counters"]["skipped"] == 1
     assert manifest["state"]["optimizer_steps"] == STEPS - 1
 
@@ -316,6 +330,6 @@ def test_loading_needs_a_checkpoint(tree: Tree, tmp_path: Path) -> None:
 def test_saving_the_same_step_twice_writes_once(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     save = Saver.save
-    monkeypatch.setattr(Saver, "save", lambda self, counters: (written.append(counters.step), save(self, counters))[1])
+    monkeypatch.setattr(Saver, "save", lambda self, *given: (written.append(given[0].step), save(self, *given))[1])
     train(config(tree, checkpoint__every=6, evaluation__every=None))
     assert written == [STEPS]

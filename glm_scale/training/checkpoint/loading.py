@@ -1,5 +1,6 @@
 """A trained model from a run or a checkpoint, for generation and evaluation."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +10,16 @@ from torch import nn
 
 from glm_data import Tokenizer
 from glm_scale.config import RunConfig, validate
-from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel
-from glm_scale.training.checkpoint.store import MANIFEST, Checkpoint, CheckpointStore
+from glm_scale.training.checkpoint.layout import find_checkpoint
+from glm_scale.training.checkpoint.shards import read_tensors
 
 __all__ = ["CONFIG_NAME", "TOKENIZER_NAME", "LoadedModel", "load_model", "read_config"]
 
 CONFIG_NAME = "config.yaml"
 TOKENIZER_NAME = "tokenizer.model"
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,30 +38,18 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     Raises:
         UserError: there is no whole checkpoint.
     """
-    checkpoint = find_checkpoint(path)
+    checkpoint = find_checkpoint(path, _logger.warning)
     config = read_config(checkpoint.path / CONFIG_NAME)
     # Built without storage, so that no weights are drawn which the checkpoint replaces anyway.
     with torch.device("meta"):
         model = LanguageModel(config.model)
-    weights = {name: nn.Parameter(tensors["weight"].to(device)) for name, tensors in checkpoint.tensors()}
+    weights = {name: nn.Parameter(tensors["weight"].to(device)) for name, tensors in read_tensors(checkpoint)}
     # Tied weights are saved under their first name; every other name has to get the very same parameter.
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}
     names = {name: first_names[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
     model.load_state_dict({name: weights[first] for name, first in names.items()}, assign=True)
     tokenizer = Tokenizer.load(checkpoint.path / TOKENIZER_NAME)
     return LoadedModel(model.eval(), tokenizer, config, checkpoint.step)
-
-
-def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, or the newest one of the run there."""
-    if (path / MANIFEST).is_file():
-        return Checkpoint.at(path)
-    folder = path / "checkpoints"
-    newest = CheckpointStore(folder, keep=1).newest() if folder.is_dir() else None
-    if newest is None:
-        reason = "has no whole checkpoint yet" if folder.is_dir() else "is neither a run directory nor a checkpoint"
-        raise UserError(f"{path} {reason}; give a run directory (runs/NAME) or a folder runs/NAME/checkpoints/step-…")
-    return newest
 
 
 def read_config(path: Path) -> RunConfig:

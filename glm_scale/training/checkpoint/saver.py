@@ -1,69 +1,143 @@
-"""When a run is saved, and what goes into its checkpoint."""
+"""When a run is saved, what goes into its checkpoint, and the thread that writes it while training goes on."""
+
+from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Mapping
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
 
 from glm_scale.errors import UserError
-from glm_scale.training.checkpoint.store import Checkpoint, CheckpointStore
+from glm_scale.training.checkpoint.files import FileRecord, hash_file, write_synced
+from glm_scale.training.checkpoint.folder import CheckpointStore
+from glm_scale.training.checkpoint.points import Reached, unwatched
+from glm_scale.training.checkpoint.reading import Checkpoint
+from glm_scale.training.checkpoint.shards import load_pieces, on_cpu, save_pieces
 from glm_scale.training.config import CheckpointConfig
 from glm_scale.training.counters import Counters
 from glm_scale.training.engine import Engine
-from glm_scale.training.zero_state import MOMENTS
+from glm_scale.training.pieces import Piece
+from glm_scale.training.ranks import Ranks
 
 __all__ = ["Saver"]
 
+_logger = logging.getLogger(__name__)
+
 
 class Saver:
-    """Saves an engine and its counters, and puts them back.
+    """Saves an engine and its counters, and puts them back; all ranks together.
 
-    `companions` are the small files that make a checkpoint usable by itself. Ranks save and restore together; one of
-    them has the `store` and writes.
+    Training waits only for the copy to host memory; a thread of each rank writes it, and rank 0 commits what all have
+    written. `companions` are the small files that make a checkpoint usable by itself. `reached` is told the named
+    points of a save.
     """
 
     def __init__(
-        self, config: CheckpointConfig, store: CheckpointStore | None, engine: Engine, companions: Mapping[str, bytes]
+        self,
+        config: CheckpointConfig,
+        store: CheckpointStore,
+        engine: Engine,
+        ranks: Ranks,
+        companions: Mapping[str, bytes],
+        reached: Reached = unwatched,
     ) -> None:
         self._config = config
         self._store = store
         self._engine = engine
+        self._ranks = ranks.apart()
         self._companions = companions
+        self._reached = reached
         self._saved: int | None = None
+        self._writing: Thread | None = None
+        self._failure: Exception | None = None
 
     def due(self, step: int) -> bool:
         return self._config.every is not None and step % self._config.every == 0
 
-    def save(self, counters: Counters) -> None:
-        """Write a checkpoint, unless the newest one is of this very step."""
+    def save(self, counters: Counters, remarks: Mapping[str, Any] | None = None) -> None:
+        """Begin to write a checkpoint, unless the newest one is of this very step. Waits for the one before.
+
+        remarks: what else its state says, as JSON can hold it.
+        """
+        self.wait()
         if counters.step == self._saved:
             return
-        state = self._engine.state
-        record = {
+        state = {
+            **(remarks or {}),
             "counters": counters.as_dict(),
-            "optimizer_steps": state.applied_steps,
+            "optimizer_steps": self._engine.state.applied_steps,
             "random": random_state(),
         }
-        tensors = ((name, state.read(name)) for name in state.shapes())
-        if self._store is None:
-            for _ in tensors:
-                pass
-        else:
-            self._store.save(counters.step, tensors, record, self._companions)
+        pieces = on_cpu(self._engine.state.owned())
         self._saved = counters.step
+        self._writing = Thread(target=self._write, args=(counters.step, pieces, state), name="checkpoint")
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written any more."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def failure(self) -> str | None:
+        """Why the last checkpoint that is done with could not be written, told once; the same on all ranks."""
+        if self._writing is not None and not self._writing.is_alive():
+            self.wait()
+        failure, self._failure = (self._failure, None) if self._writing is None else (None, self._failure)
+        return None if failure is None else str(failure)
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint. Raises UserError if it could not be written."""
+        self.wait()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure if isinstance(failure, UserError) else UserError(f"the last checkpoint failed: {failure}")
 
     def restore(self, checkpoint: Checkpoint) -> Counters:
         """Put a checkpoint into the engine and the random generators; returns its counters."""
         state = self._engine.state
-        _check_shapes(state.shapes(), checkpoint)
-        for name, tensors in checkpoint.tensors(("weight", *MOMENTS)):
-            state.write(name, tensors)
+        with checkpoint.reading():
+            load_pieces(checkpoint.path, list(state.held()))
         state.applied_steps = checkpoint.state["optimizer_steps"]
         state.publish()
         set_random_state(checkpoint.state["random"])
         self._saved = checkpoint.step
         return Counters(**checkpoint.state["counters"])
+
+    def _write(self, step: int, pieces: list[Piece], state: Mapping[str, Any]) -> None:
+        try:
+            folder = self._ranks.from_first(lambda: self._begin(step))
+            written, failure = self._write_own(folder, pieces)
+            everyones = self._ranks.gathered((written, failure))
+            failures = [f"rank {rank}: {why}" for rank, (_, why) in enumerate(everyones) if why]
+            if failures:
+                raise UserError(f"the checkpoint of step {step} could not be written: {failures[0]}")
+            files = {name: record for records, _ in everyones for name, record in records.items()}
+            self._ranks.from_first(lambda: self._store.commit(folder, step, state, files))
+        except Exception as error:
+            _logger.exception("the checkpoint of step %s failed", step)
+            self._failure, self._saved = error, None
+
+    def _begin(self, step: int) -> Path:
+        folder = self._store.begin(step)
+        for name, content in self._companions.items():
+            write_synced(folder / name, content)
+        return folder
+
+    def _write_own(self, folder: Path, pieces: list[Piece]) -> tuple[dict[str, FileRecord], str | None]:
+        """This rank's files, and what went wrong if anything did: all ranks have to hear of it."""
+        try:
+            files = save_pieces(folder, pieces, self._ranks.group, self._reached)
+            if self._ranks.first:
+                files += [folder / name for name in self._companions]
+            return {file.name: hash_file(file) for file in files}, None
+        except Exception as error:
+            _logger.exception("shards in %s failed", folder)
+            return {}, str(error)
 
 
 def random_state() -> dict[str, Any]:
@@ -82,13 +156,3 @@ def set_random_state(saved: Mapping[str, str]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint) -> None:
-    missing = shapes.keys() - set(checkpoint.parameters)
-    unknown = set(checkpoint.parameters) - shapes.keys()
-    if missing or unknown:
-        raise UserError(
-            f"{checkpoint.path} is of another model: it lacks {sorted(missing)[:3] or 'nothing'} "
-            f"and has {sorted(unknown)[:3] or 'nothing'} besides"
-        )
