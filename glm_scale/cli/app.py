@@ -14,6 +14,7 @@ from glm_scale.cli.evaluate import evaluate
 from glm_scale.cli.generate import generate
 from glm_scale.cli.ladder import ladder
 from glm_scale.cli.patterns import patterns
+from glm_scale.cli.plan import plan
 from glm_scale.cli.train import train
 from glm_scale.errors import UserError
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", rich_help_panel="Prepare")
 app.command(rich_help_panel="Prepare")(config)
 app.command(rich_help_panel="Prepare")(patterns)
+app.command(rich_help_panel="Prepare")(plan)
 app.command(rich_help_panel="Train")(train)
 app.command(rich_help_panel="Train")(ladder)
 app.command(rich_help_panel="Look at runs")(compare)

@@ -2,7 +2,8 @@
 
 The rules are those of DeepSpeed's `PartitionedParameterCoordinator` once it has seen one pass: a module's weights are
 fetched when it begins, together with those that come next, and given back when it ends unless they are needed again
-soon. Small weights stay.
+soon. Small weights stay. How often weights are gathered is exact while all of a part are "soon"; beyond that DeepSpeed
+also counts modules without weights, and the order of the backward pass, which can keep a few weights more.
 """
 
 from __future__ import annotations

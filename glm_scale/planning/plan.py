@@ -54,6 +54,12 @@ class Plan:
         return self.estimate.seconds(self.gpu)
 
     @property
+    def sent_per_token(self) -> float:
+        """Bytes that such a rank sends for each token that it works on."""
+        tokens = self.tokens_per_step / (self.layout.data * self.layout.sequence)
+        return sum(exchange.sent for exchange in self.exchanges) / tokens
+
+    @property
     def tokens_per_step(self) -> int:
         return self.estimate.config.training.batch_tokens
 
@@ -123,7 +129,9 @@ def _plan(config: RunConfig, layout: Layout, activations: Activations, gpu: GPU)
     """With the first of these settings that makes it fit: recomputing costs time, ZeRO-3 costs more."""
     training = config.training
     found = []
-    for stage in sorted({training.zero_stage, 3}):
+    # Compiled blocks cannot wait for weights.
+    stages = {training.zero_stage} if training.compile else {training.zero_stage, 3}
+    for stage in sorted(stages):
         for recomputes in sorted({training.activation_checkpointing, True}):
             changed = []
             if stage != training.zero_stage:

@@ -15,11 +15,13 @@ from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduc
 from glm_scale.planning.gathering import Gathering, gathering
 from glm_scale.planning.parts import Part, Weight
 
-__all__ = ["State", "Zero"]
+__all__ = ["State", "Zero", "passes"]
 
 _ALIGNMENT = 2
 _BUCKET = 200_000_000
 """Numbers: the largest bucket that `training.engine` asks for."""
+_ENGINE_BUCKET = 500_000_000
+"""Numbers: the bucket of DeepSpeed's engine, which sums gradients where no ZeRO optimizer does."""
 _SUB_GROUP = 1_000_000_000
 _PERSISTS = 100_000
 """Stage 3 keeps weights of so few numbers on every rank."""
@@ -34,10 +36,6 @@ class State:
     gradients: int
     optimizer: int
     buffers: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.buffers
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,7 @@ class Zero:
     def _gathered(self) -> Gathering:
         """Stage 3: weights that are gathered in one forward and one backward pass."""
         numbers = [weight.numbers for weight in self.part.weights]
-        passes = _passes(self.part, self.recomputes)
-        return gathering(passes, numbers, [count <= _PERSISTS for count in numbers])
+        return gathering(passes(self.part, self.recomputes), numbers, [count <= _PERSISTS for count in numbers])
 
     # Memory ------------------------------------------------------------------------------------------------------
 
@@ -97,7 +94,8 @@ class Zero:
         bucket = min(numbers, _BUCKET) * size
         if self.stage == 0:
             # Moments, and the number of steps of each parameter.
-            return State(4 * numbers, 4 * numbers, 8 * numbers + 4 * len(self.part.weights), 4 * numbers)
+            moments = 8 * numbers + 4 * len(self.part.weights)
+            return State(4 * numbers, 4 * numbers, moments, 4 * min(numbers, _ENGINE_BUCKET))
         own, steps = sum(self._partitions), 4 * len(self._groups)
         # The fp32 weights that are updated, and their moments.
         optimizer = 3 * 4 * own + steps
@@ -108,7 +106,10 @@ class Zero:
             return State(weights, 4 * own, optimizer, bucket + size * self._gathered.most)
         weights = size * own * ranks
         if self._sums_everything:
-            return State(weights, 4 * own * ranks + size * numbers, optimizer, (size + 4) * numbers)
+            # Sums are sent in bf16, and what fits into one bucket is put together before.
+            summed = own * ranks
+            together = 4 * summed if summed <= _ENGINE_BUCKET else 0
+            return State(weights, 4 * summed + size * numbers, optimizer, size * summed + together)
         if self.stage == 2 and self.precision == "bf16":
             return State(weights, 4 * own, optimizer, bucket)
         # A gradient of which this rank needs a part is kept whole.
@@ -177,11 +178,12 @@ def _touched(group: Sequence[Weight], partition: int, rank: int) -> int:
     return whole + max(0, end - max(first, _numbers(group)))
 
 
-def _passes(part: Part, recomputes: bool) -> list[list[int]]:
+def passes(part: Part, recomputes: bool) -> list[list[int]]:
     """The modules whose weights are needed, one after the other, by a forward and a backward pass."""
     forward = [module for stage in part.stages for module in stage]
     if not recomputes:
         return [*forward, *reversed(forward)]
     embedding, *blocks, tail = part.stages
-    again = [module for block in reversed(blocks) for module in [*block, *reversed(block)]]
+    # A block is computed again up to its last module, which then begins the backward pass.
+    again = [module for block in reversed(blocks) for module in [*block, *reversed(block[:-1])]]
     return [*forward, *reversed(tail), *again, *embedding]
