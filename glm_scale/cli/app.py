@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from glm_scale.cli import bench, data, track
+from glm_scale.cli import bench, checkpoint, data, track
 from glm_scale.cli.compare import compare
 from glm_scale.cli.config import config
 from glm_scale.cli.evaluate import evaluate
@@ -40,6 +40,7 @@ app.command(rich_help_panel="Train")(ladder)
 app.command(rich_help_panel="Look at runs")(compare)
 app.command(rich_help_panel="Look at runs")(evaluate)
 app.command(rich_help_panel="Look at runs")(generate)
+app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Look at runs")
 
 _track = typer.Typer(no_args_is_help=True, help="The MLflow side of runs.")
 _track.command()(track.sync)

@@ -10,7 +10,9 @@ import yaml
 from glm_scale.cli.app import main
 from tests.tiny_run import tiny_config, write_config
 
-COMMANDS = ("data", "config", "patterns", "train", "ladder", "compare", "evaluate", "generate", "track", "bench")
+COMMANDS = (
+    "data", "config", "patterns", "train", "ladder", "compare", "evaluate", "generate", "checkpoint", "track", "bench"
+)  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 
 

@@ -1,0 +1,273 @@
+"""`glm-scale checkpoint`: look at checkpoints, check them, take weights out of them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from glm_scale.training.checkpoint.difference import ParameterDifference
+    from glm_scale.training.checkpoint.reading import Checkpoint
+    from glm_scale.training.checkpoint.retention import Reason
+
+app = typer.Typer(no_args_is_help=True, help="Look at the checkpoints of runs, check them, take weights out of them.")
+
+RunOrCheckpoint = Annotated[
+    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (its newest checkpoint) or a checkpoint.")
+]
+
+# Where output goes to a file or a pipe, rich would assume 80 columns and fold the table.
+_WIDE = 160
+# Longer values of a state (generators of random numbers) mean nothing to a reader.
+_LONGEST_VALUE = 60
+
+
+@app.command("ls")
+def list_checkpoints(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """List the checkpoints of a run, with why each is kept and whether its files are there in their sizes."""
+    from rich.table import Table
+
+    from glm_scale.training.checkpoint.layout import leftovers, places, set_aside
+    from glm_scale.training.checkpoint.retention import validation_loss
+
+    folder = _folder_of(run)
+    table = Table(title=str(folder), title_justify="left")
+    for heading in ("step", "tokens", "validation loss", "size", "age", "kept because", "state"):
+        table.add_column(heading, justify="left" if heading in ("kept because", "state") else "right")
+    found = [(place.path, *_look(place.path)) for place in places(folder)]
+    reasons = _reasons(folder.parent, [checkpoint for _, checkpoint, _ in found if checkpoint])
+    for path, checkpoint, state in found:
+        if checkpoint is None:
+            table.add_row(_step(path), "", "", "", "", "", state)
+            continue
+        loss = validation_loss(checkpoint)
+        tokens = checkpoint.state.get("counters", {}).get("tokens")
+        table.add_row(
+            _step(path),
+            "" if tokens is None else f"{tokens:,}",
+            "" if loss is None else f"{loss:.4f}",
+            _bytes(checkpoint.size),
+            _age(time.time() - checkpoint.manifest.saved),
+            ", ".join(reasons.get(path, [])),
+            state,
+        )
+    for path in leftovers(folder):
+        if path not in [place for place, *_ in found]:
+            table.add_row(_step(path), "", "", "", "", "", f"unfinished: {path.name}")
+    for path in set_aside(folder):
+        table.add_row(_step(path), "", "", "", "", "", f"damaged, set aside: {path.name}")
+    _console().print(table)
+
+
+@app.command()
+def verify(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (all its checkpoints) or a checkpoint.")
+    ],
+) -> None:
+    """Read whole checkpoints and compare every file with its SHA-256; exit code 1 if one is damaged."""
+    from glm_scale.training.checkpoint.layout import is_checkpoint, places
+    from glm_scale.training.checkpoint.reading import Checkpoint, DamagedError, GoneError, UnfinishedError
+
+    console, damaged = _console(), False
+    paths = [path] if is_checkpoint(path) else [place.path for place in places(_folder_of(path))]
+    for each in paths:
+        try:
+            checkpoint = Checkpoint.at(each)
+            _verify(checkpoint)
+            console.print(f"whole     {each}: {len(checkpoint.files)} files, {_bytes(checkpoint.size)}", markup=False)
+        except DamagedError as error:
+            damaged = True
+            console.print(f"damaged   {each}: {error.problem}", markup=False, style="red")
+        except (UnfinishedError, GoneError) as error:
+            console.print(f"passed    {error}", markup=False, style="yellow")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    path: RunOrCheckpoint,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", show_default=False)],
+    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Type of the weights.")] = "fp32",
+) -> None:
+    """Write the weights as one safetensors file, with config.yaml and the tokenizer beside it.
+
+    The checkpoint is verified first. One parameter at a time is in memory.
+    """
+    import torch
+
+    from glm_scale.training.checkpoint.export import WEIGHTS_NAME, export_weights
+    from glm_scale.training.checkpoint.layout import find_checkpoint
+    from glm_scale.training.checkpoint.shards import read_tensors
+
+    checkpoint = find_checkpoint(path, _warn)
+    with checkpoint.reading():
+        _verify(checkpoint)
+        with _progress("writing") as advance:
+            tensors = read_tensors(checkpoint, ("weight",))
+            export_weights(checkpoint, tensors, output, torch.float32 if dtype == "fp32" else torch.bfloat16, advance)
+    size = _bytes((output / WEIGHTS_NAME).stat().st_size)
+    _console().print(f"wrote {output / WEIGHTS_NAME}: {size}, {dtype}, step {checkpoint.step}", markup=False)
+
+
+@app.command()
+def diff(first: RunOrCheckpoint, second: RunOrCheckpoint) -> None:
+    """Print in what two checkpoints differ: configuration, counters, and tensors with how far they are apart.
+
+    max is the largest absolute difference, relative the norm of the difference over the norm of the first.
+    """
+    import yaml
+    from rich.progress import track
+
+    from glm_scale.training.checkpoint.difference import tensor_differences
+    from glm_scale.training.checkpoint.layout import find_checkpoint
+    from glm_scale.training.checkpoint.loading import CONFIG_NAME
+    from glm_scale.training.checkpoint.shards import KINDS, read_tensors
+    from glm_scale.training.resume import changes
+
+    console = _console()
+    pair = [find_checkpoint(path, _warn) for path in (first, second)]
+    with pair[0].reading(), pair[1].reading():
+        configs = [yaml.safe_load((checkpoint.path / CONFIG_NAME).read_text()) for checkpoint in pair]
+        streams = [read_tensors(checkpoint, KINDS) for checkpoint in pair]
+        console.print(f"{pair[0].path} → {pair[1].path}", markup=False)
+        for title, trees in (("config", configs), ("state", [checkpoint.state for checkpoint in pair])):
+            found = changes(*trees)
+            console.print(f"{title}: {'differs' if found else 'the same'}")
+            for change in found:
+                long = max(len(repr(change.before)), len(repr(change.after))) > _LONGEST_VALUE
+                console.print(f"  {change.key} differs" if long else f"  {change}", markup=False)
+        differences = list(track(tensor_differences(*streams), "comparing", console=_stderr(), transient=True))
+    _show_differences(differences, console)
+
+
+def _show_differences(differences: list[ParameterDifference], console: Console) -> None:
+    from rich.table import Table
+
+    different = [difference for difference in differences if not difference.equal]
+    if not different:
+        console.print(f"tensors: the same, bit for bit ({len(differences)} parameters with their moments)")
+        return
+    console.print(f"tensors: {len(different)} of {len(differences)} parameters differ")
+    kinds = list(dict.fromkeys(kind for difference in different for kind in difference.distances))
+    table = Table()
+    table.add_column("parameter")
+    for kind in kinds:
+        table.add_column(f"{kind}: max", justify="right")
+        table.add_column("relative", justify="right")
+    for difference in different:
+        cells = [
+            f"{value:.2e}" if distance else "="
+            for kind in kinds
+            for distance in [difference.distances.get(kind)]
+            for value in distance or (0.0, 0.0)
+        ]
+        if difference.remark:
+            table.add_row(f"{difference.name} ({difference.remark})")
+        else:
+            table.add_row(difference.name, *cells)
+    console.print(table)
+
+
+def _look(path: Path) -> tuple[Checkpoint | None, str]:
+    """The checkpoint, if its files are there, and how it stands."""
+    from glm_scale.errors import UserError
+    from glm_scale.training.checkpoint.reading import Checkpoint, DamagedError, UnfinishedError
+
+    try:
+        return Checkpoint.at(path), "ok"
+    except DamagedError as error:
+        return None, f"damaged: {error.problem}"
+    except UnfinishedError:
+        return None, "unfinished"
+    except UserError as error:
+        return None, str(error)
+
+
+def _reasons(run: Path, checkpoints: list[Checkpoint]) -> dict[Path, list[Reason]]:
+    """Why each is kept, as far as the run's configuration is there to tell."""
+    from glm_scale.training.checkpoint.loading import CONFIG_NAME, read_config
+    from glm_scale.training.checkpoint.retention import Retention
+
+    if not (run / CONFIG_NAME).is_file():
+        return {}
+    config = read_config(run / CONFIG_NAME).checkpoint
+    return Retention(config.keep, config.keep_every, config.keep_best).reasons(checkpoints)
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    """Raises DamagedError."""
+    from glm_scale.training.checkpoint.reading import DamagedError
+
+    with checkpoint.reading(), _progress("verifying", checkpoint.size) as advance:
+        if problem := checkpoint.wrong_content(checkpoint.files, advance):
+            raise DamagedError(checkpoint.path, problem)
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder of checkpoints of a run, or `path` if it is one itself."""
+    from glm_scale.errors import UserError
+    from glm_scale.training.checkpoint.layout import places
+
+    if (path / "checkpoints").is_dir():
+        return path / "checkpoints"
+    if path.is_dir() and places(path):
+        return path
+    raise UserError(f"{path} holds no checkpoints; give a run directory (runs/NAME)")
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; gives the function that is told bytes."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=_stderr(), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, soft_wrap=True)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"note: {message}", err=True)
+
+
+def _step(path: Path) -> str:
+    digits = re.search(r"\d+", path.name)
+    return str(int(digits[0])) if digits else path.name
+
+
+def _bytes(count: float) -> str:
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _age(seconds: float) -> str:
+    """Empty for a time that has not come yet: some clock was wrong."""
+    for limit, unit in ((86400, "d"), (3600, "h"), (60, "min"), (0, "s")):
+        if seconds >= limit:
+            return f"{seconds / (limit or 1):.0f} {unit}"
+    return ""
