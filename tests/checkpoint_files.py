@@ -13,7 +13,7 @@ from glm_scale.training.checkpoint.folder import CheckpointStore
 from glm_scale.training.checkpoint.points import Point, Reached, unwatched
 from glm_scale.training.checkpoint.reading import Check, Checkpoint
 
-SHARDS = (".metadata", "__0_0.distcp", "__1_0.distcp")
+SHARDS = ("index.json", "shard-00000.bin", "shard-00001.bin")
 
 
 def content(step: int, name: str) -> bytes:

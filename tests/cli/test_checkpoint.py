@@ -93,11 +93,11 @@ def test_ls_shows_what_is_kept_and_why(run: Path, checkpoint: Command, monkeypat
 
 def test_ls_names_what_does_not_count(run: Path, checkpoint: Command) -> None:
     folder = run / "checkpoints"
-    (folder / NAMES[2] / "__0_0.distcp").unlink()
+    (folder / NAMES[2] / "shard-00000.bin").unlink()
     (folder / NAMES[1]).rename(folder / f"{NAMES[1]}.damaged")
     CheckpointStore(folder, Retention(9)).begin(8)
     told = checkpoint("ls", run)[1]
-    assert "damaged: __0_0.distcp is missing" in told
+    assert "damaged: shard-00000.bin is missing" in told
     assert f"damaged, set aside: {NAMES[1]}.damaged" in told
     assert "unfinished: .step-00000008.writing" in told
 
@@ -105,10 +105,10 @@ def test_ls_names_what_does_not_count(run: Path, checkpoint: Command) -> None:
 def test_verify_reads_everything(run: Path, checkpoint: Command) -> None:
     code, told = checkpoint("verify", run)
     assert (code, told.count("whole")) == (0, 3)
-    flip_bit(run / "checkpoints" / NAMES[1] / "__0_0.distcp", 5000)
+    flip_bit(run / "checkpoints" / NAMES[1] / "shard-00000.bin", 5000)
     code, told = checkpoint("verify", run)
     assert (code, told.count("whole"), told.count("damaged")) == (1, 2, 1)
-    assert "content of __0_0.distcp has changed" in told
+    assert "content of shard-00000.bin has changed" in told
     assert checkpoint("verify", run / "checkpoints" / NAMES[0])[0] == 0
     assert (run / "checkpoints" / NAMES[1]).exists()
 
@@ -147,7 +147,7 @@ def test_export_refuses_what_is_there_and_what_is_damaged(run: Path, checkpoint:
     output.mkdir()
     code, told = checkpoint("export", run, "-o", output)
     assert (code, "is there already" in told) == (2, True)
-    flip_bit(run / "checkpoints" / NAMES[0] / "__0_0.distcp", 5000)
+    flip_bit(run / "checkpoints" / NAMES[0] / "shard-00000.bin", 5000)
     code, told = checkpoint("export", run / "checkpoints" / NAMES[0], "-o", output / "new")
     assert (code, "is damaged" in told) == (2, True)
     assert not list(output.iterdir())

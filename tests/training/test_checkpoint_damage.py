@@ -31,7 +31,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "bit flipped": (lambda path: flip_bit(path / SHARD, 1234), f"content of {SHARD} has changed"),
     "missing": (lambda path: (path / SHARD).unlink(), f"{SHARD} is missing"),
     "a folder": (lambda path: ((path / SHARD).unlink(), (path / SHARD).mkdir()), f"{SHARD} is no regular file"),
-    "foreign": (lambda path: (path / "__2_0.distcp").write_bytes(b"x"), "__2_0.distcp does not belong to it"),
+    "foreign": (lambda path: (path / "shard-00002.bin").write_bytes(b"x"), "shard-00002.bin does not belong to it"),
     "manifest truncated": (lambda path: os.truncate(path / MANIFEST, 100), MANIFEST),
     "manifest bit flipped": (lambda path: flip_bit(path / MANIFEST, 40), MANIFEST),
     "manifest rewritten": (rewrite_manifest, f"{MANIFEST} and {MARKER} do not belong together"),

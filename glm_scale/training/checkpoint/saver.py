@@ -111,11 +111,11 @@ class Saver:
     def _write(self, step: int, pieces: list[Piece], state: Mapping[str, Any]) -> None:
         try:
             folder = self._ranks.from_first(lambda: self._begin(step))
-            written, failure = self._write_own(folder, pieces)
-            everyones = self._ranks.gathered((written, failure))
-            failures = [f"rank {rank}: {why}" for rank, (_, why) in enumerate(everyones) if why]
-            if failures:
-                raise UserError(f"the checkpoint of step {step} could not be written: {failures[0]}")
+            everyones = self._ranks.gathered(self._write_own(folder, pieces))
+            if failures := [why for _, why in everyones if why]:
+                if self._ranks.first:
+                    self._store.discard(folder)
+                raise UserError(failures[0])
             files = {name: record for records, _ in everyones for name, record in records.items()}
             self._ranks.from_first(lambda: self._store.commit(folder, step, state, files))
         except Exception as error:
@@ -133,8 +133,8 @@ class Saver:
         try:
             files = save_pieces(folder, pieces, self._ranks.group, self._reached)
             if self._ranks.first:
-                files += [folder / name for name in self._companions]
-            return {file.name: hash_file(file) for file in files}, None
+                files |= {name: hash_file(folder / name) for name in self._companions}
+            return files, None
         except Exception as error:
             _logger.exception("shards in %s failed", folder)
             return {}, str(error)
