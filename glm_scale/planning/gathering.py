@@ -2,8 +2,7 @@
 
 The rules are those of DeepSpeed's `PartitionedParameterCoordinator` once it has seen one pass: a module's weights are
 fetched when it begins, together with those that come next, and given back when it ends unless they are needed again
-soon. Small weights stay. How often weights are gathered is exact while all of a part are "soon"; beyond that DeepSpeed
-also counts modules without weights, and the order of the backward pass, which can keep a few weights more.
+soon. Small weights stay.
 """
 
 from __future__ import annotations
@@ -12,8 +11,11 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
-__all__ = ["Gathering", "gathering"]
+from glm_scale.planning.parts import Module
+
+__all__ = ["Gathering", "Visit", "gathering", "visits"]
 
 _PREFETCHED = 50_000_000
 _SOON = 1_000_000_000
@@ -29,8 +31,40 @@ class Gathering:
     most: int
 
 
+class Visit(NamedTuple):
+    """A module begins: the weights that it needs, and whether it ends before the next one begins."""
+
+    weights: list[int]
+    ends: bool = True
+
+
+def visits(model: Module, recomputes: bool) -> list[Visit]:
+    """One forward and one backward pass. recomputes: activation checkpointing of all but the first and last two modules
+    of the model, which stops where it has computed what the backward pass needs: inside of the last module."""
+    forward = _forward(model)
+    if not recomputes:
+        return [*forward, *_backward(model)]
+    embedding, *blocks, norm, head = model.within
+    backward = [Visit(model.weights), *_backward(head), *_backward(norm)]
+    for block in reversed(blocks):
+        visited = _backward(block)
+        # Down to the first module that saves something, for which the block is computed again.
+        down = next(index for index, visit in enumerate(visited) if visit.weights) + 1
+        *before, last = visited[:down]
+        backward += [*before, last._replace(ends=False), *_forward(block), *visited[down:]]
+    return [*forward, *backward, *_backward(embedding)]
+
+
+def _forward(module: Module) -> list[Visit]:
+    return [Visit(module.weights), *(visit for child in module.within for visit in _forward(child))]
+
+
+def _backward(module: Module) -> list[Visit]:
+    return [Visit(module.weights), *(visit for child in reversed(module.within) for visit in _backward(child))]
+
+
 def gathering(
-    passes: Sequence[Sequence[int]],
+    passes: Sequence[Visit],
     numbers: Sequence[int],
     stays: Sequence[bool],
     *,
@@ -38,12 +72,12 @@ def gathering(
     soon: int = _SOON,
     most: int = _MOST,
 ) -> Gathering:
-    """passes: the weights of one module after the other. numbers, stays: of each weight, and whether it is small."""
-    coming = deque((weight, step) for step, module in enumerate(passes) for weight in sorted(set(module)))
-    before = list(accumulate((sum(numbers[weight] for weight in module) for module in passes), initial=0))
+    """numbers, stays: of each weight, and whether it is small."""
+    coming = deque((weight, step) for step, visit in enumerate(passes) for weight in visit.weights)
+    before = list(accumulate((sum(numbers[weight] for weight in visit.weights) for visit in passes), initial=0))
     uses: dict[int, deque[int]] = {}
-    for step, module in enumerate(passes):
-        for weight in module:
+    for step, visit in enumerate(passes):
+        for weight in visit.weights:
             uses.setdefault(weight, deque()).append(step)
     here, fetched_for = {weight for weight, small in enumerate(stays) if small}, dict[int, int]()
     times, live, largest = Counter[int](), 0, 0
@@ -56,7 +90,7 @@ def gathering(
         live += sum(numbers[weight] for weight in wanted)
         largest = max(largest, live)
 
-    for step, module in enumerate(passes):
+    for step, (module, ends) in enumerate(passes):
         gather(set(module))
         fresh = {weight for weight in module if fetched_for.get(weight, -1) < step}
         for _ in fresh:
@@ -70,7 +104,7 @@ def gathering(
                 ahead.add(weight)
                 count += numbers[weight]
         gather(ahead)
-        for weight in set(module):
+        for weight in module if ends else ():
             while uses[weight] and uses[weight][0] <= step:
                 uses[weight].popleft()
             again = uses[weight] and before[uses[weight][0]] - before[step + 1] < soon

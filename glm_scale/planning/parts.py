@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from glm_scale.model.block import Block
 from glm_scale.model.config import ModelConfig
 
-__all__ = ["Part", "Weight"]
+__all__ = ["Module", "Part", "Weight"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,13 @@ class Weight:
 
     numbers: int
     decays: bool
+
+
+class Module(NamedTuple):
+    """Its own parameters, as indices of `Part.weights`, and the modules within, in the order of the forward pass."""
+
+    weights: list[int]
+    within: list[Module]
 
 
 class Part:
@@ -47,9 +55,8 @@ class Part:
         self.layers = [spec.name for spec in config.layer_mixers()]
 
     @cached_property
-    def stages(self) -> list[list[list[int]]]:
-        """Embedding, blocks, and what follows them: the parameters of every module there that has any, in the order of
-        the forward pass. Indices of `weights`."""
+    def modules(self) -> Module:
+        """The model."""
         return self._taken_stock[0]
 
     @cached_property
@@ -58,23 +65,25 @@ class Part:
         return self._taken_stock[1]
 
     @cached_property
-    def _taken_stock(self) -> tuple[list[list[list[int]]], list[Weight]]:
+    def _taken_stock(self) -> tuple[Module, list[Weight]]:
         weights: list[Weight] = []
 
-        def numbered(modules: list[list[Weight]]) -> list[list[int]]:
-            found = []
-            for module in modules:
-                found.append(list(range(len(weights), len(weights) + len(module))))
-                weights.extend(module)
-            return found
+        def known(weight: Weight) -> Module:
+            weights.append(weight)
+            return Module([len(weights) - 1], [])
 
-        tied = self.config.tie_embeddings
-        table, norm = self.config.vocab_size * self.config.width, Weight(self.config.width, decays=False)
-        blocks = {name: list(_own_weights(block)) for name, block in self.blocks.items()}
-        stages = [numbered([[Weight(table, decays=False)]])]
-        stages += [numbered(blocks[name]) for name in self.layers]
-        tail = numbered([[norm]] if tied else [[norm], [Weight(table, decays=True)]])
-        return [*stages, [*tail, [0]] if tied else tail], weights
+        def module_of(module: nn.Module) -> Module:
+            own = [Weight(p.numel(), p.ndim >= 2) for p in module.parameters(recurse=False)]
+            first = len(weights)
+            weights.extend(own)
+            return Module(list(range(first, len(weights))), [module_of(child) for child in _called_by(module)])
+
+        table = self.config.vocab_size * self.config.width
+        embedding = known(Weight(table, decays=False))
+        blocks = [module_of(self.blocks[name]) for name in self.layers]
+        norm = known(Weight(self.config.width, decays=False))
+        head = embedding if self.config.tie_embeddings else known(Weight(table, decays=True))
+        return Module([], [embedding, *blocks, norm, head]), weights
 
     @property
     def numbers(self) -> int:
@@ -90,8 +99,10 @@ class Part:
         return 2 * self.config.width * self.config.vocab_size
 
 
-def _own_weights(block: nn.Module) -> Iterator[list[Weight]]:
-    for module in block.modules():
-        own = [Weight(p.numel(), p.ndim >= 2) for p in module.parameters(recurse=False)]
-        if own:
-            yield own
+def _called_by(module: nn.Module) -> Iterator[nn.Module]:
+    """Modules within that are called themselves, which lists of modules are not."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from _called_by(child)
+        else:
+            yield child

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
-from glm_scale.planning.gathering import Gathering, gathering
+from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
 
-__all__ = ["State", "Zero", "passes"]
+__all__ = ["State", "Zero"]
 
 _ALIGNMENT = 2
 _BUCKET = 200_000_000
@@ -80,11 +81,11 @@ class Zero:
         """Stage 3: every weight is padded by itself."""
         return -(-weight.numbers // self.ranks)
 
-    @property
+    @cached_property
     def _gathered(self) -> Gathering:
         """Stage 3: weights that are gathered in one forward and one backward pass."""
         numbers = [weight.numbers for weight in self.part.weights]
-        return gathering(passes(self.part, self.recomputes), numbers, [count <= _PERSISTS for count in numbers])
+        return gathering(visits(self.part.modules, self.recomputes), numbers, [count <= _PERSISTS for count in numbers])
 
     # Memory ------------------------------------------------------------------------------------------------------
 
@@ -176,14 +177,3 @@ def _touched(group: Sequence[Weight], partition: int, rank: int) -> int:
     ends = accumulate(weight.numbers for weight in group)
     whole = sum(w.numbers for w, stop in zip(group, ends, strict=True) if stop > first and stop - w.numbers < end)
     return whole + max(0, end - max(first, _numbers(group)))
-
-
-def passes(part: Part, recomputes: bool) -> list[list[int]]:
-    """The modules whose weights are needed, one after the other, by a forward and a backward pass."""
-    forward = [module for stage in part.stages for module in stage]
-    if not recomputes:
-        return [*forward, *reversed(forward)]
-    embedding, *blocks, tail = part.stages
-    # A block is computed again up to its last module, which then begins the backward pass.
-    again = [module for block in reversed(blocks) for module in [*block, *reversed(block[:-1])]]
-    return [*forward, *reversed(tail), *again, *embedding]

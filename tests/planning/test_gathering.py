@@ -2,14 +2,14 @@
 
 import pytest
 
-from glm_scale.planning.gathering import gathering
+from glm_scale.planning.gathering import Visit, gathering, visits
 from glm_scale.planning.parts import Part
-from glm_scale.planning.zero import Zero, passes
+from glm_scale.planning.zero import Zero
 from glm_scale.training import engine
 from tests.planning.running import watch
-from tests.planning.test_planned_and_run import AGAIN, BF16, RANKS, run_config
+from tests.planning.test_planned_and_run import AGAIN, BF16, RANKS, TIED, run_config
 
-FORWARD, NUMBERS, STAYS = [[0], [1, 2], [3]], [10, 20, 30, 40], [False, True, False, False]
+FORWARD, NUMBERS, STAYS = [Visit([0]), Visit([1, 2]), Visit([3])], [10, 20, 30, 40], [False, True, False, False]
 
 
 def test_what_is_needed_again_soon_is_gathered_once():
@@ -48,8 +48,9 @@ def watch_with(config, settings):
     [
         # The defaults.
         (run_config(["lattice:2^k"], LARGE, zero_stage=3), 50_000_000, 1_000_000_000),
-        (run_config(["lattice:2^k"], LARGE, zero_stage=3, **BF16), 0, 0),
         (run_config(["ssm"], LARGE, zero_stage=3, **AGAIN), 0, 0),
+        (run_config(["lattice:2^k"], LARGE | TIED, zero_stage=3, **AGAIN), 300_000, 500_000),
+        (run_config(["attention"], LARGE, zero_stage=3, **BF16), 300_000, 500_000),
     ],
 )
 def test_deepspeed_gathers_as_often(processes, config, prefetched, soon):
@@ -58,7 +59,7 @@ def test_deepspeed_gathers_as_often(processes, config, prefetched, soon):
     numbers = [weight.numbers for weight in part.weights]
     small = [count <= 100_000 for count in numbers]
     found = gathering(
-        passes(part, training.activation_checkpointing), numbers, small, prefetched=prefetched, soon=soon
+        visits(part.modules, training.activation_checkpointing), numbers, small, prefetched=prefetched, soon=soon
     )  # fmt: skip
     size = 2 if training.precision == "bf16" else 4
     shards = [-(-count // RANKS) * size * (RANKS - 1) for count in numbers]
