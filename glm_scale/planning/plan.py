@@ -26,7 +26,7 @@ USABLE = 0.9
 
 @dataclass(frozen=True)
 class Plan:
-    """A layout, and settings under which it fits; those of the configuration if it fits under none.
+    """A layout, and settings under which it fits; those of the configuration if it fits under them or under none.
 
     `changed`: settings that differ from the configuration's, as overrides.
     """
@@ -126,12 +126,11 @@ def _laid_out(config: RunConfig, layout: Layout) -> RunConfig:
 
 
 def _plan(config: RunConfig, layout: Layout, activations: Activations, gpu: GPU) -> Plan:
-    """With the first of these settings that makes it fit: recomputing costs time, ZeRO-3 costs more."""
+    """As configured; if that does not fit, with the settings that need less and cost the least time."""
     training = config.training
-    found = []
-    # Compiled blocks cannot wait for weights.
-    stages = {training.zero_stage} if training.compile else {training.zero_stage, 3}
-    for stage in sorted(stages):
+    plans = []
+    # Compiled blocks cannot wait for weights of ZeRO-3.
+    for stage in range(training.zero_stage, 3 if training.compile else 4):
         for recomputes in sorted({training.activation_checkpointing, True}):
             changed = []
             if stage != training.zero_stage:
@@ -139,11 +138,11 @@ def _plan(config: RunConfig, layout: Layout, activations: Activations, gpu: GPU)
             if recomputes != training.activation_checkpointing:
                 changed.append("training.activation_checkpointing=true")
             settings = _with(config, "training", zero_stage=stage, activation_checkpointing=recomputes)
-            plan = Plan(layout, tuple(changed), Estimate(settings, layout, activations), gpu)
-            if plan.fits:
-                return plan
-            found.append(plan)
-    return found[0]
+            plans.append(Plan(layout, tuple(changed), Estimate(settings, layout, activations), gpu))
+            if plans[0].fits:
+                return plans[0]
+    fitting = [plan for plan in plans if plan.fits]
+    return min(fitting, key=lambda plan: plan.seconds.total) if fitting else plans[0]
 
 
 def _with(config: RunConfig, group: str, **values: Any) -> RunConfig:
