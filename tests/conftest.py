@@ -5,8 +5,11 @@ import os
 # The tests' tensors are small: a second thread costs more than it brings, most of all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 from hypothesis import settings
+
+from tests.parallel.processes import Pool
 
 # On a busy machine the time of a single example says nothing.
 settings.register_profile("patient", deadline=None)
@@ -15,3 +18,11 @@ settings.load_profile("patient")
 if not torch.cuda.is_available():
     # Without a GPU Triton's kernels run in its interpreter. It reads this when a kernel is defined.
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Four processes over gloo, started when they are first asked for."""
+    pool = Pool(4)
+    yield pool
+    pool.close()

@@ -163,7 +163,8 @@ def _in_slots(rows: Tensor, begun: Begun, shard: shards.Shard) -> Tensor:
     if begun.document_starts is not None:
         # Slots that are free may hold anything.
         held = shard.enters[:, : shard.first_row].clamp(min=0)
-        rows = rows.take_along_dim(held[:, :, None, None], 1)
+        # Not take_along_dim: autograd would keep its indices, expanded to eight bytes for every number.
+        rows = rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), held]
     return pad(rows.transpose(1, 2), (0, 0, 0, shard.slots - shard.first_row))
 
 
