@@ -1,7 +1,7 @@
 """Copies a run directory into an MLflow run. Synchronous: every call talks to MLflow and may raise or take long.
 
 Calls are safe to repeat. A point keeps the time at which it was measured, and MLflow's database ignores a point it
-already has, so replaying part of the log changes nothing. A run that resumes measures some steps again; MLflow can
+already has, so replaying part of the log changes nothing. A run that goes back measures some steps again; MLflow can
 take nothing back and shows both measurements.
 
 MLflow plots metrics against an integer step and nothing else. The curves that runs are compared by are
@@ -42,7 +42,7 @@ from glm_scale.locking import folder_lock
 from glm_scale.runs import RunDirectory, RunSummary
 from glm_scale.tracking.config import store_folder, without_secrets
 from glm_scale.tracking.metrics_log import Record
-from glm_scale.tracking.state import TrackingState
+from glm_scale.tracking.state import Mark, TrackingState
 
 UID_TAG = "glm_scale.uid"
 _COMPARED = ("loss", "bits_per_byte")
@@ -72,9 +72,9 @@ class Mirror:
         """Send everything in metrics.jsonl that MLflow has not received."""
         client = self._connected()
         while (batch := self._next_batch()) is not None:
-            metrics, offset = batch
+            metrics, mark = batch
             self._send(client, metrics)
-            self.state.advance(self.run.metrics, offset)
+            self.state.advance(mark)
             self.state.write(self.run)
 
     def finish(self) -> None:
@@ -163,8 +163,8 @@ class Mirror:
 
     # Metrics ---------------------------------------------------------------------------------------------------
 
-    def _next_batch(self) -> tuple[list[Metric], int] | None:
-        """The next points to send and the offset behind their records; None if there is nothing new."""
+    def _next_batch(self) -> tuple[list[Metric], Mark] | None:
+        """The next points to send and the place behind their records; None if there is nothing new."""
         path = self.run.metrics
         if not path.exists():
             return None
@@ -181,7 +181,7 @@ class Mirror:
                         break
                     metrics += points[:MAX_METRICS_PER_BATCH]
                 offset += len(line)
-        return (metrics, offset) if offset > start else None
+            return (metrics, Mark.at(file, offset)) if offset > start else None
 
     def _send(self, client: MlflowClient, metrics: list[Metric]) -> None:
         if not metrics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 import zlib
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,12 +25,17 @@ class Mark(BaseModel):
     checksum: int
 
     @classmethod
-    def at(cls, metrics: Path, offset: int) -> Self:
+    def at(cls, metrics: BinaryIO, offset: int) -> Self:
+        """A mark in the log that is open: it stands for what was read, even if the log was cut meanwhile."""
         return cls(offset=offset, checksum=_checksum(metrics, offset))
 
     def holds(self, metrics: Path) -> bool:
         """Whether the log still reads as it did when the mark was set."""
-        return self.checksum == _checksum(metrics, self.offset)
+        try:
+            with metrics.open("rb") as file:
+                return self.checksum == _checksum(file, self.offset)
+        except OSError:
+            return False
 
 
 class TrackingState(BaseModel):
@@ -65,15 +70,15 @@ class TrackingState(BaseModel):
     def offset(self, metrics: Path) -> int:
         """Where to go on reading: the last mark that still fits the log.
 
-        A run that resumed has cut its log and written on, so text behind the cut is new whatever its length.
+        A run that went back has cut its log and written on, so text behind the cut is new whatever its length.
         """
         while self.marks and not self.marks[-1].holds(metrics):
             self.marks.pop()
         return self.marks[-1].offset if self.marks else 0
 
-    def advance(self, metrics: Path, offset: int) -> None:
-        """Remember that everything before `offset` was received. Old marks are thinned, recent ones stay dense."""
-        self.marks.append(Mark.at(metrics, offset))
+    def advance(self, mark: Mark) -> None:
+        """Remember that everything before `mark` was received. Old marks are thinned, recent ones stay dense."""
+        self.marks.append(mark)
         if len(self.marks) > _MARKS:
             half = _MARKS // 2
             self.marks = self.marks[:half:2] + self.marks[half:]
@@ -96,12 +101,8 @@ class Order(BaseModel):
     patience: float = 0.0
 
 
-def _checksum(metrics: Path, offset: int) -> int:
+def _checksum(metrics: BinaryIO, offset: int) -> int:
     start = max(0, offset - _FINGERPRINT_BYTES)
-    try:
-        with metrics.open("rb") as file:
-            file.seek(start)
-            text = file.read(offset - start)
-    except OSError:
-        return -1
+    metrics.seek(start)
+    text = metrics.read(offset - start)
     return zlib.crc32(text) if len(text) == offset - start else -1

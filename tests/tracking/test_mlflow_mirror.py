@@ -223,13 +223,15 @@ def test_reading_goes_on_where_the_log_is_still_what_was_sent(tmp_path_factory, 
             if caught_up:
                 metrics.write_bytes(content)
                 state.offset(metrics)
-                state.advance(metrics, len(content))
+                with metrics.open("rb") as file:
+                    state.advance(Mark.at(file, len(content)))
                 sent = content
         metrics.write_bytes(content)
         offset = state.offset(metrics)
         assert sent[:offset] == content[:offset]
         assert len(state.marks) <= 64
-    assert Mark.at(metrics, len(content)).holds(metrics)
+    with metrics.open("rb") as file:
+        assert Mark.at(file, len(content)).holds(metrics)
 
 
 def test_damaged_state_is_treated_as_none(make_run):
