@@ -141,6 +141,14 @@ class RunDirectory:
         """Whether a run has been started here."""
         return self.summary.is_file()
 
+    def must_be_new(self) -> None:
+        """Raises UserError if a run has been started here."""
+        if self.exists() or any(self.checkpoints.glob("step-*")):
+            raise UserError(
+                f"{self.path} holds a run already, and --fresh overwrites none: choose another name (name=…), remove "
+                "the directory, or leave --fresh out to go on with the run"
+            )
+
     # Small files -----------------------------------------------------------------------------------------------
 
     def read_summary(self) -> RunSummary:

@@ -2,20 +2,23 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
 
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start a new run; an error if RUN_ROOT/NAME holds one already.")]
 
-def train(config: ConfigPath, overrides: Overrides = None) -> None:
+
+def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Train one run into RUN_ROOT/NAME; the same command goes on from the newest checkpoint.
 
     With parallel.tensor=2, parallel.sequence=2 or parallel.data=2 it runs on so many processes of this machine, each
     with a GPU of its own where there are GPUs. If a launcher has started the processes, each takes its part in the run.
 
     Ctrl-C saves a checkpoint at the next step and stops (exit code 130); a second one stops at once. SIGTERM, SIGUSR1,
-    SIGUSR2 and training.time_limit_minutes do the same with exit code 85: start the same command again.
+    SIGUSR2 and training.time_limit_minutes do the same with exit code 85: start this command again, without --fresh.
     """
     from glm_scale.config import check_environment, check_layout, layout_of, load_config
 
@@ -25,14 +28,19 @@ def train(config: ConfigPath, overrides: Overrides = None) -> None:
     check_layout(run, layout, str(config))
     if layout.processes > 1 and "RANK" not in os.environ:
         from glm_scale.launching import launch
+        from glm_scale.runs import RunDirectory
         from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
         command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(config), *(overrides or ())]
+        if fresh:
+            # Told here it needs no process. That nobody else was faster, rank 0 finds out when it holds the lock.
+            RunDirectory(run.run_root / run.name).must_be_new()
+            command.append("--fresh")
         logs = run.run_root / run.name / "ranks"
         raise typer.Exit(launch(command, layout.processes, logs=logs, no_failures=[REQUEUE_EXIT_CODE]))
 
     from glm_scale.training.session import train as train_run
 
-    outcome = train_run(run)
+    outcome = train_run(run, fresh=fresh)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

@@ -48,26 +48,33 @@ class Outcome:
     exit_code: int = 0
 
 
-def train(config: RunConfig) -> Outcome:
+def train(config: RunConfig, *, fresh: bool = False) -> Outcome:
     """Train the run that `config` describes, from its newest checkpoint if there is one.
 
     Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
 
+    `fresh`: it is to be a new run.
     Raises:
-        UserError: it cannot be started, or stopped because it diverged (the run is marked as failed then).
+        UserError: it cannot be started, or is not new though it is to be, or stopped because it diverged (it is marked
+            as failed then).
     """
     layout = layout_of(config)
     check_layout(config, layout, config.name)
     device = distributed.resolve_device(config.training.device)
     run = RunDirectory(config.run_root / config.name).create()
     if layout.processes == 1:
-        return _train(config, run, Ranks(), device, _nobody_waits)
+        return _train(config, run, Ranks(), device, _nobody_waits, fresh)
     with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, _joined(config, layout, device, run) as ranks:
-        return _train(config, run, ranks, device, watchdog.step)
+        return _train(config, run, ranks, device, watchdog.step, fresh)
 
 
 def _train(
-    config: RunConfig, run: RunDirectory, ranks: Ranks, device: torch.device, alive: Callable[[int | str], None]
+    config: RunConfig,
+    run: RunDirectory,
+    ranks: Ranks,
+    device: torch.device,
+    alive: Callable[[int | str], None],
+    fresh: bool,
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(open_progress(config.name, shown=ranks.first))
@@ -76,6 +83,8 @@ def _train(
         def open_run() -> tuple[Checkpoint | None, bool]:
             stack.enter_context(run.lock())
             stack.enter_context(_logging_to(run.log))
+            if fresh:
+                run.must_be_new()
             checkpoint = _store(config, run, progress).newest(config.checkpoint.verify)
             if not run.exists():
                 return checkpoint, False

@@ -27,12 +27,17 @@ def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -
     config = str(write_config(tmp_path / "tiny.yaml", tiny_config(data, tmp_path)))
     alone = glm_scale("train", config, "name=alone")
     assert alone.returncode == 0, alone.stderr
-    several = glm_scale("train", config, "name=several", "parallel.tensor=2", "parallel.sequence=2")
+    command = ("train", config, "name=several", "parallel.tensor=2", "parallel.sequence=2", "--fresh")
+    several = glm_scale(*command)
     assert several.returncode == 0, several.stderr
     assert "4 × cpu (data 1 × sequence 2 × tensor 2)" in several.stdout
     assert several.stdout.count("validation loss") == 2  # told once, not by every rank
     runs = tmp_path / "runs"
     assert losses(runs / "several") == pytest.approx(losses(runs / "alone"), rel=1e-5)
+    again = glm_scale(*command)
+    assert again.returncode == 2
+    assert again.stderr.startswith(f"error: {runs}/several holds a run already")
+    assert len(losses(runs / "several")) == 6
 
 
 def test_a_layout_that_cannot_be_starts_no_process(data: Path, tmp_path: Path) -> None:

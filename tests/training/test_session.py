@@ -110,6 +110,14 @@ def test_a_finished_run_is_left_alone(tree: Tree) -> None:
     assert run_of(tree).metrics.read_bytes() == before
 
 
+def test_a_run_that_is_to_be_new_overwrites_none(tree: Tree) -> None:
+    train(config(tree), fresh=True)
+    before = run_of(tree).summary.read_bytes()
+    with pytest.raises(UserError, match=r"runs/tiny holds a run already.*name="):
+        train(config(tree), fresh=True)
+    assert run_of(tree).summary.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("layout", "died_at"), [*zip(LAYOUTS, (1, 2, 3, 4, 5, 3, 2), strict=True)], ids=lambda value: str(value)
 )
