@@ -64,7 +64,8 @@ def list_checkpoints(run: Annotated[Path, typer.Argument(metavar="RUN", help="A 
         if path not in [place for place, *_ in found]:
             table.add_row(_step(path), "", "", "", "", "", f"unfinished: {path.name}")
     for path in set_aside(folder):
-        table.add_row(_step(path), "", "", "", "", "", f"damaged, set aside: {path.name}")
+        why = "damaged" if path.match("*.damaged*") else "diverged"
+        table.add_row(_step(path), "", "", "", "", "", f"{why}, set aside: {path.name}")
     _console().print(table)
 
 

@@ -4,7 +4,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["CheckpointConfig", "EvaluationConfig", "OptimizerConfig", "ScheduleConfig", "TrainingConfig"]
+__all__ = [
+    "CheckpointConfig", "EvaluationConfig", "OptimizerConfig", "ScheduleConfig", "SpikeConfig", "TrainingConfig",
+]  # fmt: skip
 
 
 class _Config(BaseModel):
@@ -51,14 +53,38 @@ class ScheduleConfig(_Config):
         return self
 
 
+class SpikeConfig(_Config):
+    """What is done about outliers of the loss and of the gradient norm.
+
+    A step is skipped if one of them lies more than `threshold` robust standard deviations above the median of the last
+    `window` applied steps: weights and moments stay as they are, and its samples count as read. Nothing is judged
+    before there are so many. `rollback_after` skipped steps among `window`, or `bad_step_limit` consecutive ones with a
+    non-finite loss or gradient, are a divergence: the run goes back to the last checkpoint before them (or the oldest
+    that is left), and on from there with data that it has not read yet. It ends if that has not brought it further for
+    three times.
+    """
+
+    window: int = Field(100, ge=8)
+    threshold: float = Field(8.0, gt=0)
+    rollback_after: int = Field(10, gt=0)
+
+    @model_validator(mode="after")
+    def _window_holds_the_skips(self) -> Self:
+        if self.rollback_after > self.window:
+            raise ValueError(f"rollback_after {self.rollback_after} exceeds the window of {self.window} steps")
+        return self
+
+
 class TrainingConfig(_Config):
     """How one run is trained. All token counts are positions of packed rows, padding included.
 
     `tokens` is the budget of the run, `batch_tokens` of one optimizer step, `micro_batch` the rows of one forward
     pass; the gradient of a step is accumulated over batch_tokens / (micro_batch · sequence_length) forward passes.
-    `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run. `deterministic`: the
-    same bits from the same layout on GPUs too, at some cost; on CPUs it is always so. `time_limit_minutes`: after so
-    long the process saves at the next step, and ends with the exit code that asks to be started again.
+    `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run. `spikes`: which other
+    steps are skipped, and when the run goes back to a checkpoint instead of ending; null: none, and never; {}: as by
+    the defaults of that group. `deterministic`: the same bits from the same layout on GPUs too, at some cost; on CPUs
+    it is always so. `time_limit_minutes`: after so long the process saves at the next step, and ends with the exit code
+    that asks to be started again.
     """
 
     tokens: int = Field(gt=0)
@@ -75,6 +101,7 @@ class TrainingConfig(_Config):
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bad_step_limit: int = Field(10, gt=0)
+    spikes: SpikeConfig | None = None
 
     @property
     def steps(self) -> int:

@@ -13,8 +13,8 @@ __all__ = ["Counters"]
 class Counters:
     """`step`: batches consumed, skipped ones included. `samples`: rows consumed, the whole state of the data.
 
-    `tokens`: positions consumed. `skipped`: steps not applied for a non-finite loss or gradient, `bad_streak` how many
-    of them in a row.
+    `tokens`: positions consumed. `skipped`: steps not applied, `bad_streak`: how many in a row for a non-finite
+    loss or gradient. `step` and `tokens` go back with the run; `samples` does not, so no sample is read twice.
     """
 
     step: int = 0
@@ -31,7 +31,7 @@ class Counters:
             samples=self.samples + rows,
             tokens=self.tokens + tokens,
             skipped=self.skipped + (not result.applied),
-            bad_streak=0 if result.applied else self.bad_streak + 1,
+            bad_streak=0 if result.applied or result.spike else self.bad_streak + 1,
         )
 
     def as_dict(self) -> dict[str, Any]:

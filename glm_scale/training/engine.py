@@ -1,5 +1,6 @@
 """One optimizer step over DeepSpeed: the same path for CPU and GPU, fp32 and bf16, ZeRO 0 to 3."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from glm_scale.training.config import TrainingConfig
 from glm_scale.training.optimizer import build_optimizer
 from glm_scale.training.zero_state import LogicalState
 
-__all__ = ["Engine", "MicroBatch", "StepResult"]
+__all__ = ["Engine", "Limits", "MicroBatch", "StepResult"]
 
 _LARGEST_BUCKET = 200_000_000
 
@@ -30,15 +31,26 @@ class MicroBatch(Protocol):
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """`loss`: mean over all valid tokens of the accumulated batch, in nats. `grad_norm`: before clipping.
+class Limits:
+    """What the loss and the gradient norm of a step must not exceed."""
 
-    `applied` is False where loss or gradient was not finite: weights and moments are as before the step.
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss`: mean over all valid tokens of the accumulated batch, in nats. `grad_norm`: before clipping; not finite
+    where the loss was refused.
+
+    `applied` is False where loss or gradient was not finite or over its limit: weights and moments are as before the
+    step. `spike` says what was over which limit; empty if it was not for that.
     """
 
     loss: float
     grad_norm: float
     applied: bool
+    spike: str = ""
 
 
 class Engine:
@@ -76,6 +88,9 @@ class Engine:
         replica = torch.distributed.get_rank(self._replica_group)
         self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))
         self._accumulation = accumulation
+        self._limits: Limits | None = None
+        self._refused: bool | None = None
+        optimizer.refuses = self._norm_is_refused
 
     @property
     def model(self) -> nn.Module:
@@ -90,16 +105,23 @@ class Engine:
             labels=batch.labels.to(self.device, non_blocking=True),
         )
 
-    def step(self, batches: Sequence[MicroBatch], learning_rate: float, clock: Clock | None = None) -> StepResult:
+    def step(
+        self,
+        batches: Sequence[MicroBatch],
+        learning_rate: float,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+    ) -> StepResult:
         """One optimizer step on the mean loss over all valid tokens of `batches` (and of every rank).
 
         The labels of the whole step are counted first, so each micro-batch weighs by its valid tokens and the
-        gradient is that of one large batch however it is cut.
+        gradient is that of one large batch however it is cut. A step over `limits` is not applied.
         """
         if len(batches) != self._accumulation:
             raise ValueError(f"a step takes {self._accumulation} micro-batches, got {len(batches)}")
         clock = clock or Clock()
         self._set_learning_rate(learning_rate)
+        self._limits, self._refused = limits, None
         with clock.phase("forward_backward"):
             valid = self.sum_over_replicas(sum((batch.labels >= 0).sum() for batch in batches))
             # DeepSpeed averages gradients over replicas; the factor turns that average into the sum.
@@ -110,7 +132,7 @@ class Engine:
                 loss = self.forward(batch) * weight
                 total += loss.detach()
                 if index == len(batches) - 1:
-                    loss = loss * _poison(total)
+                    loss = loss * self._poison(total)
                 self.deepspeed.backward(loss, scale_wrt_gas=False)
             with clock.phase("optimizer"):
                 self.deepspeed.step()
@@ -118,9 +140,53 @@ class Engine:
             return self._result(total)
 
     def _result(self, total: Tensor) -> StepResult:
-        loss = self.sum_over_replicas(total) / self._replicas
-        norm = self.deepspeed.get_global_grad_norm()
-        return StepResult(float(loss), float(norm), bool(self.deepspeed.was_step_applied()))
+        loss, norm = self._mean(total), self.deepspeed.get_global_grad_norm()
+        if self.config.spikes is not None and torch.distributed.get_world_size() > 1:
+            # Sums of another order could differ in the last bit, and so could what ranks conclude from them later.
+            numbers = torch.tensor([float(loss), float(norm)], dtype=torch.float64, device=self.device)
+            torch.distributed.broadcast(numbers, src=0)
+            loss, norm = numbers
+        applied = bool(self.deepspeed.was_step_applied())
+        return StepResult(float(loss), float(norm), applied, "" if applied else self._spike(float(loss), float(norm)))
+
+    def _spike(self, loss: float, norm: float) -> str:
+        """What was over which limit in a step that was refused; empty if it was refused for something else."""
+        limits = self._limits
+        if limits is not None and math.isfinite(loss) and loss > limits.loss:
+            return f"loss {loss:.4g} exceeds {limits.loss:.4g}"
+        # A step refused for any other reason leaves a norm that is not finite.
+        return f"gradient norm {norm:.4g} exceeds {limits.grad_norm:.4g}" if limits and math.isfinite(norm) else ""
+
+    def _mean(self, total: Tensor) -> Tensor:
+        """The mean loss of the step out of every rank's part in it. Collective."""
+        return self.sum_over_replicas(total) / self._replicas
+
+    def _poison(self, total: Tensor) -> Tensor:
+        """1 where the loss of the step is good, NaN where it is not finite or over its limit.
+
+        A loss can be infinite with finite gradients (a saturated token, say). Multiplied into the last micro-batch this
+        makes the gradient NaN in exactly that case, so the one check of the gradient norm that every ZeRO stage makes
+        before it touches a weight covers the loss as well, on every rank, without waiting for the device.
+        """
+        good = torch.isfinite(total)
+        if self._limits is not None:
+            good &= self._mean(total) <= self._limits.loss
+        return torch.where(good, 1.0, torch.nan)
+
+    def _norm_is_refused(self) -> bool:
+        """Whether the gradient norm of this step is over its limit: decided once a step, by all ranks together."""
+        if self._limits is None:
+            return False
+        if self._refused is None:
+            optimizer = self.deepspeed.optimizer
+            over = torch.tensor(float(optimizer._global_grad_norm) > self._limits.grad_norm, device=self.device).int()
+            if torch.distributed.get_world_size() > 1:
+                # If one rank stepped and another did not, their weights would drift apart without a word.
+                torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)
+            self._refused = bool(over)
+            # DeepSpeed reads this when it is through: the step counts as skipped.
+            optimizer.overflow = optimizer.overflow or self._refused
+        return self._refused
 
     def _set_learning_rate(self, learning_rate: float) -> None:
         for group in self.deepspeed.optimizer.param_groups:
@@ -133,16 +199,6 @@ class Engine:
             total = total.to(self.device, copy=True)
             torch.distributed.all_reduce(total, group=self._replica_group)
         return total
-
-
-def _poison(total: Tensor) -> Tensor:
-    """1 where the summed loss is finite, NaN otherwise.
-
-    A loss can be infinite with finite gradients (a saturated token, say). Multiplied into the last micro-batch this
-    makes the gradient NaN in exactly that case, so the one check of the gradient norm that every ZeRO stage makes
-    before it touches a weight covers the loss as well, on every rank, without waiting for the device.
-    """
-    return torch.where(torch.isfinite(total), 1.0, torch.nan)
 
 
 def _deepspeed_config(model: nn.Module, config: TrainingConfig, accumulation: int) -> dict[str, Any]:

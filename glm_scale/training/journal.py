@@ -63,7 +63,9 @@ class Journal:
         if mfu is not None:
             values["mfu"] = mfu
         self._log.append("train", **self._position(counters), **values)
-        if not result.applied:
+        if result.spike:
+            self.event(counters, "spike", f"step {counters.step} skipped as a spike: {result.spike}")
+        elif not result.applied:
             self.event(
                 counters,
                 "skipped_step",
@@ -87,10 +89,16 @@ class Journal:
             f"{evaluation.bits_per_byte:.4f} bits/byte"
         )
 
-    def event(self, counters: Counters, event: str, message: str) -> None:
+    def event(self, counters: Counters, event: str, message: str, **values: Any) -> None:
         """Record that something out of the ordinary happened, and tell the user."""
-        self._log.append("event", **self._position(counters), event=event, message=message)
+        self._log.append("event", **self._position(counters), event=event, message=message, **values)
         self._progress.say(message)
+
+    def rolled_back(self, counters: Counters, message: str, **values: Any) -> None:
+        """Record that the run is at `counters` again: what was measured after them is no part of it any more."""
+        self._log.truncate(counters.step)
+        self.event(counters, "rolled_back", message, **values)
+        self.begin(counters)
 
     def say(self, message: str) -> None:
         self._progress.say(message)
@@ -138,7 +146,10 @@ class SilentJournal(Journal):
     def validation(self, counters: Counters, evaluation: Evaluation, *, final: bool) -> None:
         pass
 
-    def event(self, counters: Counters, event: str, message: str) -> None:
+    def event(self, counters: Counters, event: str, message: str, **values: Any) -> None:
+        pass
+
+    def rolled_back(self, counters: Counters, message: str, **values: Any) -> None:
         pass
 
     def say(self, message: str) -> None:

@@ -1,11 +1,12 @@
 """The training loop. What a run does is here, top to bottom; how each part does it is in the components it calls."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+import dataclasses
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, NoReturn
 
 from glm_data import Batch
 from glm_scale.errors import UserError
-from glm_scale.training.checkpoint import Saver
+from glm_scale.training.checkpoint import Checkpoint, Saver
 from glm_scale.training.checkpoint.retention import VALIDATION_LOSS
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
@@ -14,6 +15,7 @@ from glm_scale.training.engine import Engine
 from glm_scale.training.journal import Journal
 from glm_scale.training.schedule import learning_rate
 from glm_scale.training.signals import StopRequest
+from glm_scale.training.spikes import SPIKES, Divergence, SpikeWatch
 from glm_scale.training.validator import Validator
 
 __all__ = ["DivergenceError", "Trainer"]
@@ -28,15 +30,16 @@ class DivergenceError(UserError):
 class Trainer:
     """One run from `counters` to the end of its budget.
 
-    `steps` yields this rank's micro-batches of one step after the other. `stop` is looked at between steps. `rows_of`
-    counts the rows of a step on all ranks. `alive` is told what the run comes to.
+    `steps` yields this rank's micro-batches of one step after the other, from a row of the data on. `stop` is looked at
+    between steps. `rows_of` counts the rows of a step on all ranks. `alive` is told what the run comes to. `spikes` is
+    the history by which steps are judged, if they are. Close it in the end.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         engine: Engine,
-        steps: Iterator[Sequence[Batch]],
+        steps: Callable[[int], Generator[Sequence[Batch]]],
         validator: Validator,
         saver: Saver,
         journal: Journal,
@@ -45,10 +48,12 @@ class Trainer:
         counters: Counters,
         rows_of: Callable[[Sequence[Batch]], int],
         alive: Callable[[int | str], None],
+        spikes: SpikeWatch | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
-        self.steps = steps
+        self.steps_from = steps
+        self.steps = steps(counters.samples)
         self.validator = validator
         self.saver = saver
         self.journal = journal
@@ -58,6 +63,7 @@ class Trainer:
         self.rows_of = rows_of
         self.remarks: dict[str, Any] = {}
         self.alive = alive
+        self.spikes = spikes
 
     def train(self) -> Literal["finished", "killed"]:
         """Train until the budget is spent or `stop` is set; either way the last step is on disk afterwards.
@@ -70,12 +76,17 @@ class Trainer:
             with self.clock.phase("data"):
                 batches = next(self.steps)
             rate = self.learning_rate()
-            result = self.engine.step(batches, rate, self.clock)
+            result = self.engine.step(batches, rate, self.clock, self.spikes.limits if self.spikes else None)
             with self.clock.phase("logging"):
                 self.remarks = {}
                 self.counters = self.counters.after(self.rows_of(batches), self.config.batch_tokens, result)
                 self.journal.step(self.counters, result, rate)
+                if self.spikes:
+                    self.spikes.note(self.counters.step, result)
+            reached = self.counters
             self.stop_if_diverged()
+            if self.counters != reached:
+                continue  # it has gone back
             if not self.finished and self.validator.due(self.counters.step):
                 self.evaluate()
             if not self.finished and self.saver.due(self.counters.step):
@@ -88,6 +99,10 @@ class Trainer:
         self.save()
         self.saver.finish()
         return "finished" if self.finished else "killed"
+
+    def close(self) -> None:
+        """End what reads the data."""
+        self.steps.close()
 
     @property
     def finished(self) -> bool:
@@ -107,7 +122,7 @@ class Trainer:
     def save(self) -> None:
         self.alive("checkpoint")
         with self.clock.phase("checkpoint"):
-            self.saver.save(self.counters, self.remarks)
+            self.saver.save(self.counters, self.remarks | ({SPIKES: self.spikes.state()} if self.spikes else {}))
 
     def report_failed_save(self) -> None:
         """A checkpoint that could not be written does not end the run: the next one may be."""
@@ -115,13 +130,54 @@ class Trainer:
             self.journal.event(self.counters, "checkpoint_failed", f"no checkpoint: {failure}")
 
     def stop_if_diverged(self) -> None:
-        if self.counters.bad_streak < self.config.bad_step_limit:
+        """If the run has diverged, go back to a checkpoint where that is wanted and possible. Else DivergenceError."""
+        divergence = self.divergence()
+        if divergence is None:
             return
+        if self.spikes is None:
+            self.fail(divergence)
+        self.alive("rollback")
+        with self.clock.phase("checkpoint"):
+            checkpoint = self.saver.newest_before(divergence.first)
+        if checkpoint is None:
+            self.fail(divergence, "There is no checkpoint to go back to (checkpoint.every). ")
+        if not self.spikes.may_go_back_to(checkpoint.step):
+            self.fail(divergence, f"Going back to {checkpoint.path.name} has led no further before. ")
+        self.roll_back(checkpoint, self.spikes, divergence)
+
+    def divergence(self) -> Divergence | None:
+        streak, limit = self.counters.bad_streak, self.config.bad_step_limit
+        if streak < limit:
+            return self.spikes.divergence if self.spikes else None
+        reason = f"{streak} consecutive steps with a non-finite loss or gradient (training.bad_step_limit = {limit})"
+        return Divergence(reason, self.counters.step - streak + 1)
+
+    def roll_back(self, checkpoint: Checkpoint, spikes: SpikeWatch, divergence: Divergence) -> None:
+        """Go on from `checkpoint` with data that were not read yet. A new checkpoint says so to a later start."""
+        reached = self.counters
+        with self.clock.phase("checkpoint"):
+            saved = self.saver.go_back(checkpoint)
+        self.counters = dataclasses.replace(saved, samples=reached.samples, bad_streak=0)
+        self.remarks = {key: checkpoint.state[key] for key in (VALIDATION_LOSS,) if key in checkpoint.state}
+        spikes.went_back(checkpoint.step, checkpoint.state.get(SPIKES))
+        self.steps.close()
+        self.steps = self.steps_from(reached.samples)
+        self.journal.rolled_back(
+            self.counters,
+            f"step {reached.step}: diverged ({divergence.reason}); back to {checkpoint.path.name}, and on from there "
+            f"without the samples {saved.samples} to {reached.samples - 1}",
+            from_step=reached.step,
+            to_step=checkpoint.step,
+            first_sample=saved.samples,
+            last_sample=reached.samples - 1,
+        )
+        self.save()
+
+    def fail(self, divergence: Divergence, remark: str = "") -> NoReturn:
+        last = self.counters.step - self.counters.bad_streak
         message = (
-            f"stopped after {self.counters.bad_streak} consecutive steps with a non-finite loss or gradient "
-            f"(training.bad_step_limit = {self.config.bad_step_limit}); the weights are those of step "
-            f"{self.counters.step - self.counters.bad_streak}. A lower training.optimizer.learning_rate or a longer "
-            "training.schedule.warmup_tokens usually helps"
+            f"stopped after {divergence.reason}; the weights are those of step {last}. {remark}A lower "
+            "training.optimizer.learning_rate or a longer training.schedule.warmup_tokens usually helps"
         )
         self.journal.event(self.counters, "diverged", message)
         raise DivergenceError(message)

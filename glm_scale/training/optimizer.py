@@ -1,4 +1,6 @@
-"""AdamW, its two groups of parameters, and the guard that stands before a step without ZeRO."""
+"""AdamW, its two groups of parameters, how a step is refused, and the guard that stands before a step without ZeRO."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +13,7 @@ from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor import split_dimension
 from glm_scale.training.config import OptimizerConfig
 
-__all__ = ["GuardedAdamW", "build_optimizer", "parameter_groups"]
+__all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer", "parameter_groups"]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -33,7 +35,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, *, guarded: bool, fused: bool, tensor: TensorAxis | None = None
-) -> torch.optim.AdamW:
+) -> RefusableAdamW:
     """AdamW over `parameter_groups`; `guarded` adds the clipping and the non-finite check that ZeRO has.
 
     `tensor`: the ranks over which weights are split.
@@ -47,7 +49,7 @@ def build_optimizer(
     }
     if guarded:
         return GuardedAdamW(groups, clip=config.clip, tensor=tensor, **options)
-    return torch.optim.AdamW(groups, **options)
+    return RefusableAdamW(groups, **options)
 
 
 def _total_norm(parameters: list[nn.Parameter], tensor: TensorAxis | None) -> Tensor:
@@ -61,7 +63,26 @@ def _total_norm(parameters: list[nn.Parameter], tensor: TensorAxis | None) -> Te
     return (squares + torch.nn.utils.get_total_norm(whole).square()).sqrt()
 
 
-class GuardedAdamW(torch.optim.AdamW):
+def _never() -> bool:
+    return False
+
+
+class RefusableAdamW(torch.optim.AdamW):
+    """AdamW that leaves weights, moments and step counters alone where `refuses()` is true.
+
+    Under ZeRO this is the innermost optimizer. It is asked to step once for every group of parameters, after the global
+    gradient norm is known and before a weight has changed: the one place where all stages can still be refused.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], **options: Any) -> None:
+        super().__init__(groups, **options)
+        self.refuses: Callable[[], bool] = _never
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        return None if self.refuses() else super().step(closure)
+
+
+class GuardedAdamW(RefusableAdamW):
     """AdamW that clips by the global norm and refuses a step whose gradient is not finite.
 
     After a step `overflow` says whether it was refused and `_global_grad_norm` the norm before clipping: the two

@@ -24,6 +24,7 @@ _FREE = (
     "training.deterministic",
     "training.device",
     "training.bad_step_limit",
+    "training.spikes",
     "training.time_limit_minutes",
     "parallel",
 )

@@ -34,6 +34,7 @@ from glm_scale.training.opening import is_complete, open_rows, tell_changes
 from glm_scale.training.progress import Progress, open_progress
 from glm_scale.training.ranks import Ranks
 from glm_scale.training.signals import StopRequest
+from glm_scale.training.spikes import spike_watch
 from glm_scale.training.validator import Validator
 
 __all__ = ["Outcome", "train"]
@@ -52,8 +53,8 @@ def train(config: RunConfig, *, fresh: bool = False) -> Outcome:
     """Train the run that `config` describes, from its newest checkpoint if there is one.
 
     Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
-
     `fresh`: it is to be a new run.
+
     Raises:
         UserError: it cannot be started, or is not new though it is to be, or stopped because it diverged (it is marked
             as failed then).
@@ -82,9 +83,9 @@ def _train(
 
         def open_run() -> tuple[Checkpoint | None, bool]:
             stack.enter_context(run.lock())
-            stack.enter_context(_logging_to(run.log))
             if fresh:
                 run.must_be_new()
+            stack.enter_context(_logging_to(run.log))
             checkpoint = _store(config, run, progress).newest(config.checkpoint.verify)
             if not run.exists():
                 return checkpoint, False
@@ -180,11 +181,12 @@ class _Session:
         )
 
     def _train(self, engine: Engine, saver: Saver, counters: Counters, clock: Clock, journal: Journal) -> FinalStatus:
-        with contextlib.closing(self._steps(counters.samples)) as steps:
-            trainer = Trainer(
-                self.config.training, engine, steps, self._validator(), saver, journal, clock, self.stop, counters,
-                rows_of=self.ranks.rows_of, alive=self.alive,
-            )  # fmt: skip
+        spikes = spike_watch(self.config.training.spikes, self.checkpoint.state if self.checkpoint else {})
+        trainer = Trainer(
+            self.config.training, engine, self._steps, self._validator(), saver, journal, clock, self.stop, counters,
+            rows_of=self.ranks.rows_of, alive=self.alive, spikes=spikes,
+        )  # fmt: skip
+        with contextlib.closing(trainer):
             try:
                 status = trainer.train()
             finally:

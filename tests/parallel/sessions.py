@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import distributed as dist
 
 from glm_scale.config import RunConfig, validate
 from glm_scale.errors import UserError
+from glm_scale.model import LanguageModel
 from glm_scale.training.checkpoint.layout import find_checkpoint
 from glm_scale.training.checkpoint.shards import KINDS, read_tensors
 from glm_scale.training.loop import Trainer
@@ -48,6 +51,30 @@ def run_with_signal(config: dict[str, Any], rank: int, step: int) -> Outcome:
         return run(config)
     finally:
         Trainer.stop_if_diverged = stop_if_diverged  # type: ignore[method-assign]
+
+
+def run_with_spikes(
+    config: dict[str, Any], steps: Collection[int], ranks: Collection[int], what: str = "loss"
+) -> Outcome:
+    """On some ranks the losses of these steps, counted from 1 without regard to rollbacks, are far too large.
+
+    what: "gradient norm" lets them be what they are, and makes their gradients large.
+    """
+    forward, passes = LanguageModel.forward, itertools.count()
+    accumulation = 2
+
+    def spoiled(self: LanguageModel, *arguments: Any, **keywords: Any) -> Any:
+        loss = forward(self, *arguments, **keywords)
+        if not self.training or 1 + next(passes) // accumulation not in steps:
+            return loss
+        return loss * 1000 if what == "loss" else loss + 1000 * (loss - loss.detach())
+
+    if dist.get_rank() in ranks:
+        LanguageModel.forward = spoiled  # type: ignore[method-assign]
+    try:
+        return run(config)
+    finally:
+        LanguageModel.forward = forward  # type: ignore[method-assign]
 
 
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:

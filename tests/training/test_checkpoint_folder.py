@@ -200,3 +200,27 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(
     monkeypatch.setattr(Path, "iterdir", refusing)
     with pytest.raises(UserError, match="cannot look for checkpoints"):
         store.newest()
+
+
+def test_the_newest_before_a_step_is_found_or_else_the_oldest(tmp_path: Path, told: Told) -> None:
+    store = CheckpointStore(tmp_path, Retention(last=9), tell=told)
+    assert store.newest_before(9) is None
+    for step in (4, 8, 8, 12):
+        save(store, step)
+    assert [store.newest_before(step).path.name for step in (3, 5, 9, 12, 99)] == [  # type: ignore[union-attr]
+        "step-00000004", "step-00000004", "step-00000008.2", "step-00000008.2", "step-00000012"
+    ]  # fmt: skip
+    flip_bit(tmp_path / "step-00000008.2" / SHARD, 5)
+    assert store.newest_before(9) == Checkpoint.at(tmp_path / "step-00000004")
+    assert "step-00000008.2.damaged" in names(store)
+
+
+def test_what_a_run_goes_back_from_is_set_aside_and_counts_no_more(tmp_path: Path, told: Told) -> None:
+    store = CheckpointStore(tmp_path, Retention(last=2), tell=told)
+    for step in (4, 8):
+        save(store, step)
+    store.set_aside_after(Checkpoint.at(tmp_path / "step-00000004"))
+    assert "set aside as step-00000008.diverged" in told[0]
+    assert newest(store) == 4
+    save(store, 8)
+    assert names(store) == ["step-00000004", "step-00000008", "step-00000008.diverged"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
-from glm_scale.training.engine import Engine, StepResult
+from glm_scale.training.engine import Engine, Limits, StepResult
 from glm_scale.training.optimizer import parameter_groups
 from tests.whole_state import set_whole_state, whole_state
 
@@ -20,6 +20,7 @@ LAYOUTS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf
 CPU = torch.device("cpu")
 VOCABULARY, ROWS, LENGTH, ACCUMULATION = 40, 2, 8, 3
 RATE = 0.01
+LIMITS = Limits(loss=100.0, grad_norm=50.0)
 
 
 @dataclass
@@ -46,6 +47,10 @@ class TinyModel(nn.Module):
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
         if self.fault == "infinite loss with finite gradient":
             return loss + torch.inf
+        if self.fault == "large loss":
+            return loss + 1e4
+        if self.fault == "large gradient":
+            return loss + 1e3 * (loss - loss.detach())
         return loss * torch.nan if self.fault == "nan" else loss
 
 
@@ -75,8 +80,8 @@ def make_engine(precision: str, stage: int, folder: Path, model: nn.Module | Non
         return Engine(model or TinyModel(), config, ACCUMULATION, CPU)
 
 
-def run(engine: Engine, steps: Sequence[int]) -> list[StepResult]:
-    return [engine.step(micro_batches(step), RATE) for step in steps]
+def run(engine: Engine, steps: Sequence[int], limits: Limits | None = None) -> list[StepResult]:
+    return [engine.step(micro_batches(step), RATE, limits=limits) for step in steps]
 
 
 def plain_torch(steps: int) -> list[tuple[float, float]]:
@@ -116,24 +121,29 @@ def test_follows_plain_torch_on_the_whole_batch(layout: tuple[str, int], tmp_pat
     assert expected[0][1] > 0.5, "the test must clip"
 
 
-@pytest.mark.parametrize("fault", ["nan", "infinite loss with finite gradient"])
+@pytest.mark.parametrize("limits", [None, LIMITS], ids=["without limits", "with limits"])
 def test_a_bad_step_changes_nothing_and_leaves_nothing_behind(
-    layout: tuple[str, int], fault: str, tmp_path: Path
+    layout: tuple[str, int], limits: Limits | None, tmp_path: Path
 ) -> None:
     model = TinyModel()
     engine = make_engine(*layout, tmp_path, model)
     run(engine, range(2))
     before, steps = snapshot(engine), engine.state.applied_steps
-    model.fault = fault
-    assert not run(engine, [99])[0].applied
+    faults = {"nan": "", "infinite loss with finite gradient": ""}
+    if limits:
+        faults |= {"large loss": "loss 1", "large gradient": "gradient norm "}
+    for model.fault, spike in faults.items():
+        (refused,) = run(engine, [99], limits)
+        assert not refused.applied
+        assert (refused.spike[: len(spike)], bool(refused.spike)) == (spike, bool(spike))
+        after = snapshot(engine)
+        assert engine.state.applied_steps == steps == 2
+        for name, tensor in before.items():
+            assert torch.equal(after[name], tensor), (model.fault, name)
     model.fault = None
-    after = snapshot(engine)
-    assert engine.state.applied_steps == steps == 2
-    for name, tensor in before.items():
-        assert torch.equal(after[name], tensor), name
     untroubled = make_engine(*layout, tmp_path)
     run(untroubled, range(2))
-    assert run(engine, range(2, 4)) == run(untroubled, range(2, 4))
+    assert run(engine, range(2, 4), limits) == run(untroubled, range(2, 4))
 
 
 def test_state_moves_to_a_fresh_engine_bit_for_bit(layout: tuple[str, int], tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from glm_scale.errors import UserError
 from glm_scale.locking import held_alone
 from glm_scale.training.checkpoint.files import FileRecord, cannot_write, sync_folder, write_synced
 from glm_scale.training.checkpoint.layout import (
-    damaged_place,
+    Aside,
+    aside_place,
     deleting_place,
     leftovers,
     newest_whole,
@@ -27,7 +28,14 @@ from glm_scale.training.checkpoint.layout import (
 )
 from glm_scale.training.checkpoint.manifest import MANIFEST, MARKER, PENDING, Manifest, check_names, marker_of
 from glm_scale.training.checkpoint.points import Point, Reached, unwatched
-from glm_scale.training.checkpoint.reading import Check, Checkpoint, wrong_files
+from glm_scale.training.checkpoint.reading import (
+    Check,
+    Checkpoint,
+    DamagedError,
+    GoneError,
+    UnfinishedError,
+    wrong_files,
+)
 from glm_scale.training.checkpoint.retention import Retention
 
 __all__ = ["CheckpointStore"]
@@ -119,12 +127,31 @@ class CheckpointStore:
                 self._tell(f"{leftover} does not count: its save was interrupted; the next save removes it")
         return newest_whole(self.folder, check, lambda damage: self.set_aside(damage.path, str(damage)))
 
-    def set_aside(self, path: Path, reason: str) -> None:
+    def newest_before(self, step: int, check: Check = "full") -> Checkpoint | None:
+        """The newest whole checkpoint of a step before `step`, or else the oldest of those that are left."""
+        found = places(self.folder)
+        earlier, later = [p for p in found if p.step < step], [p for p in found if p.step >= step]
+        for place in (*reversed(earlier), *later):
+            try:
+                return place.checkpoint(check)
+            except DamagedError as damage:
+                self.set_aside(damage.path, str(damage))
+            except (UnfinishedError, GoneError):
+                continue
+        return None
+
+    def set_aside_after(self, checkpoint: Checkpoint) -> None:
+        """Set all newer checkpoints aside: a run that goes back to this one must not go on from them later."""
+        paths = [place.path for place in places(self.folder)]
+        for path in paths[paths.index(checkpoint.path) + 1 :]:
+            self.set_aside(path, f"the run goes back from the checkpoint {path}", "diverged")
+
+    def set_aside(self, path: Path, reason: str, why: Aside = "damaged") -> None:
         """Rename a checkpoint so that it does not count any more; not while it is read. The user is told `reason`."""
         try:
             with _unread(path) as unread:
                 if unread:
-                    aside = path.rename(damaged_place(path))
+                    aside = path.rename(aside_place(path, why))
                     sync_folder(self.folder)
                     self._tell(f"{reason}. It was set aside as {aside.name}")
                 else:

@@ -3,6 +3,7 @@
     step-00000012/              a checkpoint, if it has its marker
     step-00000012.2/            the same step saved again after the run had gone back: counts instead of the other
     step-00000012.damaged/      was found damaged and set aside; nothing reads or deletes it
+    step-00000012.diverged/     likewise, of a stretch from which the run has gone back
     .step-00000016.writing/     is being written, or was when its writer died
     .step-00000004.deleting/    is being deleted, likewise
 
@@ -14,15 +15,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from glm_scale.errors import UserError
 from glm_scale.training.checkpoint.manifest import MANIFEST, MARKER, PENDING
 from glm_scale.training.checkpoint.reading import Check, Checkpoint, DamagedError, GoneError, UnfinishedError
 
 __all__ = [
-    "Place", "damaged_place", "deleting_place", "find_checkpoint", "is_checkpoint", "leftovers", "newest_whole",
+    "Aside", "Place", "aside_place", "deleting_place", "find_checkpoint", "is_checkpoint", "leftovers", "newest_whole",
     "next_place", "places", "set_aside", "writing_place",
 ]  # fmt: skip
+
+Aside = Literal["damaged", "diverged"]
+"""Why a checkpoint does not count any more."""
 
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
@@ -56,8 +61,8 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def set_aside(folder: Path) -> list[Path]:
-    """The damaged checkpoints that were set aside."""
-    return [path for path in _entries(folder) if path.match("step-*.damaged*")]
+    """The checkpoints that were set aside."""
+    return [path for path in _entries(folder) if any(path.match(f"step-*.{why}*") for why in get_args(Aside))]
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -79,8 +84,8 @@ def deleting_place(path: Path) -> Path:
     return path.with_name(f".{path.name}.deleting")
 
 
-def damaged_place(path: Path) -> Path:
-    names = (f"{path.name}.damaged" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+def aside_place(path: Path, why: Aside) -> Path:
+    names = (f"{path.name}.{why}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
     return next(place for name in names if not (place := path.with_name(name)).exists())
 
 

@@ -51,7 +51,7 @@ class Saver:
         self._ranks = ranks.apart()
         self._companions = companions
         self._reached = reached
-        self._saved: int | None = None
+        self._saved: Counters | None = None
         self._writing: Thread | None = None
         self._failure: Exception | None = None
 
@@ -59,12 +59,12 @@ class Saver:
         return self._config.every is not None and step % self._config.every == 0
 
     def save(self, counters: Counters, remarks: Mapping[str, Any] | None = None) -> None:
-        """Begin to write a checkpoint, unless the newest one is of this very step. Waits for the one before.
+        """Begin to write a checkpoint, unless the newest one has these very counters. Waits for the one before.
 
         remarks: what else its state says, as JSON can hold it.
         """
         self.wait()
-        if counters.step == self._saved:
+        if counters == self._saved:
             return
         state = {
             **(remarks or {}),
@@ -73,7 +73,7 @@ class Saver:
             "random": random_state(),
         }
         pieces = on_cpu(self._engine.state.owned())
-        self._saved = counters.step
+        self._saved = counters
         self._writing = Thread(target=self._write, args=(counters.step, pieces, state), name="checkpoint")
         self._writing.start()
 
@@ -105,8 +105,21 @@ class Saver:
         state.applied_steps = checkpoint.state["optimizer_steps"]
         state.publish()
         set_random_state(checkpoint.state["random"])
-        self._saved = checkpoint.step
-        return Counters(**checkpoint.state["counters"])
+        self._saved = Counters(**checkpoint.state["counters"])
+        return self._saved
+
+    def newest_before(self, step: int) -> Checkpoint | None:
+        """The newest whole checkpoint of a step before `step`, or else the oldest that is left. Collective.
+
+        Waits for the one that is being written.
+        """
+        self.wait()
+        return self._ranks.from_first(lambda: self._store.newest_before(step, self._config.verify))
+
+    def go_back(self, checkpoint: Checkpoint) -> Counters:
+        """Like `restore`, from one that is not the newest: those that are newer are set aside."""
+        self._ranks.from_first(lambda: self._store.set_aside_after(checkpoint))
+        return self.restore(checkpoint)
 
     def _write(self, step: int, pieces: list[Piece], state: Mapping[str, Any]) -> None:
         try:
