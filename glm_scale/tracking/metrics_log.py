@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -122,14 +122,19 @@ class MetricsLog:
         step, tokens, flops = (last.step, last.tokens, last.flops) if last else (0, 0, 0.0)
         return self.append(kind, step=step, tokens=tokens, flops=flops, **values)
 
-    def truncate(self, after_step: int) -> int:
+    def truncate(self, after_step: int, again: Collection[str] = ()) -> int:
         """Drop the records of steps beyond `after_step`, atomically, and return how many were dropped.
 
-        A run that resumes from a checkpoint calls this: it will write those steps again.
+        A run that resumes from a checkpoint calls this: it will write those steps again. Of the kinds in `again`, it
+        will write those of `after_step` itself as well.
         """
+
+        def stays(record: Record) -> bool:
+            return record.step < after_step or (record.step == after_step and record.kind not in again)
+
         with self._lock:
             lines = self.path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if (r := _record(line)) is not None and r.step <= after_step]
+            kept = [line for line in lines if (r := _record(line)) is not None and stays(r)]
             if len(kept) < len(lines):
                 self._last = _record(kept[-1]) if kept else None
                 write_atomically(self.path, b"".join(kept))

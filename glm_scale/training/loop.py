@@ -122,6 +122,10 @@ class Trainer:
     def save(self) -> None:
         self.alive("checkpoint")
         with self.clock.phase("checkpoint"):
+            self.saver.wait()
+        # Before the next save, whose success would not make up for it in silence.
+        self.report_failed_save()
+        with self.clock.phase("checkpoint"):
             self.saver.save(self.counters, self.remarks | ({SPIKES: self.spikes.state()} if self.spikes else {}))
 
     def report_failed_save(self) -> None:

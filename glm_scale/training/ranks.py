@@ -13,13 +13,17 @@ from glm_data import Batch, PackedRows, batches
 from glm_scale.errors import UserError
 from glm_scale.parallel.mesh import Mesh
 
-__all__ = ["OtherRankError", "Ranks"]
+__all__ = ["LostRankError", "OtherRankError", "Ranks"]
 
 T = TypeVar("T")
 
 
 class OtherRankError(UserError):
     """Rank 0 could not go on, and has said why."""
+
+
+class LostRankError(RuntimeError):
+    """Another rank is gone, so that what all do together cannot be done any more."""
 
 
 class Ranks:
@@ -31,11 +35,29 @@ class Ranks:
 
     def __init__(self, mesh: Mesh | None = None) -> None:
         self.mesh = mesh
-        self.group = dist.new_group(backend="gloo") if mesh else None
+        self._group = dist.new_group(backend="gloo") if mesh else None
 
     def apart(self) -> Ranks:
         """The same ranks over another group, so that both can be used at the same time. Collective."""
         return Ranks(self.mesh)
+
+    def together(self, collective: Callable[[Any], T]) -> T:
+        """What `collective` returns when it is given the group (None: there is one process).
+
+        If it fails a rank is gone. Then this one leaves the group, so that those who wait for it fail as well, and
+        nobody waits on in a circle, and raises LostRankError.
+        """
+        if self.mesh is not None and self._group is None:
+            raise LostRankError("another rank is gone")
+        try:
+            return collective(self._group)
+        except RuntimeError as error:
+            reason = str(error)
+        # Only here, where no traceback refers to the group any more, are its connections closed.
+        if self._group is not None:
+            lost, self._group = self._group, None
+            dist.destroy_process_group(lost)
+        raise LostRankError(f"another rank is gone: {reason}")
 
     @property
     def first(self) -> bool:
@@ -53,7 +75,7 @@ class Ranks:
                 answer[0] = make()
             except Exception as error:
                 failure, answer[1] = error, str(error)
-        dist.broadcast_object_list(answer, src=0, group=self.group)
+        self.together(lambda group: dist.broadcast_object_list(answer, src=0, group=group))
         if failure is not None:
             raise failure
         if answer[1] is not None:
@@ -65,7 +87,7 @@ class Ranks:
         if self.mesh is None:
             return [brought]
         everyones: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyones, brought, self.group)
+        self.together(lambda group: dist.all_gather_object(everyones, brought, group))
         return everyones
 
     def largest(self, number: int) -> int:
@@ -73,7 +95,7 @@ class Ranks:
         if self.mesh is None:
             return number
         largest = torch.tensor(number)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, self.group)
+        self.together(lambda group: dist.all_reduce(largest, dist.ReduceOp.MAX, group))
         return int(largest)
 
     def totals(self, numbers: Iterable[float]) -> list[float]:
@@ -82,7 +104,7 @@ class Ranks:
         if self.mesh is not None:
             # Tensor ranks hold the same tokens, and count once.
             sums = sums if self.mesh.tensor_rank == 0 else torch.zeros_like(sums)
-            dist.all_reduce(sums, group=self.group)
+            self.together(lambda group: dist.all_reduce(sums, group=group))
         return sums.tolist()
 
     def batches(self, rows: PackedRows, start: int, micro_batch: int, stop: int | None = None) -> Iterator[Batch]:

@@ -3,20 +3,17 @@
 import contextlib
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from glm_data import Batch, DataError
 from glm_scale.config import RunConfig, check_layout, layout_of, resolved_yaml
 from glm_scale.errors import UserError
-from glm_scale.launching import Watchdog, collective_timeout
+from glm_scale.launching import Watchdog
 from glm_scale.model import LanguageModel
-from glm_scale.parallel.mesh import Layout, Mesh
 from glm_scale.runs import RunDirectory, RunSummary, write_atomically
 from glm_scale.tracking import MetricsLog, Tracker
 from glm_scale.tracking.tracker import FinalStatus
@@ -28,6 +25,7 @@ from glm_scale.training.counters import Counters
 from glm_scale.training.determinism import deterministic
 from glm_scale.training.engine import Engine
 from glm_scale.training.hardware import peak_flops
+from glm_scale.training.joining import joined, libraries_logging_to, logging_to, tell_about_compiling
 from glm_scale.training.journal import Journal, SilentJournal
 from glm_scale.training.loop import Trainer
 from glm_scale.training.opening import is_complete, open_rows, tell_changes
@@ -38,6 +36,9 @@ from glm_scale.training.spikes import spike_watch
 from glm_scale.training.validator import Validator
 
 __all__ = ["Outcome", "train"]
+
+_PATIENCE = 20.0
+"""Seconds for the last checkpoint to come to its end after an error that other ranks may not know of."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def train(config: RunConfig, *, fresh: bool = False) -> Outcome:
     run = RunDirectory(config.run_root / config.name).create()
     if layout.processes == 1:
         return _train(config, run, Ranks(), device, _nobody_waits, fresh)
-    with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, _joined(config, layout, device, run) as ranks:
+    with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, joined(config, layout, device, run) as ranks:
         return _train(config, run, ranks, device, watchdog.step, fresh)
 
 
@@ -85,7 +86,7 @@ def _train(
             stack.enter_context(run.lock())
             if fresh:
                 run.must_be_new()
-            stack.enter_context(_logging_to(run.log))
+            stack.enter_context(logging_to(run.log))
             checkpoint = _store(config, run, progress).newest(config.checkpoint.verify)
             if not run.exists():
                 return checkpoint, False
@@ -133,14 +134,15 @@ class _Session:
         summary = self.ranks.from_first(self._write_papers)
         engine = self._build_engine()
         store = _store(self.config, self.run, self.progress)
-        companions = {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model}
-        saver = Saver(self.config.checkpoint, store, engine, self.ranks, companions)
+        saver = Saver(self.config.checkpoint, store, engine, self.ranks, self._companions)
         counters = self._restore(saver)
         clock = Clock()
         if not self.ranks.first:
             return self._train(engine, saver, counters, clock, SilentJournal(clock))
         with MetricsLog(self.run.metrics) as log:
-            log.truncate(counters.step)
+            # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
+            finished = counters.tokens >= self.config.training.tokens
+            log.truncate(counters.step, again=("validation",) if finished else ())
             tracker = Tracker(self.config.tracking, self.run, log)
             tracker.start()
             status: FinalStatus = "failed"
@@ -158,6 +160,14 @@ class _Session:
                 self._draw_loss()
                 tracker.close(status)
         return status
+
+    def _companions(self) -> dict[str, bytes]:
+        """What a checkpoint says beside its tensors: config, tokenizer, code version, and the run's place in MLflow."""
+        files = {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model}
+        for path in (self.run.version, self.run.tracking):
+            if path.exists():
+                files[path.name] = path.read_bytes()
+        return files
 
     def _draw_loss(self) -> None:
         """plots/loss.png, which the tracker takes along. A figure that fails must not change how a run ends."""
@@ -189,8 +199,14 @@ class _Session:
         with contextlib.closing(trainer):
             try:
                 status = trainer.train()
-            finally:
+            except UserError:
                 saver.wait()
+                raise
+            except Exception:
+                # If another rank is gone, the one that the checkpoint waits for may wait for the end of this one.
+                saver.wait(_PATIENCE)
+                raise
+            finally:
                 reached = trainer.counters
                 if self.ranks.first:
                     self.run.update_summary(step=reached.step, tokens=reached.tokens, samples=reached.samples)
@@ -242,8 +258,8 @@ class _Session:
             for block in model.blocks:
                 block.compile()
         if not mesh:
-            _tell_about_compiling(self.device, self.progress)
-        with _libraries_logging_to(self.run.log, self.ranks.first):
+            tell_about_compiling(self.device, self.progress)
+        with libraries_logging_to(self.run.log, self.ranks.first):
             distributed.start(self.device)
             return Engine(model, training, self.accumulation, self.device, mesh)
 
@@ -284,62 +300,5 @@ def _store(config: RunConfig, run: RunDirectory, progress: Progress) -> Checkpoi
     return CheckpointStore(run.checkpoints, retention, tell=progress.say)
 
 
-@contextlib.contextmanager
-def _joined(config: RunConfig, layout: Layout, device: torch.device, run: RunDirectory) -> Iterator[Ranks]:
-    """This process among the others of its run."""
-    ours = not torch.distributed.is_initialized()
-    parallel = config.parallel
-    first = os.environ.get("RANK", "0") == "0"
-    if first:
-        with open_progress(config.name) as progress:
-            _tell_about_compiling(device, progress)
-    with _libraries_logging_to(run.log, first):
-        distributed.start(device, collective_timeout(parallel.hang_seconds))
-        mesh = Mesh(layout, shards_rows=parallel.shard_activations, strategy=parallel.strategy)
-    try:
-        yield Ranks(mesh)
-    finally:
-        mesh.close()
-        if ours:
-            # Otherwise threads of gloo may end the process with an error when everything is done.
-            torch.distributed.destroy_process_group()
-
-
 def _nobody_waits(what: int | str) -> None:
     """A process alone makes no other one wait."""
-
-
-def _tell_about_compiling(device: torch.device, progress: Progress) -> None:
-    if distributed.first_start_compiles(device):
-        progress.say("first start on this machine: DeepSpeed compiles a small communication op, about half a minute")
-
-
-@contextlib.contextmanager
-def _libraries_logging_to(log: Path, first: bool) -> Iterator[None]:
-    """What libraries print goes to the log of the run; on all ranks but the first to where these write anyway."""
-    if not first:
-        yield
-        return
-    with distributed.quiet(log):
-        yield
-    distributed.send_library_logs_to(logging.FileHandler(log))
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Send the log of this package to a file."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("glm_scale", "glm_data")]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        # What a user has to see goes through Progress; the log must not leak onto the progress line.
-        logger.propagate = False
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-            logger.propagate = True
-        handler.close()

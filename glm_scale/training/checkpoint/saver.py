@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -32,7 +32,7 @@ class Saver:
     """Saves an engine and its counters, and puts them back; all ranks together.
 
     Training waits only for the copy to host memory; a thread of each rank writes it, and rank 0 commits what all have
-    written. `companions` are the small files that make a checkpoint usable by itself. `reached` is told the named
+    written. `companions` gives the small files that make a checkpoint usable by itself. `reached` is told the named
     points of a save.
     """
 
@@ -42,7 +42,7 @@ class Saver:
         store: CheckpointStore,
         engine: Engine,
         ranks: Ranks,
-        companions: Mapping[str, bytes],
+        companions: Callable[[], Mapping[str, bytes]],
         reached: Reached = unwatched,
     ) -> None:
         self._config = config
@@ -74,14 +74,17 @@ class Saver:
         }
         pieces = on_cpu(self._engine.state.owned())
         self._saved = counters
-        self._writing = Thread(target=self._write, args=(counters.step, pieces, state), name="checkpoint")
+        # A daemon, so that a process that fails can end while this waits for a rank that is gone.
+        arguments = (counters.step, pieces, state)
+        self._writing = Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._writing.start()
 
-    def wait(self) -> None:
-        """Until nothing is being written any more."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Until nothing is being written any more, but no longer than `seconds`."""
         if self._writing is not None:
-            self._writing.join()
-            self._writing = None
+            self._writing.join(seconds)
+            if not self._writing.is_alive():
+                self._writing = None
 
     def failure(self) -> str | None:
         """Why the last checkpoint that is done with could not be written, told once; the same on all ranks."""
@@ -123,7 +126,7 @@ class Saver:
 
     def _write(self, step: int, pieces: list[Piece], state: Mapping[str, Any]) -> None:
         try:
-            folder = self._ranks.from_first(lambda: self._begin(step))
+            folder = self._ranks.from_first(lambda: self._store.begin(step))
             everyones = self._ranks.gathered(self._write_own(folder, pieces))
             if failures := [why for _, why in everyones if why]:
                 if self._ranks.first:
@@ -135,18 +138,13 @@ class Saver:
             _logger.exception("the checkpoint of step %s failed", step)
             self._failure, self._saved = error, None
 
-    def _begin(self, step: int) -> Path:
-        folder = self._store.begin(step)
-        for name, content in self._companions.items():
-            write_synced(folder / name, content)
-        return folder
-
     def _write_own(self, folder: Path, pieces: list[Piece]) -> tuple[dict[str, FileRecord], str | None]:
         """This rank's files, and what went wrong if anything did: all ranks have to hear of it."""
         try:
-            files = save_pieces(folder, pieces, self._ranks.group, self._reached)
-            if self._ranks.first:
-                files |= {name: hash_file(folder / name) for name in self._companions}
+            files = self._ranks.together(lambda group: save_pieces(folder, pieces, group, self._reached))
+            for name, content in self._companions().items() if self._ranks.first else ():
+                write_synced(folder / name, content)
+                files[name] = hash_file(folder / name)
             return files, None
         except Exception as error:
             _logger.exception("shards in %s failed", folder)

@@ -36,7 +36,7 @@ KINDS = ("weight", "exp_avg", "exp_avg_sq")
 def save_pieces(folder: Path, pieces: Sequence[Piece], group: Any, reached: Reached) -> dict[str, FileRecord]:
     """Writes this rank's pieces into a folder; all ranks of `group` do so together (None: there is one process).
 
-    Returns the files that this rank wrote, synced to the disk. Raises UserError if the disk refuses.
+    Returns the files that this rank wrote, synced to the disk. Raises UserError, on all ranks, if one cannot write.
     """
     writer = ShardWriter(folder, 0 if group is None else torch.distributed.get_rank(group), reached)
     with warnings.catch_warnings():
@@ -50,7 +50,7 @@ def save_pieces(folder: Path, pieces: Sequence[Piece], group: Any, reached: Reac
             rank, (cause, _) = min(error.failures.items())
             if isinstance(cause, OSError):
                 raise cannot_write(folder, cause) from cause
-            raise RuntimeError(f"rank {rank} could not write its shard: {cause}") from cause
+            raise UserError(f"rank {rank} could not write its shard: {cause}") from cause
     return writer.written
 
 

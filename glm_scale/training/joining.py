@@ -1,0 +1,77 @@
+"""How a process joins the others of its run, and where it and its libraries write."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from glm_scale.config import RunConfig
+from glm_scale.launching import collective_timeout
+from glm_scale.parallel.mesh import Layout, Mesh
+from glm_scale.runs import RunDirectory
+from glm_scale.training import distributed
+from glm_scale.training.progress import Progress, open_progress
+from glm_scale.training.ranks import Ranks
+
+__all__ = ["joined", "libraries_logging_to", "logging_to", "tell_about_compiling"]
+
+
+@contextlib.contextmanager
+def joined(config: RunConfig, layout: Layout, device: torch.device, run: RunDirectory) -> Iterator[Ranks]:
+    """This process among the others of its run."""
+    ours = not torch.distributed.is_initialized()
+    parallel = config.parallel
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        with open_progress(config.name) as progress:
+            tell_about_compiling(device, progress)
+    with libraries_logging_to(run.log, first):
+        distributed.start(device, collective_timeout(parallel.hang_seconds))
+        mesh = Mesh(layout, shards_rows=parallel.shard_activations, strategy=parallel.strategy)
+    try:
+        yield Ranks(mesh)
+    finally:
+        mesh.close()
+        if ours:
+            # Otherwise threads of gloo may end the process with an error when everything is done.
+            torch.distributed.destroy_process_group()
+
+
+def tell_about_compiling(device: torch.device, progress: Progress) -> None:
+    """What the next `distributed.start` will take its time for, if it does."""
+    if distributed.first_start_compiles(device):
+        progress.say("first start on this machine: DeepSpeed compiles a small communication op, about half a minute")
+
+
+@contextlib.contextmanager
+def libraries_logging_to(log: Path, first: bool) -> Iterator[None]:
+    """What libraries print goes to the log of the run; on all ranks but the first to where these write anyway."""
+    if not first:
+        yield
+        return
+    with distributed.quiet(log):
+        yield
+    distributed.send_library_logs_to(logging.FileHandler(log))
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Send the log of this package to a file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("glm_scale", "glm_data")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        # What a user has to see goes through Progress; the log must not leak onto the progress line.
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.propagate = True
+        handler.close()
