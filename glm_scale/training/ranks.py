@@ -53,10 +53,10 @@ class Ranks:
             return collective(self._group)
         except RuntimeError as error:
             reason = str(error)
-        # Only here, where no traceback refers to the group any more, are its connections closed.
+        # Its connections are closed when nothing refers to the group any more: no variable, and no traceback either.
         if self._group is not None:
-            lost, self._group = self._group, None
-            dist.destroy_process_group(lost)
+            dist.destroy_process_group(self._group)
+            self._group = None
         raise LostRankError(f"another rank is gone: {reason}")
 
     @property
