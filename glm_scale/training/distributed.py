@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from glm_scale.errors import UserError
+from glm_scale.training.compiling import load_communication_op
 
 __all__ = [
     "first_start_compiles",
@@ -63,6 +64,8 @@ def start(device: torch.device, timeout: timedelta | None = None) -> None:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        load_communication_op()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         options = {} if timeout is None else {"timeout": timeout}
