@@ -31,9 +31,9 @@ _logger = logging.getLogger(__name__)
 class Saver:
     """Saves an engine and its counters, and puts them back; all ranks together.
 
-    Training waits only for the copy to host memory; a thread of each rank writes it, and rank 0 commits what all have
-    written. `companions` gives the small files that make a checkpoint usable by itself. `reached` is told the named
-    points of a save.
+    Training waits only for the copy to host memory, whose room is kept and as large as this rank's weights and moments.
+    A thread of each rank writes it, and rank 0 commits what all have written. `companions` gives the small files that
+    make a checkpoint usable by itself. `reached` is told the named points of a save.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Saver:
         self._reached = reached
         self._saved: Counters | None = None
         self._writing: Thread | None = None
+        self._room: list[Piece] = []
         self._failure: Exception | None = None
 
     def due(self, step: int) -> bool:
@@ -72,10 +73,10 @@ class Saver:
             "optimizer_steps": self._engine.state.applied_steps,
             "random": random_state(),
         }
-        pieces = on_cpu(self._engine.state.owned())
+        self._room = on_cpu(self._engine.state.owned(), self._room)
         self._saved = counters
         # A daemon, so that a process that fails can end while this waits for a rank that is gone.
-        arguments = (counters.step, pieces, state)
+        arguments = (counters.step, self._room, state)
         self._writing = Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._writing.start()
 
