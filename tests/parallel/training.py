@@ -150,9 +150,14 @@ def attach_deepspeed() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     import deepspeed
     from deepspeed.comm import comm
+    from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+    from deepspeed.runtime.zero.partition_parameters import Init
     from deepspeed.utils import groups
 
     comm.cdb, groups.mpu = None, None
+    # ZeRO-3 numbers modules and parameters on and on, and ranks that were in fewer cases would be behind.
+    DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
+    Init.param_id = 0
     for name, value in vars(groups).items():
         if isinstance(value, dist.ProcessGroup):
             setattr(groups, name, None)
