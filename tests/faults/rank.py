@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import faulthandler
 import io
@@ -137,7 +138,7 @@ class _Disk:
     def __init__(self, refusal: Refusal) -> None:
         self._refusal = refusal
         self._save, self._calls = -1, 0
-        io.open = self._refusing(io.open, lambda mode="r", *_: set(mode) & set("wax+"))  # type: ignore[assignment]
+        io.open = builtins.open = self._refusing(io.open, lambda mode="r", *_: set(mode) & set("wax+"))  # type: ignore[assignment]
         os.mkdir = self._refusing(os.mkdir, lambda *_: True)
         os.rename = self._refusing(os.rename, lambda *_: True)
 

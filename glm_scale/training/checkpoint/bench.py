@@ -1,6 +1,7 @@
 """How fast this disk takes and gives checkpoints: `python -m glm_scale.training.checkpoint.bench FOLDER`.
 
 Beside saving and loading, the same bytes by dd: with as many writers and `conv=fdatasync`, and read by `iflag=direct`.
+What a save costs training: the copy that it waits for, the steps until the commit, the memory that is kept.
 What is saved is read back and compared first. Dropping caches needs root; without it reads are warm, and said to be.
 """
 
@@ -8,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from threading import Thread
 
 import torch
 
@@ -55,6 +59,30 @@ def load(path: Path, pieces: list[Piece]) -> None:
     load_pieces(checkpoint.path, pieces)
 
 
+def steps_beside(work: Callable[[], object]) -> float:
+    """How many times as long a step of training (here: a product of matrices on all cores) takes while work is done."""
+    matrix = torch.rand(768, 768)
+    product = torch.empty_like(matrix)
+
+    def step() -> None:
+        torch.mm(matrix, matrix, out=product)
+
+    step()
+    alone = median(seconds(step) for _ in range(50))
+    thread = Thread(target=work)
+    begin, count = time.perf_counter(), 0
+    thread.start()
+    while thread.is_alive():
+        step()
+        count += 1
+    return (time.perf_counter() - begin) / count / alone
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
 def forget_files() -> bool:
     """Whether the page cache could be emptied."""
     try:
@@ -76,47 +104,77 @@ def dd_read(file: Path) -> None:
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
-def main() -> int:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m glm_scale.training.checkpoint.bench", description=(__doc__ or "").partition(":")[0]
     )
     parser.add_argument("folder", type=Path, help="where to write; several times the megabytes have to be free")
     parser.add_argument("--megabytes", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    folder = options.folder / "checkpoint-bench"
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = options()
+    folder = asked.folder / "checkpoint-bench"
     store = CheckpointStore(folder, Retention(1))
-    pieces = made(options.megabytes)
+    pieces = made(asked.megabytes)
     size = sum(tensor.nbytes for piece in pieces for tensor in piece.tensors.values())
-    path = save(store, pieces).path
-    found = [
-        Piece(p.name, p.shape, p.part, 0, {kind: torch.empty_like(x) for kind, x in p.tensors.items()}) for p in pieces
-    ]
-    load(path, found)
+    before = peak_memory()
+    room = on_cpu(pieces)
+    slowdown = median(steps_beside(lambda: save(store, room)) for _ in range(asked.rounds))
+    memory = peak_memory() - before
+    found = on_cpu(pieces)
+    for piece in found:
+        for tensor in piece.tensors.values():
+            tensor.zero_()
+    load(newest(store), found)
     if not all(
         torch.equal(a.tensors[kind], b.tensors[kind]) for a, b in zip(found, pieces, strict=True) for kind in KINDS
     ):
         print("what was loaded is not what was saved", file=sys.stderr)
         return 1
-    rates: dict[str, list[float]] = {}
-    room = on_cpu(pieces)
+    times: dict[str, list[float]] = {}
     cold = True
-    for _ in range(options.rounds):
-        rates.setdefault("copy to host memory", []).append(seconds(lambda: on_cpu(pieces, room)))
-        rates.setdefault("dd conv=fdatasync", []).append(seconds(lambda: dd_write(folder, size)))
-        rates.setdefault("save", []).append(seconds(lambda: save(store, pieces)))
-        newest = store.newest("sizes")
-        assert newest is not None
+    for _ in range(asked.rounds):
+        times.setdefault("copy", []).append(seconds(lambda: on_cpu(pieces, room)))
+        times.setdefault("dd writes", []).append(seconds(lambda: dd_write(folder, size)))
+        times.setdefault("save", []).append(seconds(lambda: save(store, room)))
+        path = newest(store)
         cold = forget_files() and cold
-        rates.setdefault("dd iflag=direct", []).append(seconds(lambda: dd_read(folder / "dd")))
+        times.setdefault("dd reads", []).append(seconds(lambda: dd_read(folder / "dd")))
         cold = forget_files() and cold
-        rates.setdefault("load, fully verified", []).append(seconds(lambda path=newest.path: load(path, found)))  # type: ignore[misc]
-    print(f"{size / 1e9:.2f} GB in one process, medians of {options.rounds}; reads are {'cold' if cold else 'warm'}")
-    for name, times in rates.items():
-        middle = sorted(times)[len(times) // 2]
-        print(f"{name:24}{middle:7.2f} s{size / middle / 1e9:8.2f} GB/s")
+        times.setdefault("load", []).append(seconds(lambda path=path: load(path, found)))  # type: ignore[misc]
+    print(f"{size / 1e9:.2f} GB in one process, medians of {asked.rounds}; reads are {'cold' if cold else 'warm'}")
+    report({name: median(values) for name, values in times.items()}, size)
+    print(
+        f"until the commit a step takes {slowdown:.2f}x its time; memory kept for saves: {memory / size:.2f}x the state"
+    )
     shutil.rmtree(folder)
     return 0
+
+
+def newest(store: CheckpointStore) -> Path:
+    checkpoint = store.newest("sizes")
+    assert checkpoint is not None
+    return checkpoint.path
+
+
+def report(times: dict[str, float], size: int) -> None:
+    names = {
+        "copy": "copy to host memory",
+        "dd writes": "dd conv=fdatasync",
+        "save": "save",
+        "dd reads": "dd iflag=direct",
+        "load": "load, fully verified",
+    }
+    for short, name in names.items():
+        print(f"{name:24}{times[short]:7.2f} s{size / times[short] / 1e9:8.2f} GB/s")
+    print(
+        f"save to dd {times['dd writes'] / times['save']:.2f}, load to dd {times['dd reads'] / times['load']:.2f}, ",
+        end="",
+    )
+    print(f"copy to save {times['copy'] / times['save']:.3f}")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from concurrent.futures import Future as ThreadFuture
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -31,13 +31,12 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from glm_scale.training.checkpoint.files import FileRecord, write_synced
+from glm_scale.training.checkpoint.hashed_file import HashedFile
 from glm_scale.training.checkpoint.points import Point, Reached
 
 __all__ = ["INDEX", "Index", "Place", "ShardFiles", "ShardWriter"]
 
 INDEX = "index.json"
-_SLICE_BYTES = 16 << 20
-_SYNC_BYTES = 128 << 20
 
 
 class Place(NamedTuple):
@@ -51,7 +50,7 @@ class Place(NamedTuple):
 class ShardWriter(StorageWriter):
     """Writes a rank's boxes into a folder. Afterwards `written` has this rank's files and what identifies them.
 
-    The bytes are hashed and brought to the disk while they are written, by other threads: no file is read again.
+    The bytes are hashed while they are written: no file is read again.
     """
 
     def __init__(self, folder: Path, rank: int, reached: Reached) -> None:
@@ -62,12 +61,12 @@ class ShardWriter(StorageWriter):
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         self._reached(Point.BEFORE_SHARD)
         results = []
-        with _HashedFile(self._folder / self._name) as file:
+        with HashedFile(self._folder / self._name) as file:
             for item in plan.items:
                 data, at = _bytes_of(cast(Tensor, planner.resolve_data(item))), file.size
                 file.write(data)
                 results.append(WriteResult(item.index, len(data), Place(self._name, at, len(data))))
-            record = file.record()
+            record = file.finish()
             self._reached(Point.SHARD_WRITTEN)
             file.sync()
         self._reached(Point.SHARD_SYNCED)
@@ -149,54 +148,5 @@ class ShardFiles:
         return torch.frombuffer(self._maps[place.file], dtype=dtype, count=count, offset=place.start)
 
 
-class _HashedFile:
-    """A new file that is hashed, and synced as it grows, beside being written."""
-
-    def __init__(self, path: Path) -> None:
-        self.size = 0
-        self._file = path.open("wb", buffering=0)
-        self._digest = sha256()
-        self._threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._hashing: ThreadFuture[None] | None = None
-        self._syncing: ThreadFuture[None] | None = None
-        self._synced = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for thread in self._threads:
-            thread.shutdown(cancel_futures=True)
-        self._file.close()
-
-    def write(self, data: memoryview) -> None:
-        hasher, syncer = self._threads
-        for begin in range(0, len(data), _SLICE_BYTES):
-            block = data[begin : begin + _SLICE_BYTES]
-            self._hashed()
-            self._hashing = hasher.submit(self._digest.update, block)
-            while block:
-                count = self._file.write(block)  # an unbuffered file may take less than it is given
-                block, self.size = block[count:], self.size + count
-            if self.size - self._synced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
-                self._synced, self._syncing = self.size, syncer.submit(os.fdatasync, self._file.fileno())
-        self._hashed()
-
-    def record(self) -> FileRecord:
-        return FileRecord(self.size, self._digest.hexdigest())
-
-    def sync(self) -> None:
-        """Until everything is on the disk. Raises OSError if something that was written is not."""
-        if self._syncing is not None:
-            self._syncing.result()
-        os.fsync(self._file.fileno())
-
-    def _hashed(self) -> None:
-        if self._hashing is not None:
-            self._hashing.result()
-            self._hashing = None
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    numbers: Any = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
-    return memoryview(numbers)
+def _bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
