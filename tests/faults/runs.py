@@ -27,13 +27,15 @@ LAYOUTS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Setup:
-    """How a run is spread: a name in LAYOUTS, and the stage of ZeRO."""
+    """How a run is spread: a name in LAYOUTS, and the stage of ZeRO. And what it trains."""
 
     layout: str
     stage: int
+    precision: str = "fp32"
+    mixers: tuple[str, ...] = ("lattice:2^k", "attention")
 
     def __str__(self) -> str:
-        return f"{self.layout}, ZeRO {self.stage}"
+        return f"{self.layout}, ZeRO {self.stage}, {self.precision}"
 
     @property
     def processes(self) -> int:
@@ -109,8 +111,9 @@ class TinyRun:
             batch_tokens=ROWS * LENGTH,
             micro_batch=1,
             zero_stage=setup.stage,
+            precision=setup.precision,
         )
-        config["model"]["heads"] = 4
+        config["model"] |= {"heads": 4, "layers": len(setup.mixers), "mixers": list(setup.mixers)}
         config["checkpoint"] = {"every": self.every, "keep": KEPT}
         config["parallel"] = LAYOUTS[setup.layout]
         logs = self._folder / f"attempt-{next(self._attempts)}"

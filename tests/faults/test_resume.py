@@ -1,0 +1,62 @@
+"""A run that was stopped goes on as if it had not been: every bit of losses, weights, moments and random states."""
+
+import pytest
+
+from glm_scale.mixers.registry import MIXERS
+from glm_scale.training.checkpoint.layout import find_checkpoint
+from glm_scale.training.signals import REQUEUE_EXIT_CODE
+from tests.faults.rank import Faults
+from tests.faults.runs import ROWS, STEPS, Setup
+
+FAMILIES = (
+    "attention",
+    "local:5",
+    "ssm",
+    "mamba2",
+    "window:1",
+    "window:4",
+    "dense",
+    "lattice:2^k",
+    "lattice:k^2+1",
+    "offsets:2^k",
+    "offsets:k^2+1",
+    "local:3 > lattice:2^k",
+)
+GPU_ONLY = {"gla", "gated_deltanet", "log_linear"}
+STAGES = [("fp32", stage) for stage in range(4)] + [("bf16", stage) for stage in range(1, 4)]
+
+
+def test_every_family_is_among_them():
+    assert {spelling.partition(":")[0] for spelling in FAMILIES if ">" not in spelling} == MIXERS.keys() - GPU_ONLY
+
+
+@pytest.mark.parametrize(("precision", "stage"), STAGES)
+def test_a_model_of_all_mixers_goes_on_bit_for_bit(runs, precision, stage):
+    check(runs, Setup("data 2", stage, precision, FAMILIES))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", ["alone", "data 2", "sequence 2", "tensor 2"])
+@pytest.mark.parametrize(("precision", "stage"), STAGES)
+@pytest.mark.parametrize("mixer", FAMILIES)
+def test_every_mixer_goes_on_bit_for_bit_in_every_layout(runs, mixer, precision, stage, layout):
+    check(runs, Setup(layout, stage, precision, (mixer, mixer)))
+
+
+def check(runs, setup):
+    """Gradients are accumulated: a step has more rows than ranks, one in each micro-batch."""
+    reference = runs.new(every=STEPS)
+    with reference.start(setup) as attempt:
+        attempt.finish()
+    tiny = runs.new(every=STEPS)
+    for stop in (3, 5, None):
+        with tiny.start(setup, Faults(stop=stop)) as attempt:
+            attempt.finish({REQUEUE_EXIT_CODE} if stop else {0})
+    assert len(tiny.losses()) == STEPS
+    assert setup.processes < ROWS
+    assert tiny.losses() == reference.losses()
+    assert tiny.losses("validation") == reference.losses("validation")
+    assert tiny.weights() == reference.weights()
+    states = [find_checkpoint(run.path, print).state for run in (tiny, reference)]
+    assert states[0]["counters"] == states[1]["counters"]
+    assert states[0]["random"] == states[1]["random"]
