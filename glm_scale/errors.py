@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The message names the value, the place it came from, and the way out.
     """
+
+
+class PassingError(UserError):
+    """A UserError that may pass without anybody's doing, such as a full disk or a lock that another process holds."""

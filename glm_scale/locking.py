@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from glm_scale.errors import UserError
+from glm_scale.errors import PassingError
 
 
 class FileLock:
     """Exclusive hold on a file, by `flock`; the kernel lets go when the process dies, however it dies.
 
-    Raises UserError naming the holder if another process holds the file. Where the file system knows no locks
+    Raises PassingError naming the holder if another process holds the file. Where the file system knows no locks
     (some network mounts) nothing is held and nothing is refused.
     """
 
@@ -29,7 +29,7 @@ class FileLock:
         if _try_flock(self._file, fcntl.LOCK_EX, patience) is False:
             holder = _holder(path)
             os.close(self._file)
-            raise UserError(f"process {holder} is {purpose} {path.parent}; wait for it, or stop it first")
+            raise PassingError(f"process {holder} is {purpose} {path.parent}; wait for it, or stop it first")
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         _close_in_forked_children(self)

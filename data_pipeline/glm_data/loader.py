@@ -15,6 +15,9 @@ from glm_data.rows import PackedRows
 
 PADDING_SAMPLE = -1
 _BATCHES_AHEAD = 4  # per worker
+_LATER = 60
+"""Seconds that a worker lives on after SIGTERM."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,13 @@ def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]
         prefetch_factor=_BATCHES_AHEAD if workers else None,
         # Forking a process that runs threads (of torch, of a tracker) can deadlock the child.
         multiprocessing_context=_context() if workers else None,
-        worker_init_fn=_ignore_interrupts if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent if workers else None,
         # The loader draws a number whenever it starts; from torch's global generator that would make what follows
         # depend on how often it was started.
         generator=torch.Generator(),
     )
-    iterator = iter(loader)
+    with _blocked_signals():
+        iterator = iter(loader)
     try:
         for item in iterator:
             if isinstance(item, DataError):
@@ -160,9 +164,25 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _ignore_interrupts(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the parent decides what to do about it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Processes that are started meanwhile have these signals blocked, the server that forks workers included."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group, and what a scheduler sends every process of a job.
+
+    The parent decides what to do about it, and may want some more batches. SIGTERM still ends a worker, but later.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LATER))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _same(item: object) -> object:

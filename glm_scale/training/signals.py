@@ -6,12 +6,12 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
-__all__ = ["REQUEUE_EXIT_CODE", "StopRequest"]
+__all__ = ["REQUEUE_EXIT_CODE", "STOP_SIGNALS", "StopRequest"]
 
 REQUEUE_EXIT_CODE = 85
 """How `glm-scale train` ends when it was asked to make room and has saved: start the same command again."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _TIME = 1000
 """Stands for the time limit among the numbers of signals."""
 
@@ -23,9 +23,10 @@ def _alone(number: int) -> int:
 class StopRequest:
     """While active, true after the first of SIGINT, SIGTERM, SIGUSR1 and SIGUSR2, or after `minutes`.
 
-    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python allows no handlers, there
-    are no signals. Looking at it is a vote of all ranks: `largest` gives the largest of the numbers that they bring,
-    and a request to one stops all.
+    Those of them that a process has blocked before, so that none is lost, come through from then on. A second SIGINT or
+    SIGTERM ends the process at once. Outside the main thread, where Python allows no handlers, there are no signals.
+    Looking at it is a vote of all ranks: `largest` gives the largest of the numbers that they bring, and a request to
+    one stops all.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         try:
-            for number in _SIGNALS:
+            for number in STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._request)  # type: ignore[assignment]
         except ValueError:
             self._previous.clear()
+        else:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 
     def __exit__(

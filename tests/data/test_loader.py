@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import signal
 import time
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_closing_ends_the_worker_processes(rows: PackedRows) -> None:
         assert time.monotonic() < deadline, "the workers are still there"
         time.sleep(0.02)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+def test_signals_to_every_process_of_a_job_do_not_cut_the_stream(rows: PackedRows, number: signal.Signals) -> None:
+    stream = batches(rows, 0, 2, workers=2)
+    next(stream)
+    for child in psutil.Process().children(recursive=True):
+        child.send_signal(number)
+    assert len(list(itertools.islice(stream, 50))) == 50
+    stream.close()  # type: ignore[attr-defined]
+    assert len(take(3, rows, 0, 2, workers=1)) == 3
 
 
 def test_a_worker_that_is_killed_is_an_error_not_a_hang(rows: PackedRows) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from glm_scale.errors import UserError
+from glm_scale.errors import PassingError
 
 __all__ = ["FileRecord", "cannot_write", "hash_file", "sync_folder", "write_synced"]
 
@@ -55,7 +55,7 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError) -> PassingError:
     """What to tell the user when a checkpoint cannot be written to `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         way_out = "free space there, keep fewer checkpoints (checkpoint.keep), or move the run to a larger disk"
@@ -63,7 +63,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
         way_out = "make the folder writable, or move the run to a place where you may write"
     else:
         way_out = "check the disk"
-    return UserError(
+    return PassingError(
         f"cannot write the checkpoint {path}: {error.strerror or error}. Older checkpoints are untouched; {way_out}, "
         "then the same command goes on from the newest one"
     )
