@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,9 @@ from glm_scale.locking import FileLock, is_held
 from glm_scale.version import code_version
 
 RunStatus = Literal["running", "finished", "failed", "killed"]
+
+COMMITTED = "COMMITTED"
+"""A file of this name is in every folder that is a whole checkpoint."""
 
 # Folders of runs may be grouped (a sweep inside runs/); deeper than this nobody means.
 _SEARCH_DEPTH = 3
@@ -120,6 +124,11 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint taken after optimizer step `step`."""
         return self.checkpoints / f"step-{step:08d}"
+
+    def saved_steps(self) -> list[int]:
+        """Steps of the checkpoints that were saved whole, oldest first. Their other files are not looked at."""
+        names = (path.parent.name for path in self.checkpoints.glob(f"step-*/{COMMITTED}"))
+        return sorted({int(found[1]) for name in names if (found := re.match(r"step-(\d+)(\.\d+)?$", name))})
 
     def create(self) -> Self:
         """Make the folders. Raises UserError where that is not possible."""

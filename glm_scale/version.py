@@ -1,6 +1,7 @@
 """Which code is running."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 from pathlib import Path
@@ -8,16 +9,29 @@ from typing import Any
 
 import glm_scale
 
+SNAPSHOT = "code-version.json"
+"""Beside the packages in a copy of the code: the version of what was copied."""
+
 
 def code_version() -> dict[str, Any]:
-    """Versions of this package, Python, torch and DeepSpeed; the git commit if the code lies in a checkout."""
+    """Versions of this package, Python, torch and DeepSpeed; the git commit if the code lies in a checkout, or is a
+    copy of one.
+    """
     version: dict[str, Any] = {"glm_scale": glm_scale.__version__, "python": platform.python_version()}
     for package in ("torch", "deepspeed"):
         try:
             version[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             version[package] = None
-    return version | _git_state(Path(glm_scale.__file__).parent)
+    return version | (_copied_state() or _git_state(Path(glm_scale.__file__).parent))
+
+
+def _copied_state() -> dict[str, Any] | None:
+    try:
+        copied = json.loads((Path(glm_scale.__file__).parents[1] / SNAPSHOT).read_text())
+    except FileNotFoundError:
+        return None
+    return {key: copied.get(key) for key in ("git_commit", "git_dirty")}
 
 
 def _git_state(folder: Path) -> dict[str, Any]:

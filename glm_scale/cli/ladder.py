@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import typing
-from pathlib import Path
 
 import typer
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
+from glm_scale.cli.curves import say_where_curves_are
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +40,7 @@ def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
     if trained:
         _sample(trained, console)
         _compare(trained, base)
-        _say_where_mlflow_is(base, console)
+        say_where_curves_are(base, console)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
         console.print(f"failed: {', '.join(failed)}; the reason is in train.log in {base.run_root}/NAME")
@@ -80,19 +78,3 @@ def _compare(rungs: list[Rung], base: RunConfig) -> None:
         scaling=len(base.ladder.sizes) > 1,
         tracking=base.tracking.enabled,
     )
-
-
-def _say_where_mlflow_is(base: RunConfig, console: Console) -> None:
-    from glm_scale.tracking.config import resolve_uri
-
-    if not base.tracking.enabled:
-        return
-    uri = resolve_uri(base.tracking.uri)
-    if uri.startswith("http"):
-        console.print(f"MLflow: {uri}", highlight=False, soft_wrap=True)
-        return
-    beside = Path(sys.executable).with_name("mlflow")
-    command = "mlflow" if shutil.which("mlflow") else str(beside)
-    console.print("Curves in MLflow: start it with", highlight=False)
-    console.print(f"  {command} ui --backend-store-uri {uri}", highlight=False, soft_wrap=True, markup=False)
-    console.print("and open http://127.0.0.1:5000", highlight=False)

@@ -77,6 +77,11 @@ _SECRET_KEY = re.compile(
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
+def is_secret(key: str) -> bool:
+    """Whether a key, or the name of an environment variable, is that of a secret by its looks."""
+    return bool(_SECRET_KEY.search(key))
+
+
 def without_secrets(values: dict[str, str]) -> dict[str, str]:
     """`values` (dotted key to text) less the keys that name a secret; user:password@ in URIs is cut out."""
-    return {key: _USER_INFO.sub("", text) for key, text in values.items() if not _SECRET_KEY.search(key)}
+    return {key: _USER_INFO.sub("", text) for key, text in values.items() if not is_secret(key)}

@@ -25,7 +25,8 @@ class Moment:
 @dataclass(frozen=True)
 class Kill:
     """One rank dies, or all at once. `grace`: seconds from SIGTERM to SIGKILL for the others, as by the launcher; None:
-    nobody stops them, they have to end by themselves.
+    nobody stops them, they have to end by themselves. Before all have joined they cannot know of one another, and wait
+    as long as the timeout of collectives unless they are stopped.
     """
 
     when: Death | Moment
@@ -106,7 +107,8 @@ def _next(draw: Random, setup: Setup, setups: list[Setup]) -> Setup:
 
 def _kill(draw: Random, setup: Setup, when: Death | Moment) -> Kill:
     rank = when.rank if isinstance(when, Death) else draw.randrange(setup.processes)
-    grace = None if draw.random() < 0.3 else draw.choice([0.0, 0.05, 0.5])
+    joins = isinstance(when, Moment) and when.in_start
+    grace = None if draw.random() < 0.3 and not joins else draw.choice([0.0, 0.05, 0.5])
     return Kill(when, rank, draw.random() < 0.3, grace)
 
 

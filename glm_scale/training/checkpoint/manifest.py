@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from glm_scale.runs import COMMITTED
 from glm_scale.training.checkpoint.files import FileRecord
 
 __all__ = ["FORMAT", "MANIFEST", "MARKER", "PENDING", "FormatError", "Manifest", "marker_of"]
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-MARKER = "COMMITTED"
-PENDING = "COMMITTED.pending"
+MARKER = COMMITTED
+PENDING = f"{MARKER}.pending"
 
 _OWN_NAMES = {MANIFEST, MARKER, PENDING}
 _SHA256 = re.compile(r"[0-9a-f]{64}")

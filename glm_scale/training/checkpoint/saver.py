@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
@@ -23,7 +24,10 @@ from glm_scale.training.engine import Engine
 from glm_scale.training.pieces import Piece
 from glm_scale.training.ranks import Ranks
 
-__all__ = ["Saver"]
+__all__ = ["SAVE_SECONDS", "Saver"]
+
+SAVE_SECONDS = "seconds_of_last_save"
+"""Under this key a checkpoint's state has how long the one before took from its begin to its commit, if known."""
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ class Saver:
         self._writing: Thread | None = None
         self._room: list[Piece] = []
         self._failure: Exception | None = None
+        self._seconds: float | None = None
 
     def due(self, step: int) -> bool:
         return self._config.every is not None and step % self._config.every == 0
@@ -72,6 +77,7 @@ class Saver:
             "counters": counters.as_dict(),
             "optimizer_steps": self._engine.state.applied_steps,
             "random": random_state(),
+            SAVE_SECONDS: self._seconds,
         }
         self._room = on_cpu(self._engine.state.owned(), self._room)
         self._saved = counters
@@ -126,6 +132,7 @@ class Saver:
         return self.restore(checkpoint)
 
     def _write(self, step: int, pieces: list[Piece], state: Mapping[str, Any]) -> None:
+        begin = time.monotonic()
         try:
             folder = self._ranks.from_first(lambda: self._store.begin(step))
             everyones = self._ranks.gathered(self._write_own(folder, pieces))
@@ -135,6 +142,7 @@ class Saver:
                 raise UserError(failures[0])
             files = {name: record for records, _ in everyones for name, record in records.items()}
             self._ranks.from_first(lambda: self._store.commit(folder, step, state, files))
+            self._seconds = time.monotonic() - begin
         except Exception as error:
             _logger.exception("the checkpoint of step %s failed", step)
             self._failure, self._saved = error, None

@@ -1,0 +1,140 @@
+"""What a job does before its processes start and when they have ended: keeps the history, and decides what comes next.
+
+    attempt=$(python -m glm_launch.after begin FOLDER)
+    srun …
+    python -m glm_launch.after end FOLDER $?
+
+FOLDER holds the list of runs of the submission; of an array, each job takes its own. The exit code of `end` is that of
+the job: 0 unless it failed for good. This module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from glm_launch.causes import Cause, cause_of_attempt
+from glm_launch.records import Attempt, Beginning, End, LaunchFolder, Submission
+from glm_launch.restarts import Decision, decide
+from glm_launch.slurm import job_details, requeue
+from glm_scale.errors import UserError
+from glm_scale.runs import RunDirectory
+
+__all__ = ["RUNS", "begin", "end", "newest_step", "runs_of"]
+
+RUNS = "runs.txt"
+"""In the folder of a submission: its runs, a line each."""
+
+_KILLED_SOON = 60.0
+"""Seconds in which SLURM ends a job that it has put back into the queue."""
+
+
+def runs_of(folder: Path) -> list[LaunchFolder]:
+    return [LaunchFolder(RunDirectory(line)) for line in (folder / RUNS).read_text().splitlines()]
+
+
+def begin(folder: LaunchFolder, job: str, nodes: str) -> int:
+    """Note that an attempt begins; returns its number."""
+    attempts = folder.attempts()
+    number = attempts[-1].beginning.attempt + 1 if attempts else 1
+    step = newest_step(folder)
+    folder.note(Beginning(attempt=number, time=time.time(), job=job, nodes=nodes, step=step))
+    return number
+
+
+def end(folder: LaunchFolder, submission: Submission, code: int, scheduler: Cause | None = None) -> Decision:
+    """Note how the attempt that runs has ended, and what is decided."""
+    *before, attempt = folder.attempts()
+    number = attempt.beginning.attempt
+    step = newest_step(folder)
+    cause = cause_of_attempt(
+        code,
+        folder.reports(number),
+        processes=submission.processes,
+        made_steps=_made_steps(folder, attempt),
+        scheduler=Cause("cancelled", "cancelled") if folder.cancelled.exists() else scheduler,
+    )
+    decision = decide(cause, step, before, retries=submission.retries, retry_delay=submission.retry_delay)
+    words = f"{cause.words} ({decision.why})" if decision.why else cause.words
+    folder.note(
+        End(
+            attempt=number, time=time.time(), kind=cause.kind, cause=words, step=step,
+            decided=decision.action, delay=decision.delay,
+        )
+    )  # fmt: skip
+    return decision
+
+
+def newest_step(folder: LaunchFolder) -> int:
+    """The step of the newest checkpoint that was saved whole; 0 if there is none."""
+    return max(folder.run.saved_steps(), default=0)
+
+
+def _made_steps(folder: LaunchFolder, attempt: Attempt) -> bool:
+    """Whether something was measured since the attempt began."""
+    metrics = folder.run.metrics
+    return metrics.exists() and metrics.stat().st_mtime > attempt.beginning.time
+
+
+def what_slurm_did(job: str, now: float) -> Cause | None:
+    """Why SLURM ended a job, or has asked it to end; None if it did not."""
+    details = job_details(job)
+    state = details.get("JobState", "")
+    if state.startswith("CANCELLED"):
+        return Cause("cancelled", "cancelled")
+    if details.get("PreemptTime", "None") not in ("None", ""):
+        return Cause("stopped", "preempted")
+    if state == "TIMEOUT" or _seconds_left(details, now) < float(os.environ.get("GLM_LAUNCH_LEAD", "0")):
+        return Cause("stopped", "time limit")
+    if int(details.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return Cause("stopped", "requeued from outside")
+    return None
+
+
+def _seconds_left(details: dict[str, str] | object, now: float) -> float:
+    text = details.get("EndTime", "Unknown") if isinstance(details, dict) else "Unknown"
+    try:
+        return datetime.fromisoformat(text).timestamp() - now
+    except ValueError:
+        return float("inf")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m glm_launch.after", description=__doc__)
+    parser.add_argument("what", choices=["begin", "end"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("code", type=int, nargs="?", default=0)
+    asked = parser.parse_args()
+    folder = runs_of(asked.folder)[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+    job = os.environ["SLURM_JOB_ID"]
+    if asked.what == "begin":
+        if folder.cancelled.exists():
+            print(f"{folder.run.path} was cancelled", file=sys.stderr)
+            return 1
+        print(begin(folder, job, os.environ.get("SLURM_JOB_NODELIST", "")))
+        return 0
+    submission = folder.submission()
+    assert submission is not None
+    return _carry_out(end(folder, submission, asked.code, what_slurm_did(job, time.time())), job)
+
+
+def _carry_out(decision: Decision, job: str) -> int:
+    print(f"{decision.action}{f': {decision.why}' if decision.why else ''}", flush=True)
+    if decision.action != "restart":
+        return int(decision.action == "give up")
+    try:
+        requeue(job, decision.delay)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    # What ends this script now is SLURM; if it came to its end first, the job might pass for completed.
+    time.sleep(_KILLED_SOON)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

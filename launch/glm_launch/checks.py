@@ -1,0 +1,130 @@
+"""What has to hold before anything reaches a queue. All of it is checked where `glm-scale submit` is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glm_launch.records import LaunchFolder, Submission
+from glm_launch.slurm import job_states
+from glm_scale.config import ConfigError, Problem, RunConfig, check_environment, check_layout, layout_of, load_config
+from glm_scale.errors import UserError
+from glm_scale.locking import is_held
+from glm_scale.runs import RunDirectory
+from glm_scale.training.checkpoint.layout import places
+from glm_scale.training.checkpoint.saver import SAVE_SECONDS
+from glm_scale.training.resume import check_resumable
+
+__all__ = ["check_run", "lead_of", "must_be_idle", "runs_of_sweep"]
+
+_LEAST_LEAD = 120
+
+
+def runs_of_sweep(configs: Sequence[Path], overrides: Sequence[str], vary: Sequence[str]) -> list[RunConfig]:
+    """The runs of all configurations, for every combination of the values that `vary` lists: "training.seed=[1, 2]".
+
+    What varies becomes part of the names. Raises ConfigError for what is no run, and for two of one name.
+    """
+    axes = [_axis(text) for text in vary]
+    found: dict[str, RunConfig] = {}
+    for path in configs:
+        for values in product(*(choices for _, choices in axes)):
+            pairs = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
+            run = load_config(path, [*overrides, *(f"{key}={_inline(value)}" for key, value in pairs)])
+            suffix = "".join(f"-{key.rsplit('.', 1)[-1]}={_slug(value)}" for key, value in pairs)
+            run = load_config(path, [*overrides, *(f"{k}={_inline(v)}" for k, v in pairs), f"name={run.name}{suffix}"])
+            if run.name in found:
+                raise ConfigError(str(path), [Problem("name", "two runs of this sweep have it", run.name)])
+            found[run.name] = run
+    return list(found.values())
+
+
+def check_run(run: RunConfig, processes: int, *, data_comes_later: bool) -> None:
+    """Raise what `glm-scale train` would raise on so many processes, before it uses any of them.
+
+    data_comes_later: a job before this one makes the data.
+    """
+    missing = [source.path for source in run.data.sources if not source.path.exists()]
+    if not (data_comes_later and missing):
+        check_environment(run, run.name)
+    check_layout(run, layout_of(run, processes), run.name)
+    directory = RunDirectory(run.run_root / run.name)
+    if directory.exists():
+        before = yaml.safe_load(directory.config.read_text())
+        tokens = directory.read_summary().tokens
+        check_resumable(
+            before, run.model_copy(update={"ladder": None}).model_dump(mode="json"), tokens, str(directory.path)
+        )
+
+
+def must_be_idle(folder: LaunchFolder) -> None:
+    """Raises UserError if a job or a process works on the run, or waits to."""
+    submission = folder.submission()
+    if submission is not None and is_active(folder, submission):
+        what = f"job {submission.job}" if submission.kind == "slurm" else f"process {submission.job}"
+        raise UserError(
+            f"{folder.run.path} belongs to {what} already, on {submission.host}; wait for it, or end it with: "
+            f"glm-scale cancel {folder.run.path}"
+        )
+    if folder.run.is_locked():
+        raise UserError(f"a process is training in {folder.run.path}; wait for it, or stop it first")
+
+
+def is_active(folder: LaunchFolder, submission: Submission) -> bool:
+    if submission.kind == "local":
+        return is_held(folder.supervisor_lock)
+    state = job_states([submission.job]).get(submission.job)
+    return state is not None and not state.is_over
+
+
+def lead_of(runs: Sequence[RunConfig], minutes: int, wanted: int | None) -> int:
+    """Seconds before the time limit at which processes are asked to save.
+
+    Three times what the last save took where that is known, and a minute; SLURM looks at limits twice a minute.
+    Raises UserError if that is most of the time that the job has.
+    """
+    saves = [seconds for run in runs if (seconds := _save_seconds(RunDirectory(run.run_root / run.name))) is not None]
+    lead = wanted if wanted is not None else max(_LEAST_LEAD, round(60 + 3 * max(saves, default=0.0)))
+    if 2 * lead > 60 * minutes:
+        known = f" (the last save took {max(saves):.0f} s)" if saves else ""
+        raise UserError(
+            f"--time {minutes} min leaves too little: {lead} s of it are kept for saving{known}. "
+            f"Ask for at least {-(-2 * lead // 60)} min, or set --lead"
+        )
+    return lead
+
+
+def _save_seconds(run: RunDirectory) -> float | None:
+    for place in reversed(places(run.checkpoints)):
+        try:
+            seconds = place.checkpoint("sizes").state.get(SAVE_SECONDS)
+        except UserError:
+            continue
+        return None if seconds is None else float(seconds)
+    return None
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    key, equals, values = text.partition("=")
+    try:
+        choices = yaml.safe_load(values)
+    except yaml.YAMLError:
+        choices = None
+    if not equals or not key or not isinstance(choices, list) or not choices:
+        raise UserError(f"--vary {text!r} is not of the form KEY=[VALUE, VALUE], such as training.seed=[1, 2]")
+    return key, choices
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+
+
+def _slug(value: Any) -> str:
+    import re
+
+    return re.sub(r"[^A-Za-z0-9.+^_]+", "-", str(value)).strip("-")

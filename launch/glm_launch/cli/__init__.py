@@ -1,0 +1,1 @@
+"""The commands `submit`, `status`, `logs`, `cancel`, `resume`, `doctor`, beside those of `glm_scale.cli`."""

@@ -1,0 +1,20 @@
+"""`glm-scale` as it is installed: the commands of `glm_scale.cli`, and those that start runs elsewhere."""
+
+from glm_launch.cli.cancel import cancel
+from glm_launch.cli.command import submit_command
+from glm_launch.cli.logs import logs
+from glm_launch.cli.resume import resume
+from glm_launch.cli.status import status
+from glm_launch.cli.submit import submit
+from glm_scale.cli.app import app, main
+
+__all__ = ["app", "main"]
+
+_PANEL = "On a cluster, or in the background"
+
+for command in (submit, status, logs, cancel, resume):
+    app.command(rich_help_panel=_PANEL)(command)
+app.command("submit-command", rich_help_panel=_PANEL)(submit_command)
+
+if __name__ == "__main__":
+    main()

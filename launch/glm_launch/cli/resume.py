@@ -1,0 +1,59 @@
+"""`glm-scale resume`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glm_launch.cli.submit import DryRun, tell
+from glm_scale.cli.arguments import Overrides
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    overrides: Overrides = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Another number of nodes than before.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=0, help="Another number of GPUs than before.")] = None,
+    tasks_per_node: Annotated[int | None, typer.Option(min=1, help="Another number of processes than before.")] = None,
+    time: Annotated[str | None, typer.Option(help="Another time limit than before.")] = None,
+    local: Annotated[int | None, typer.Option(min=1, metavar="N", help="On N processes of this machine.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Submit a run again that was cancelled, or has failed: from its newest checkpoint, with the code as it is now.
+
+    Nodes, processes and layout may be others than before, and so may the values that do not make it another run.
+    """
+    from glm_launch.checks import check_run, must_be_idle
+    from glm_launch.finding import launched
+    from glm_launch.local import start
+    from glm_launch.profile import Cluster
+    from glm_launch.requests import Request, job_of
+    from glm_launch.submit import script_of, submit
+    from glm_scale.config import load_config, validate
+
+    folder, before = launched(run)
+    config = load_config(folder.config, overrides or ())
+    if local or before.kind == "local":
+        processes = local or before.processes
+        check_run(config, processes, data_comes_later=False)
+        must_be_idle(folder)
+        tell([config], [start(config, processes, retries=before.retries, retry_delay=before.retry_delay)])
+        return
+    asked = dict(before.options)
+    site = validate(Cluster, asked.pop("cluster"), str(folder.submission_file))
+    changes = {"gpus_per_node": gpus_per_node, "time": time}
+    site = validate(Cluster, site.model_dump() | {k: v for k, v in changes.items() if v is not None}, "the options")
+    request = Request(runs=[config], cluster=site, directory=before.working_directory, **asked)
+    if nodes is not None:
+        request = dataclasses.replace(request, nodes=nodes)
+    if tasks_per_node is not None:
+        request = dataclasses.replace(request, tasks_per_node=tasks_per_node)
+    job = job_of(request)
+    if dry_run:
+        sys.stdout.write(script_of(job))
+        return
+    tell([config], submit(job))

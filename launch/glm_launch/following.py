@@ -1,0 +1,79 @@
+"""Log files of a run, which ones there are and what is added to them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from glm_launch.checks import is_active
+from glm_launch.records import LaunchFolder
+from glm_scale.errors import UserError
+
+__all__ = ["files_of", "follow_files", "last_lines"]
+
+_POLL = 0.5
+_ASK = 10.0
+"""Seconds between questions to SLURM whether the job is still there."""
+
+
+def files_of(folder: LaunchFolder, rank: int | None, batch: bool) -> list[Path]:
+    """The log of the run, of one of its ranks, or of the batch script; oldest first. None may be there yet."""
+    submission = folder.submission()
+    if not batch and rank is None:
+        return [folder.run.log] if folder.run.log.exists() else []
+    if submission is None:
+        found = [folder.run.ranks / f"rank-{rank}.log"]
+    elif submission.kind == "local":
+        own = batch or rank == 0
+        found = [folder.supervisor_log] if own else [*folder.path.glob(f"attempt-*/rank-{rank}.log")]
+    elif batch:
+        # The jobs of an array write into one folder.
+        found = [*submission.folder.glob(f"batch-{submission.job.partition('_')[0]}*.out")]
+    else:
+        found = [*submission.folder.glob(f"{submission.job}_{rank}_log.*")]
+    return sorted((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime)
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    with path.open(errors="replace") as file:
+        return list(deque(file, count))
+
+
+def follow_files(folder: LaunchFolder, files: Callable[[], list[Path]], shown: Sequence[Path]) -> None:
+    """Print what is added to any of the files, until nobody works on the run any more."""
+    places = {path: path.stat().st_size for path in shown}
+    asked, active = time.monotonic(), True
+    while True:
+        for path in files():
+            places[path] = _print_from(path, places.get(path, 0))
+        if not active:
+            return
+        if time.monotonic() - asked > _ASK or not _works(folder):
+            asked, active = time.monotonic(), _works(folder)
+        time.sleep(_POLL)
+
+
+def _print_from(path: Path, place: int) -> int:
+    size = path.stat().st_size
+    if size < place:
+        place = 0  # it was begun anew
+    if size > place:
+        with path.open("rb") as file:
+            file.seek(place)
+            text = file.read(size - place)
+        sys.stdout.write(text.decode(errors="replace"))
+        sys.stdout.flush()
+    return size
+
+
+def _works(folder: LaunchFolder) -> bool:
+    submission = folder.submission()
+    if submission is None:
+        return folder.run.is_locked()
+    try:
+        return is_active(folder, submission)
+    except UserError:
+        return True  # SLURM does not answer; that says nothing about the run

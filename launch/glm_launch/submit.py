@@ -1,0 +1,144 @@
+"""Hands runs to SLURM: one job for one run, an array for several."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from glm_launch.after import RUNS
+from glm_launch.batch_script import BatchExecutor, JobOptions, executor_for
+from glm_launch.profile import Cluster
+from glm_launch.records import LaunchFolder, Submission
+from glm_launch.slurm import cancel, run_slurm
+from glm_launch.snapshot import snapshot_code, snapshot_config
+from glm_launch.task import TrainTask
+from glm_scale.config import RunConfig
+from glm_scale.errors import UserError
+from glm_scale.runs import RunDirectory
+
+__all__ = ["Job", "script_of", "sent", "submit"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that are submitted together, and how. `folder` gets what they share; of one run that is its own."""
+
+    runs: list[RunConfig]
+    cluster: Cluster
+    options: JobOptions
+    retries: int
+    retry_delay: float
+    folder: Path
+    directory: Path = field(default_factory=Path.cwd)
+    remarks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def launches(self) -> list[LaunchFolder]:
+        return [LaunchFolder(RunDirectory(run.run_root / run.name)) for run in self.runs]
+
+    @property
+    def code(self) -> Path:
+        return self.folder / "code"
+
+    def executor(self) -> BatchExecutor:
+        return executor_for(self.cluster, self.options, self.folder, self.code, self.directory)
+
+
+def script_of(job: Job) -> str:
+    """The batch script, exactly as it would be submitted. Nothing is written."""
+    executor = job.executor()
+    if len(job.runs) > 1:
+        executor.parameters["map_count"] = len(job.runs)
+    return executor.script()
+
+
+def submit(job: Job) -> list[Submission]:
+    """Write the snapshots and submit. Returns a submission for each run, in order.
+
+    Ctrl-C comes through when the job is either not submitted or known; in that case it is cancelled again, as if it
+    cannot be written down.
+    Raises UserError if SLURM refuses, and says what it said.
+    """
+    run_slurm("sbatch", "--version")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for config, launch in zip(job.runs, job.launches, strict=True):
+        launch.run.create()
+        launch.path.mkdir(exist_ok=True)
+        snapshot_config(config, launch.config)
+    snapshot_code(job.code)
+    (job.folder / RUNS).write_text("".join(f"{launch.run.path}\n" for launch in job.launches))
+    _ask_whether_it_can_run(job)
+    with _uninterrupted() as interrupted:
+        ids = sent(job.executor(), [TrainTask(launch.run.path) for launch in job.launches])
+        try:
+            submissions = [_note(job, launch, number) for launch, number in zip(job.launches, ids, strict=True)]
+            if interrupted():
+                raise KeyboardInterrupt
+        except BaseException:
+            cancel(ids[0].partition("_")[0])
+            raise
+    return submissions
+
+
+def _ask_whether_it_can_run(job: Job) -> None:
+    """SLURM takes some jobs that can never run, and lets them wait for ever."""
+    script = job.folder / "submission-test.sh"
+    script.write_text(script_of(dataclasses.replace(job, options=dataclasses.replace(job.options, dependency=None))))
+    try:
+        run_slurm("sbatch", "--test-only", f"--chdir={job.folder}", str(script))
+    except UserError as error:
+        raise UserError(f"SLURM would not run this job, so it was not submitted: {error}") from None
+    finally:
+        script.unlink()
+
+
+def sent(executor: BatchExecutor, tasks: Sequence[Callable[[], Any]]) -> list[str]:
+    """Submit tasks, several as an array; returns the ids. Raises UserError with what sbatch said."""
+    try:
+        if len(tasks) == 1:
+            return [executor.submit(tasks[0]).job_id]
+        with executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+        return [each.job_id for each in jobs]
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise UserError(f"sbatch refused the job: {error}") from error
+
+
+def _note(job: Job, launch: LaunchFolder, number: str) -> Submission:
+    launch.cancelled.unlink(missing_ok=True)
+    submission = Submission(
+        kind="slurm",
+        job=number,
+        host=os.environ.get("SLURM_CLUSTER_NAME", socket.gethostname()),
+        folder=job.folder,
+        nodes=job.options.nodes,
+        tasks_per_node=job.options.tasks_per_node,
+        working_directory=job.directory,
+        submitted=time.time(),
+        retries=job.retries,
+        retry_delay=job.retry_delay,
+        options=job.remarks,
+    )
+    launch.write_submission(submission)
+    return submission
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[Any]:
+    """Ctrl-C waits until the block ends, also for the commands that it starts; the yielded function tells of one."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield lambda: bool(signal.sigpending() & {*numbers})
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,103 @@
+"""What every process of a job does: takes its place among the ranks, trains, and says how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from glm_launch.causes import kind_of_error
+from glm_launch.records import LaunchFolder, RankReport
+from glm_scale.runs import RunDirectory
+
+__all__ = ["ATTEMPT", "TrainTask", "main"]
+
+ATTEMPT = "GLM_LAUNCH_ATTEMPT"
+"""Environment variable: the number of the attempt that a process belongs to."""
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Called by submitit in every task of a job; goes on with the run from its newest checkpoint.
+
+    It has no `checkpoint()` for submitit to call from a signal handler of one rank: the training loop saves by a vote
+    of all ranks, and the batch script requeues the job when all have ended.
+    """
+
+    run: Path
+
+    def __call__(self) -> str:
+        """Returns the status of the run. Raises what training raised, after it was written down."""
+        _keep_signals_for_training()
+        from submitit.helpers import TorchDistributedEnvironment
+
+        # Every process sees all GPUs of its node and takes its own: peers reach one another's memory only that way.
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        return train_and_tell(self.run)
+
+
+def train_and_tell(run: Path) -> str:
+    """Train from the snapshot of the configuration, and leave a report for whoever decides what comes next.
+
+    An alone process has no group to join, and so no variables of a launcher.
+    """
+    folder = LaunchFolder(RunDirectory(run))
+    rank, attempt = int(os.environ["RANK"]), int(os.environ[ATTEMPT])
+    if os.environ["WORLD_SIZE"] == "1":
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+    place = {"rank": rank, "host": socket.gethostname()}
+    try:
+        from glm_scale.config import load_config
+        from glm_scale.training.session import train
+
+        outcome = train(load_config(folder.config))
+    except BaseException as error:
+        said = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+        report = RankReport(**place, time=time.time(), status="failed", error=said, kind=kind_of_error(error))
+        folder.write_report(attempt, report)
+        raise
+    status = "finished" if outcome.status == "finished" else "stopped"
+    folder.write_report(attempt, RankReport(**place, time=time.time(), status=status, reason=outcome.stopped_by))
+    return status
+
+
+def main() -> int:
+    """A rank that the launcher of this machine has started: `python -m glm_launch.task RUN`."""
+    _keep_signals_for_training()
+    try:
+        train_and_tell(Path(sys.argv[1]))
+    except Exception as error:
+        from glm_scale.errors import UserError
+
+        if not isinstance(error, UserError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    return 0
+
+
+def _keep_signals_for_training() -> None:
+    """Signals that come while libraries are loaded wait until the training loop can heed them.
+
+    submitit's own handlers would requeue the job from rank 0, before the others have saved.
+    """
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _heed_no_more)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+
+def _heed_no_more(number: int, frame: FrameType | None) -> None:
+    logging.getLogger(__name__).info("%s: training has ended already", signal.Signals(number).name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
