@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from datetime import datetime
@@ -126,6 +127,8 @@ def _carry_out(decision: Decision, job: str) -> int:
     print(f"{decision.action}{f': {decision.why}' if decision.why else ''}", flush=True)
     if decision.action != "restart":
         return int(decision.action == "give up")
+    # SLURM ends this script while it is told when to start it again.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         requeue(job, decision.delay)
     except UserError as error:

@@ -46,7 +46,7 @@ class BatchExecutor(submitit.SlurmExecutor):
 
     def script(self) -> str:
         """What would be submitted."""
-        return self._make_submission_file_text(self._submitit_command_str, "")
+        return self._make_submission_file_text(self._submitit_command_str, "") + "\n"
 
 
 def executor_for(
@@ -76,6 +76,7 @@ def executor_for(
         setup=_setup(cluster, code, directory) + (_begin(cluster, options, folder) if trains else []),
         teardown=[f"{cluster.interpreter} -m glm_launch.after end {_quoted(folder)} $?"] if trains else None,
         srun_args=_srun_arguments(cluster),
+        wckey=None,
         additional_parameters=_more_options(cluster),
         **{name: value for name, value in named.items() if value is not None},
     )
