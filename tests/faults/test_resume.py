@@ -1,5 +1,7 @@
 """A run that was stopped goes on as if it had not been: every bit of losses, weights, moments and random states."""
 
+from itertools import product
+
 import pytest
 
 from glm_scale.mixers.registry import MIXERS
@@ -35,11 +37,18 @@ def test_a_model_of_all_mixers_goes_on_bit_for_bit(runs, precision, stage):
     check(runs, Setup("data 2", stage, precision, FAMILIES))
 
 
+# mamba2 shares weights between heads, which tensor ranks cannot.
+SPREAD = [
+    (mixer, layout)
+    for mixer, layout in product(FAMILIES, ["alone", "data 2", "sequence 2", "tensor 2"])
+    if (mixer, layout) != ("mamba2", "tensor 2")
+]
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("layout", ["alone", "data 2", "sequence 2", "tensor 2"])
 @pytest.mark.parametrize(("precision", "stage"), STAGES)
-@pytest.mark.parametrize("mixer", FAMILIES)
-def test_every_mixer_goes_on_bit_for_bit_in_every_layout(runs, mixer, precision, stage, layout):
+@pytest.mark.parametrize(("mixer", "layout"), SPREAD)
+def test_every_mixer_goes_on_bit_for_bit_in_every_layout(runs, mixer, layout, precision, stage):
     check(runs, Setup(layout, stage, precision, (mixer, mixer)))
 
 

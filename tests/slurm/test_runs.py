@@ -1,0 +1,293 @@
+"""Runs on a cluster on which things go wrong: each comes to its end without a person, and says what happened.
+
+All are submitted at once, each to nodes of its own, because they mostly wait: for time limits, dead nodes, the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from glm_launch.records import LaunchFolder
+from tests.slurm.cluster import cluster
+from tests.slurm.lab import TOKEN, Lab, losses
+from tests.slurm.server import Server
+from tests.tiny_run import tiny_data
+
+Runs = Mapping[str, LaunchFolder]
+
+STEPS, INTERVAL = 120, 20
+OUTAGE = 10.0
+NODES = {
+    "plain": {1, 2},
+    "preempted": {3},
+    "limited": {4},
+    "orphaned": {5, 6},
+    "killed": {7},
+    "requeued": {8},
+    "steady": {9},
+    "diverging": {10},
+    "unwanted": {11},
+    "taken": {12},
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with pytest.MonkeyPatch.context() as patch, cluster(nodes=12) as private:
+        for name in list(os.environ):
+            if name.startswith(("SLURM_", "SBATCH_")):
+                patch.delenv(name)
+        for name, value in private.environment.items():
+            patch.setenv(name, value)
+        # Compiled once, and not by every process of every job.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield Lab(private, tmp_path_factory.mktemp("slurm") / 'a lab\'s "runs"', tiny_data(tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    serving = Server(tmp_path_factory.mktemp("mlflow"))
+    serving.start()
+    yield serving
+    serving.stop()
+
+
+@pytest.fixture(scope="module")
+def runs(lab: Lab, server: Server) -> Runs:
+    """All runs, after what happens to them has happened."""
+
+    def submit(name: str, *options: object, steps: int = STEPS, tasks: int = 2, pace=0.1, spoiled=False, **groups: Any):
+        site = lab.folder / f"site-{name}.yaml"
+        elsewhere = ",".join(f"127.0.0.{n}" for n in range(1, 13) if n not in NODES[name])
+        site.write_text(f"partition: low\nsbatch: {{exclude: '{elsewhere}'}}\n")
+        config = lab.config(name, steps, **groups)
+        lab.submit(config, "--cluster", site, *options, tasks=tasks, pace=pace, spoiled=spoiled)
+
+    to_server = {"uri": server.uri}
+    submit("limited", "--time", 1, "--lead", 30, tasks=1, steps=100, pace=0.4, tracking=to_server)
+    for name in ("orphaned", "preempted", "killed"):
+        submit(name)
+    submit("requeued", tasks=1, pace=0.2)
+    submit("steady", tasks=1, pace=0.4)
+    submit("unwanted", tasks=1, pace=0.2)
+    submit("taken", tasks=1, pace=0.2)
+    submit("diverging", tasks=1, spoiled=True, training={"bad_step_limit": 3})
+    submit("plain", "--nodes", 2, parallel={"sequence": 2})
+    launches = {name: lab.launch(name) for name in NODES}
+    with ThreadPoolExecutor() as pool:
+        for happening in [pool.submit(happens, lab, launches, server) for happens in HAPPENINGS]:
+            happening.result()
+    # Not beside the others, which need the controller.
+    _controller_restarted(lab, launches)
+    return launches
+
+
+# What happens ---------------------------------------------------------------------------------------------------------
+
+
+def _preempted(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_step(runs["preempted"], 30)
+    lab.cluster.run(
+        "sbatch", "--partition=high", "--exclusive", "--nodelist=127.0.0.3", "--output=/dev/null", "--wrap", "sleep 1"
+    )
+
+
+def _node_dies(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_step(runs["orphaned"], 30)
+    (node,) = lab.nodes(runs["orphaned"])
+    lab.cluster.stop_node(node)
+    lab.note_reached(runs["orphaned"])
+
+
+def _task_killed(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_step(runs["killed"], 30)
+    lab.cluster.signal_task(lab.job(runs["killed"]), 1, signal.SIGKILL)
+    time.sleep(1)
+    lab.note_reached(runs["killed"])
+
+
+def _requeued_from_outside(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_step(runs["requeued"], 30)
+    lab.cluster.run("scontrol", "requeue", lab.job(runs["requeued"]))
+    time.sleep(1)
+    lab.note_reached(runs["requeued"])
+
+
+def _controller_restarted(lab: Lab, runs: Runs) -> None:
+    lab.cluster.drain("127.0.0.9")
+    lab.cluster.stop_controller()
+    time.sleep(2)
+    lab.cluster.start_controller()
+
+
+def _server_away(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_step(runs["limited"], 10)
+    server.stop()
+    time.sleep(OUTAGE)
+    server.start()
+
+
+def _cancelled(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_step(runs["unwanted"], 30)
+    lab.glm("cancel", runs["unwanted"].run.path)
+
+
+def _cancelled_by_slurms_own_command(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_step(runs["taken"], 30)
+    lab.cluster.run("scancel", lab.job(runs["taken"]))
+
+
+HAPPENINGS: tuple[Callable[[Lab, Runs, Server], None], ...] = (
+    _preempted,
+    _node_dies,
+    _task_killed,
+    _requeued_from_outside,
+    _server_away,
+    _cancelled,
+    _cancelled_by_slurms_own_command,
+)
+
+
+# What becomes of the runs ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_two_nodes_has_the_losses_of_a_local_one(lab: Lab, runs: Runs) -> None:
+    config = lab.config("local", STEPS, parallel={"sequence": 2})
+    lab.glm("submit", config.name, "--local", 4)
+    finished = lab.wait_for_state(runs["plain"], "finished")
+    assert (finished.step, finished.steps, finished.restarts) == (STEPS, STEPS, ())
+    local = lab.launch("local")
+    lab.wait_for_state(local, "finished")
+    assert losses(runs["plain"].run) == losses(local.run)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "least"),
+    [
+        ("preempted", "preempted; saved in time", 30),
+        ("limited", "time limit; saved in time", 20),
+        ("requeued", "requeued from outside", 20),
+        ("killed", "rank 1 killed by SIGKILL", 20),
+        ("orphaned", "ended by SLURM or with its node", 20),
+    ],
+)
+def test_a_run_that_was_interrupted_goes_on_from_its_newest_checkpoint(
+    lab: Lab, runs: Runs, name: str, cause: str, least: int
+) -> None:
+    launch = runs[name]
+    state = lab.wait_for_state(launch, "finished")
+    assert state.restarts
+    assert all(why.startswith(cause) for why in state.restarts), state.restarts
+    assert sorted(losses(launch.run)) == list(range(1, state.steps + 1))
+    second = launch.attempts()[1].beginning
+    assert second.step >= least
+    assert lab.reached_before(launch) - second.step <= INTERVAL
+    assert {attempt.beginning.job for attempt in launch.attempts()} == {lab.job(launch).partition("_")[0]}
+
+
+def test_a_controller_that_restarts_and_a_node_that_drains_disturb_nobody(lab: Lab, runs: Runs) -> None:
+    state = lab.wait_for_state(runs["steady"], "finished")
+    assert state.restarts == ()
+
+
+def test_a_cancelled_run_has_saved_and_is_not_started_again(lab: Lab, runs: Runs) -> None:
+    for name in ("unwanted", "taken"):
+        state = lab.wait_for_state(runs[name], "cancelled")
+        assert state.checkpoint is not None
+        assert 30 <= state.checkpoint < STEPS
+        assert len(runs[name].attempts()) == 1
+
+
+def test_a_run_that_diverges_is_not_tried_again(lab: Lab, runs: Runs) -> None:
+    state = lab.wait_for_state(runs["diverging"], "failed")
+    assert "failed (deterministic): rank 0" in state.state
+    assert "consecutive steps with a non-finite loss" in state.state
+    assert len(runs["diverging"].attempts()) == 1
+    assert lab.cluster.state(lab.job(runs["diverging"])) == "FAILED"
+
+
+def test_each_run_is_one_run_in_mlflow(lab: Lab, runs: Runs, server: Server) -> None:
+    lab.wait_for_state(runs["limited"], "finished")
+    stores = {
+        f"sqlite:///{lab.folder}/mlflow.db": ["preempted", "killed", "orphaned", "plain"],
+        server.uri: ["limited"],
+    }
+    for uri, names in stores.items():
+        client = MlflowClient(uri)
+        (experiment,) = [e for e in client.search_experiments() if e.name == "glm-scale"]
+        copies = client.search_runs([experiment.experiment_id])
+        for name in names:
+            (copy,) = [copy for copy in copies if copy.info.run_name == name]
+            assert copy.info.status == "FINISHED"
+            history = client.get_metric_history(copy.info.run_id, "train/loss")
+            assert {point.step: point.value for point in history} == losses(runs[name].run)
+
+
+def test_a_sweep_runs_as_many_at_a_time_as_it_may(lab: Lab) -> None:
+    config = lab.config("swept", 20)
+    seeds = [1, 2, 3, 4, 5, 6]
+    lab.glm(
+        "submit", config.name, "--vary", f"training.seed={seeds}", "--concurrency", 2, "--tasks-per-node", 1,
+        "--gpus-per-node", 1, "--partition", "low", "--time", 30,
+    )  # fmt: skip
+    sweep = [lab.launch(f"swept-seed={seed}") for seed in seeds]
+    for launch in sweep:
+        lab.wait_for_state(launch, "finished")
+    spans = [(a.beginning.time, a.end.time) for launch in sweep for a in launch.attempts() if a.end]
+    assert max(sum(begin <= other[0] < end for begin, end in spans) for other in spans) <= 2
+    table = lab.glm("status", "runs")
+    assert all(f"swept-seed={seed}" in table for seed in seeds)
+    assert len({tuple(losses(launch.run).values()) for launch in sweep}) == len(seeds)
+
+
+def test_data_training_and_evaluation_wait_for_one_another(lab: Lab) -> None:
+    (lab.folder / "text").mkdir()
+    lines = (json.dumps({"text": f"The structure of {number} is not that of {number + 1}."}) for number in range(400))
+    (lab.folder / "text" / "a.jsonl").write_text("\n".join(lines))
+    options = ("--partition", "low", "--time", 30)
+    build = ("data", "build", "--input", "text", "--output", "built", "--vocab-size", 300, "--workers", 1)
+    said = lab.glm("submit-command", *options, "--", *build)
+    config = lab.config("chained", 20, data={"sources": [{"path": "built"}]})
+    chained = lab.submit(config, *options, "--after", said.split()[1].rstrip(":"), tasks=1, pace=0.0)
+    last = lab.glm(
+        "submit-command", *options, "--after", "runs/chained", "--", "evaluate", "runs/chained", "--data", "built"
+    )
+    lab.wait_for_state(chained, "finished")
+    job = last.split()[1].rstrip(":")
+    lab.wait_until(chained, "the evaluation", lambda: lab.cluster.state(job) == "COMPLETED")
+    output = Path(last.partition("Its output: ")[2].strip())
+    assert "bits" in output.read_text()
+
+
+def test_a_wrong_configuration_never_reaches_the_queue(lab: Lab) -> None:
+    before = lab.jobs()
+    good = lab.config("good", 20)
+    for wrong in (
+        ["training.tokns=5"],
+        ["data.sources=[{path: nowhere}]"],
+        ["--tasks-per-node", 3],
+        ["--gpus-per-node", 9, "--tasks-per-node", 1],
+        ["--partition", "nonesuch"],
+        ["--time", 3, "--lead", 120],
+    ):
+        options = [] if "--tasks-per-node" in wrong else ["--tasks-per-node", 1]
+        lab.glm("submit", good.name, *options, *wrong, code=2)
+    assert lab.jobs() <= before
+
+
+def test_no_secret_is_written_anywhere(lab: Lab, runs: Runs) -> None:
+    for launch in runs.values():
+        for path in launch.run.path.rglob("*"):
+            if path.is_file():
+                assert TOKEN.encode() not in path.read_bytes(), path
+    assert TOKEN.encode() not in (lab.folder / "mlflow.db").read_bytes()
