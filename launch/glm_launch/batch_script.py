@@ -58,7 +58,7 @@ def executor_for(
     whose attempts are kept account of.
     """
     container = cluster.container
-    python = container.python(cluster.interpreter) if container else cluster.interpreter
+    python = container.command(directory) if container else cluster.interpreter
     executor = BatchExecutor(folder, python=python)
     named = {
         "partition": cluster.partition, "account": cluster.account, "qos": cluster.qos,
@@ -75,7 +75,7 @@ def executor_for(
         array_parallelism=options.parallel,
         setup=_setup(cluster, code, directory) + (_begin(cluster, options, folder) if trains else []),
         teardown=[f"{cluster.interpreter} -m glm_launch.after end {_quoted(folder)} $?"] if trains else None,
-        srun_args=_srun_arguments(cluster),
+        srun_args=_srun_arguments(cluster, directory),
         wckey=None,
         additional_parameters=_more_options(cluster),
         **{name: value for name, value in named.items() if value is not None},
@@ -93,10 +93,10 @@ def _more_options(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _srun_arguments(cluster: Cluster) -> list[str]:
+def _srun_arguments(cluster: Cluster, directory: Path) -> list[str]:
     """A process that dies takes the others along. srun no longer takes over how many CPUs a task has."""
     cpus = [f"--cpus-per-task={cluster.cpus_per_task}"] if cluster.cpus_per_task else []
-    return ["--kill-on-bad-exit=1", *cpus, *(cluster.container.srun_arguments if cluster.container else [])]
+    return ["--kill-on-bad-exit=1", *cpus, *(cluster.container.srun_arguments(directory) if cluster.container else [])]
 
 
 def _setup(cluster: Cluster, code: Path, directory: Path) -> list[str]:

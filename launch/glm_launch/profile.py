@@ -40,25 +40,31 @@ class _Config(BaseModel):
 
 
 class Container(_Config):
-    """The image in which the processes run. `mounts`: host:container paths, or paths that are the same in both."""
+    """The image in which the processes run. `mounts`: host:container paths, or paths that are the same in both.
+    `python`: the interpreter in the image.
+    """
 
     engine: Literal["apptainer", "pyxis"]
     image: str
     mounts: list[str] = []
+    python: str = "python3"
 
-    def python(self, python: str) -> str:
-        """The shell command of the interpreter in the image."""
+    def command(self, directory: Path) -> str:
+        """The shell command that is this interpreter, at work in `directory`."""
         if self.engine == "pyxis":
-            return python
+            return shlex.quote(self.python)
         binds = [word for mount in self.mounts for word in ("--bind", mount)]
-        return shlex.join(["apptainer", "exec", "--nv", *binds, self.image, python])
+        return shlex.join(["apptainer", "exec", "--nv", *binds, "--pwd", str(directory), self.image, self.python])
 
-    @property
-    def srun_arguments(self) -> list[str]:
+    def srun_arguments(self, directory: Path) -> list[str]:
         if self.engine == "apptainer":
             return []
         mounts = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in self.mounts)
-        return [f"--container-image={self.image}", *([f"--container-mounts={mounts}"] if mounts else [])]
+        return [
+            f"--container-image={self.image}",
+            f"--container-workdir={directory}",
+            *([f"--container-mounts={mounts}"] if mounts else []),
+        ]
 
 
 class Cluster(_Config):
@@ -66,7 +72,8 @@ class Cluster(_Config):
 
     `time` is a SLURM duration and becomes minutes. `sbatch`: further options of sbatch, such as {reservation: spring}.
     `modules` are loaded, `environment` is exported and `setup` run, in this order, before the processes start.
-    `network_interface`: what NCCL and gloo use to find one another. `python`: the interpreter on the nodes.
+    `network_interface`: what NCCL and gloo use to find one another. `python`: the interpreter on the nodes, outside of
+    a container.
     """
 
     partition: str | None = None
