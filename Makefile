@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: help setup quickstart test soak lint bench clean
+.PHONY: help setup quickstart test test-slurm soak lint bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -26,6 +26,9 @@ lint: setup
 
 test: lint  ## lint, type check and tests
 	$(BIN)/python -m pytest $(TESTS)
+
+test-slurm: setup  ## tests on a private SLURM; as root it is installed if missing
+	@tests/slurm/run.sh $(BIN)/python
 
 soak: setup  ## whole matrices and long trials (hours)
 	$(BIN)/python -m pytest -m soak $(TESTS)

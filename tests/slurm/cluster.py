@@ -21,7 +21,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 from tests.slurm.configuration import write_configuration
-from tests.slurm.processes import Process, with_descendants, with_environment
+from tests.slurm.processes import Process, topmost, with_descendants, with_environment
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
@@ -88,7 +88,12 @@ class Cluster:
         # The tests may themselves run in a job of another SLURM.
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         done = subprocess.run(
-            command, env={**outside, **self.environment}, text=True, capture_output=True, stdin=subprocess.DEVNULL
+            # A command that waits must not outlive the tests either.
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            env={**outside, **self.environment},
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
         )
         if check and done.returncode:
             words = " ".join(map(str, command))
@@ -146,6 +151,10 @@ class Cluster:
                         os.kill(process.pid, number)
             time.sleep(0.02)
 
+    def mark_down(self, name: str) -> None:
+        """Tell the controller, which else takes half a minute to find out that a node does not answer."""
+        self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+
     def start_node(self, name: str) -> None:
         """One that was stopped; it is back when this returns."""
         self._start_node_daemon(name)
@@ -163,7 +172,7 @@ class Cluster:
 
     def stop_controller(self, number: signal.Signals = signal.SIGTERM) -> None:
         """By SIGTERM it saves its state; by SIGKILL it does not."""
-        for process in self._daemons("slurmctld"):
+        for process in topmost(self._daemons("slurmctld")):
             os.kill(process.pid, number)
         self.wait_until("end of the controller", lambda: not self._daemons("slurmctld"))
 
@@ -185,11 +194,10 @@ class Cluster:
             "SLURM_STEP_ID": str(step),
             "SLURM_PROCID": str(rank),
         }
-        found = {process.pid: process for process in with_environment(wanted)}
-        return next((pid for pid, process in found.items() if process.parent not in found), None)
+        return next((process.pid for process in topmost(with_environment(wanted))), None)
 
     def signal_task(self, job: int | str, rank: int, number: signal.Signals, seconds: float = 60) -> None:
-        """To that process alone, as soon as it runs."""
+        """To that process alone, as soon as it runs; it may not have set its handlers yet."""
         found: list[int] = []
 
         def runs() -> bool:
@@ -206,19 +214,28 @@ class Cluster:
         """No jobs, and every node idle, whatever was done before."""
         if not self._daemons("slurmctld"):
             self.start_controller()
-        self.run("scancel", "--state=PENDING,RUNNING,SUSPENDED", "--user", getpass.getuser(), check=False)
         for name in self.nodes:
             if not self._daemons(f"slurmd-{name}"):
                 self._start_node_daemon(name)
-        for name, state in self.node_states().items():
-            if state.startswith(("down", "drain")):
-                self.resume(name)
-        self.wait_until_idle()
+
+        def at_rest() -> bool:
+            self.run("scancel", "--user", getpass.getuser(), check=False)
+            states = self.node_states()
+            for name, state in states.items():
+                if state.startswith(("down", "drain")):
+                    # Refused as long as a controller that has just started has not heard from the node.
+                    self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+            return set(states.values()) == {"idle"} and not self.run("squeue", "-h").stdout
+
+        self.wait_until("no jobs and all nodes idle", at_rest)
 
     def close(self) -> None:
         """Kill everything and remove the folder."""
-        self._commands.close()
+        # Forked processes may hold copies of the connection, so that closing it says nothing.
+        with contextlib.suppress(OSError):
+            self._commands.send(None)
         self._supervisor.wait()
+        self._commands.close()
         for port in self._ports:
             port.close()
 
@@ -253,6 +270,7 @@ class Cluster:
             "munged",
             "munged",
             "-F",
+            "--force",  # seen from a namespace, folders above ours belong to no one
             f"--key-file={self.folder}/etc/munge.key",
             f"--socket={socket_path}",
             f"--pid-file={self.folder}/run/munged.pid",

@@ -1,8 +1,8 @@
 """The process under which a private SLURM runs: first of its own PID namespace where that is allowed.
 
 Run as a file, with two inherited descriptors, a connection that brings commands and a pidfd of the process that owns
-the cluster, and the cluster's folder. When either ends, everything that was started is killed and the folder removed,
-so that nothing survives a test run that was killed.
+the cluster, and the cluster's folder. At the command None, or when either is closed or ends, everything that was
+started is killed and the folder removed, so that nothing survives a test run that was killed.
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ def _serve(commands: Connection, owner: int, folder: str) -> None:
     signal.signal(signal.SIGCHLD, _reap)
     try:
         commands.send("ready")
-        while owner not in select.select([commands, owner], [], [])[0]:
-            _start(*commands.recv())
+        while owner not in select.select([commands.fileno(), owner], [], [])[0]:
+            if (command := commands.recv()) is None:
+                break
+            _start(*command)
             commands.send("started")
     except (EOFError, OSError):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,11 +11,17 @@ from tests.slurm.cluster import Cluster
 
 
 def _submit(slurm: Cluster, folder: Path, command: str, *options: str) -> str:
-    """The job's number. Its script writes to out.txt."""
+    """A job of one command; returns its number."""
     script = folder / "job.sh"
     script.write_text(f"#!/bin/bash\n{command}\n")
     output = f"--output={folder}/out.txt"
     return slurm.run("sbatch", "--parsable", "--open-mode=append", output, *options, script).stdout.strip()
+
+
+def _output(folder: Path) -> str:
+    """What the job has printed so far."""
+    path = folder / "out.txt"
+    return path.read_text() if path.exists() else ""
 
 
 def _nodes_of(slurm: Cluster, job: str) -> set[str]:
@@ -32,14 +39,13 @@ def test_tasks_of_two_nodes_have_their_rank_node_and_gpus(slurm: Cluster) -> Non
 
 
 def test_a_signal_reaches_one_task_alone(slurm: Cluster, tmp_path: Path) -> None:
-    command = "trap 'echo $SLURM_PROCID was signalled; exit 3' USR1; while :; do sleep 0.1; done"
-    step = f"srun --kill-on-bad-exit=1 bash -c '{command.replace(chr(39), chr(34))}'"
-    job = _submit(slurm, tmp_path, step, "--nodes=2", "--ntasks-per-node=2")
+    task = tmp_path / "task.sh"
+    task.write_text("trap 'echo $SLURM_PROCID was signalled; exit 3' USR1; echo ready; while :; do sleep 0.1; done")
+    job = _submit(slurm, tmp_path, f"srun --kill-on-bad-exit=1 bash {task}", "--nodes=2", "--ntasks-per-node=2")
+    slurm.wait_until("all tasks ready", lambda: _output(tmp_path).count("ready") == 4)
     slurm.signal_task(job, 2, signal.SIGUSR1)
     slurm.wait_for_state(job, "FAILED")
-    assert [line for line in (tmp_path / "out.txt").read_text().splitlines() if "was signalled" in line] == [
-        "2 was signalled"
-    ]
+    assert re.findall("(.) was signalled", _output(tmp_path)) == ["2"]
 
 
 def test_a_node_that_dies_takes_its_tasks_down_and_the_job_goes_elsewhere(slurm: Cluster, tmp_path: Path) -> None:
@@ -74,15 +80,15 @@ def test_a_job_outlives_the_controller(slurm: Cluster, tmp_path: Path) -> None:
     released.touch()
     slurm.start_controller()
     slurm.wait_for_state(job, "COMPLETED")
-    assert (tmp_path / "out.txt").read_text() == "done\n"
+    assert _output(tmp_path) == "done\n"
 
 
 def test_a_job_of_the_high_partition_preempts_one_of_the_low(slurm: Cluster, tmp_path: Path) -> None:
-    waiting = "trap 'echo warned; exit 0' USR1; while :; do sleep 0.1; done"
-    low = _submit(slurm, tmp_path, waiting, "--nodes=4", "--exclusive", "--requeue", "--signal=B:USR1@5")
-    slurm.wait_for_state(low, "RUNNING")
+    waiting = "trap 'echo warned; exit 0' USR1; echo ready; while :; do sleep 0.1; done"
+    _submit(slurm, tmp_path, waiting, "--nodes=4", "--exclusive", "--requeue", "--signal=B:USR1@5")
+    slurm.wait_until("the job ready", lambda: "ready" in _output(tmp_path))
     slurm.run("srun", "--partition=high", "--nodes=1", "--exclusive", "true")
-    assert "warned" in (tmp_path / "out.txt").read_text()
+    assert "warned" in _output(tmp_path)
 
 
 def test_what_a_test_leaves_behind_is_cleared(slurm: Cluster, tmp_path: Path) -> None:
