@@ -21,7 +21,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 from tests.slurm.configuration import write_configuration
-from tests.slurm.processes import Process, with_descendants, with_environment
+from tests.slurm.processes import Process, topmost, with_descendants, with_environment
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
@@ -68,7 +68,7 @@ class Cluster:
         # Bound but not listened to: no one else is given these ports, and the daemons can bind them too.
         self._ports = [_reserve() for _ in range(nodes + 1)]
         controller, *rest = (port.getsockname()[1] for port in self._ports)
-        path = write_configuration(folder, controller, dict(zip(self.nodes, rest, strict=True)))
+        path = write_configuration(folder, _version(), controller, dict(zip(self.nodes, rest, strict=True)))
         self.environment: Mapping[str, str] = {"SLURM_CONF": str(path)}
         self._supervise()
         try:
@@ -83,15 +83,26 @@ class Cluster:
 
     # Commands
 
-    def run(self, *command: str | os.PathLike[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | os.PathLike[str], check: bool = True, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """The command's result, its output as text; unless `check` is false, failure is an error."""
         # The tests may themselves run in a job of another SLURM.
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-        done = subprocess.run(
-            command, env={**outside, **self.environment}, text=True, capture_output=True, stdin=subprocess.DEVNULL
-        )
+        words = " ".join(map(str, command))
+        try:
+            done = subprocess.run(
+                # A command that waits must not outlive the tests either.
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                env={**outside, **self.environment},
+                text=True,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{words}: not within {seconds:g} s\n{self.errors()}") from None
         if check and done.returncode:
-            words = " ".join(map(str, command))
             raise RuntimeError(f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}\n{self.errors()}")
         return done
 
@@ -167,7 +178,7 @@ class Cluster:
 
     def stop_controller(self, number: signal.Signals = signal.SIGTERM) -> None:
         """By SIGTERM it saves its state; by SIGKILL it does not."""
-        for process in self._daemons("slurmctld"):
+        for process in topmost(self._daemons("slurmctld")):
             os.kill(process.pid, number)
         self.wait_until("end of the controller", lambda: not self._daemons("slurmctld"))
 
@@ -189,8 +200,7 @@ class Cluster:
             "SLURM_STEP_ID": str(step),
             "SLURM_PROCID": str(rank),
         }
-        found = {process.pid: process for process in with_environment(wanted)}
-        return next((pid for pid, process in found.items() if process.parent not in found), None)
+        return next((process.pid for process in topmost(with_environment(wanted))), None)
 
     def signal_task(self, job: int | str, rank: int, number: signal.Signals, seconds: float = 60) -> None:
         """To that process alone, as soon as it runs; it may not have set its handlers yet."""
@@ -279,9 +289,8 @@ class Cluster:
         self._start_daemon(f"slurmd-{name}", "slurmd", "-D", "-N", name)
 
     def _start_daemon(self, mark: str, program: str, *arguments: str) -> None:
-        path = shutil.which(program, path=_PATH)
         environment = {**self.environment, "PATH": _PATH, _MARK: mark}
-        self._commands.send(([path, *arguments], environment, str(self.folder / f"log/{mark}.out")))
+        self._commands.send(([_path(program), *arguments], environment, str(self.folder / f"log/{mark}.out")))
         self._commands.recv()
 
     def _processes_of_node(self, name: str) -> list[Process]:
@@ -290,6 +299,19 @@ class Cluster:
 
     def _daemons(self, mark: str) -> list[Process]:
         return with_environment({**self.environment, _MARK: mark})
+
+
+def _version() -> tuple[int, int]:
+    """Of SLURM, as (22, 5)."""
+    printed = subprocess.run([_path("slurmd"), "-V"], text=True, capture_output=True, check=True).stdout
+    major, minor = re.findall(r"\d+", printed)[:2]
+    return int(major), int(minor)
+
+
+def _path(program: str) -> str:
+    path = shutil.which(program, path=_PATH)
+    assert path is not None  # available() has found it
+    return path
 
 
 def _reserve() -> socket.socket:

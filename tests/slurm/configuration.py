@@ -14,6 +14,9 @@ AutoDetect=off
 Name=gpu File={folder}/dev/gpu[0-{last_gpu}]
 """
 
+# slurmd looks for control groups even if nothing uses them, and in a container often ends because of what it finds.
+_CGROUP = "CgroupPlugin={plugin}\n"
+
 # cred_expire: a requeued job may start only when the credentials of its last start have run out, by default in 120 s.
 # preempt_send_user_signal: a preempted job gets the signal that it asked for with --signal, not only SIGTERM.
 # config_overrides: nodes may claim more processors and memory than the machine has.
@@ -24,7 +27,6 @@ SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthInfo=socket={folder}/run/munge.socket,cred_expire=5
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/run/slurmctld.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
@@ -52,8 +54,10 @@ PartitionName=high Nodes=ALL MaxTime=7-0 PriorityTier=10 PreemptMode=OFF
 """
 
 
-def write_configuration(folder: Path, controller_port: int, node_ports: Mapping[str, int]) -> Path:
-    """Everything that the daemons need below `folder`; returns the path of slurm.conf."""
+def write_configuration(
+    folder: Path, version: tuple[int, int], controller_port: int, node_ports: Mapping[str, int]
+) -> Path:
+    """Everything that the daemons of a SLURM, as (22, 5), need below `folder`; returns the path of slurm.conf."""
     folder.chmod(0o711)  # munge refuses a socket that others could not reach; its key is closed to them
     for name in ("etc", "state", "run", "log", "dev", *(f"spool/{node}" for node in node_ports)):
         (folder / name).mkdir(parents=True)
@@ -64,8 +68,11 @@ def write_configuration(folder: Path, controller_port: int, node_ports: Mapping[
         # SLURM takes character devices only.
         (folder / f"dev/gpu{number}").symlink_to(os.devnull)
     (folder / "etc/gres.conf").write_text(_GRES.format(folder=folder, last_gpu=GPUS - 1))
+    # Older ones cannot do without; the first plugin does nothing before it is used.
+    (folder / "etc/cgroup.conf").write_text(_CGROUP.format(plugin="disabled" if version >= (23, 11) else "cgroup/v1"))
     nodes = "\n".join(
-        f"NodeName={node} NodeHostname=localhost Port={port} CPUs={CPUS} RealMemory={MEGABYTES} Gres=gpu:{GPUS}"
+        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}"
+        f" CPUs={CPUS} RealMemory={MEGABYTES} Gres=gpu:{GPUS}"
         for node, port in node_ports.items()
     )
     path = folder / "etc/slurm.conf"

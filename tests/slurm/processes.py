@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,3 +48,9 @@ def with_descendants(wanted: Mapping[str, str]) -> list[Process]:
     while new := [process for process in everything if process.parent in found and process.pid not in found]:
         found |= {process.pid: process for process in new}
     return list(found.values())
+
+
+def topmost(processes: Collection[Process]) -> list[Process]:
+    """Those that none of the others started."""
+    pids = {process.pid for process in processes}
+    return [process for process in processes if process.parent not in pids]
