@@ -50,11 +50,11 @@ class Outcome:
     exit_code: int = 0
 
 
-def train(config: RunConfig, *, fresh: bool = False) -> Outcome:
+def train(config: RunConfig, *, fresh: bool = False, earlier: Sequence[int] = ()) -> Outcome:
     """Train the run that `config` describes, from its newest checkpoint if there is one.
 
     Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
-    `fresh`: it is to be a new run.
+    `fresh`: it is to be a new run. `earlier`: see StopRequest.
 
     Raises:
         UserError: it cannot be started, or is not new though it is to be, or stopped because it diverged (it is marked
@@ -65,9 +65,9 @@ def train(config: RunConfig, *, fresh: bool = False) -> Outcome:
     device = distributed.resolve_device(config.training.device)
     run = RunDirectory(config.run_root / config.name).create()
     if layout.processes == 1:
-        return _train(config, run, Ranks(), device, _nobody_waits, fresh)
+        return _train(config, run, Ranks(), device, _nobody_waits, fresh, earlier)
     with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, joined(config, layout, device, run) as ranks:
-        return _train(config, run, ranks, device, watchdog.step, fresh)
+        return _train(config, run, ranks, device, watchdog.step, fresh, earlier)
 
 
 def _train(
@@ -77,10 +77,12 @@ def _train(
     device: torch.device,
     alive: Callable[[int | str], None],
     fresh: bool,
+    earlier: Sequence[int],
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(open_progress(config.name, shown=ranks.first))
-        stop = stack.enter_context(StopRequest(ranks.largest, config.training.time_limit_minutes))
+        minutes = config.training.time_limit_minutes
+        stop = stack.enter_context(StopRequest(ranks.largest, minutes, earlier=earlier))
 
         def open_run() -> tuple[Checkpoint | None, bool]:
             stack.enter_context(run.lock())

@@ -2,16 +2,16 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
-__all__ = ["REQUEUE_EXIT_CODE", "STOP_SIGNALS", "StopRequest"]
+__all__ = ["REQUEUE_EXIT_CODE", "StopRequest"]
 
 REQUEUE_EXIT_CODE = 85
 """How `glm-scale train` ends when it was asked to make room and has saved: start the same command again."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _TIME = 1000
 """Stands for the time limit among the numbers of signals."""
 
@@ -23,10 +23,10 @@ def _alone(number: int) -> int:
 class StopRequest:
     """While active, true after the first of SIGINT, SIGTERM, SIGUSR1 and SIGUSR2, or after `minutes`.
 
-    Those of them that a process has blocked before, so that none is lost, come through from then on. A second SIGINT or
-    SIGTERM ends the process at once. Outside the main thread, where Python allows no handlers, there are no signals.
-    Looking at it is a vote of all ranks: `largest` gives the largest of the numbers that they bring, and a request to
-    one stops all.
+    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python allows no handlers, there
+    are no signals. Looking at it is a vote of all ranks: `largest` gives the largest of the numbers that they bring,
+    and a request to one stops all. `earlier`: signals that came before, in a list to which whoever has handled them
+    until now may still add while this begins to.
     """
 
     def __init__(
@@ -34,8 +34,10 @@ class StopRequest:
         largest: Callable[[int], int] = _alone,
         minutes: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        earlier: Sequence[int] = (),
     ) -> None:
         self._largest = largest
+        self._earlier = earlier
         self._clock = clock
         self._end = None if minutes is None else clock() + 60 * minutes
         self._number = 0
@@ -62,12 +64,11 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         try:
-            for number in STOP_SIGNALS:
+            for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._request)  # type: ignore[assignment]
         except ValueError:
             self._previous.clear()
-        else:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        self._number = self._number or next(iter(self._earlier), 0)
         return self
 
     def __exit__(

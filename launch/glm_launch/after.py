@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from glm_launch.causes import Cause, cause_of_attempt
+from glm_launch.causes import REQUEUED, Cause, cause_of_attempt
 from glm_launch.records import Attempt, Beginning, End, LaunchFolder, Submission
 from glm_launch.restarts import Decision, decide
 from glm_launch.slurm import job_details, requeue
@@ -29,6 +29,9 @@ __all__ = ["RUNS", "begin", "end", "newest_step", "runs_of"]
 
 RUNS = "runs.txt"
 """In the folder of a submission: its runs, a line each."""
+
+_EARLY = 60.0
+"""Seconds by which SLURM may warn of a time limit too early."""
 
 _KILLED_SOON = 60.0
 """Seconds in which SLURM ends a job that it has put back into the queue."""
@@ -89,17 +92,21 @@ def what_slurm_did(job: str, now: float) -> Cause | None:
         return Cause("cancelled", "cancelled")
     if details.get("PreemptTime", "None") not in ("None", ""):
         return Cause("stopped", "preempted")
-    if state == "TIMEOUT" or _seconds_left(details, now) < float(os.environ.get("GLM_LAUNCH_LEAD", "0")):
+    if _is_requeued(details):
+        return Cause("stopped", REQUEUED)
+    lead = float(os.environ.get("GLM_LAUNCH_LEAD", "0")) + _EARLY
+    if state == "TIMEOUT" or _seconds_left(details, now) < lead:
         return Cause("stopped", "time limit")
-    if int(details.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return Cause("stopped", "requeued from outside")
     return None
 
 
-def _seconds_left(details: dict[str, str] | object, now: float) -> float:
-    text = details.get("EndTime", "Unknown") if isinstance(details, dict) else "Unknown"
+def _is_requeued(details: Mapping[str, str]) -> bool:
+    return int(details.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _seconds_left(details: Mapping[str, str], now: float) -> float:
     try:
-        return datetime.fromisoformat(text).timestamp() - now
+        return datetime.fromisoformat(details.get("EndTime", "Unknown")).timestamp() - now
     except ValueError:
         return float("inf")
 
@@ -127,8 +134,8 @@ def _carry_out(decision: Decision, job: str) -> int:
     print(f"{decision.action}{f': {decision.why}' if decision.why else ''}", flush=True)
     if decision.action != "restart":
         return int(decision.action == "give up")
-    # SLURM ends this script while it is told when to start it again.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if _is_requeued(job_details(job)):
+        return 0
     try:
         requeue(job, decision.delay)
     except UserError as error:

@@ -74,7 +74,7 @@ def executor_for(
         signal_delay_s=options.lead,
         array_parallelism=options.parallel,
         setup=_setup(cluster, code, directory) + (_begin(cluster, options, folder) if trains else []),
-        teardown=[f"{cluster.interpreter} -m glm_launch.after end {_quoted(folder)} $?"] if trains else None,
+        teardown=_end(cluster, folder) if trains else None,
         srun_args=_srun_arguments(cluster, directory),
         wckey=None,
         additional_parameters=_more_options(cluster),
@@ -117,6 +117,11 @@ def _begin(cluster: Cluster, options: JobOptions, folder: Path) -> list[str]:
         f"GLM_LAUNCH_ATTEMPT=$({cluster.interpreter} -m glm_launch.after begin {_quoted(folder)}) || exit",
         "export GLM_LAUNCH_ATTEMPT",
     ]
+
+
+def _end(cluster: Cluster, folder: Path) -> list[str]:
+    """What decides must not die of the signal by which SLURM ends the rest."""
+    return ["code=$?", "trap '' TERM", f"{cluster.interpreter} -m glm_launch.after end {_quoted(folder)} $code"]
 
 
 def _quoted(value: object) -> str:

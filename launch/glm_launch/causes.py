@@ -12,7 +12,9 @@ from glm_scale.errors import PassingError, UserError
 from glm_scale.launching import HANG_EXIT_CODE
 from glm_scale.launching.failures import Death
 
-__all__ = ["Cause", "cause_of_attempt", "kind_of_error"]
+__all__ = ["REQUEUED", "Cause", "cause_of_attempt", "kind_of_error"]
+
+REQUEUED = "requeued from outside"
 
 # Named, not imported: the batch script asks too, and has no time to import torch.
 _CONSEQUENCES = ("LostRankError", "OtherRankError")
@@ -65,11 +67,17 @@ def cause_of_attempt(
     if own := [report for report in failed if report.kind != "consequence"]:
         return _cause_of_failure(own[0], made_steps)
     if len(stopped) == processes:
-        why = scheduler.words if scheduler else f"asked to stop by {stopped[0].reason}"
-        return Cause("stopped", f"{why}; saved in time")
+        return Cause("stopped", f"{_why_stopped(stopped[0].reason, scheduler)}; saved in time")
     if scheduler is not None:
         return scheduler
     return Cause("transient", _of_the_missing(code, reports, processes))
+
+
+def _why_stopped(reason: str, scheduler: Cause | None) -> str:
+    """SLURM warns by SIGUSR2, of the time limit and of preemption; after the latter it requeues by itself."""
+    if scheduler is None:
+        return f"asked to stop by {reason}"
+    return "preempted" if reason == "SIGUSR2" and scheduler.words == REQUEUED else scheduler.words
 
 
 def _cause_of_failure(report: RankReport, made_steps: bool) -> Cause:
@@ -88,7 +96,8 @@ def _of_the_missing(code: int, reports: Sequence[RankReport], processes: int) ->
     if code == HANG_EXIT_CODE:
         return "training hung; where its ranks stood is in the folder ranks"
     missing = sorted({*range(processes)} - {report.rank for report in reports})
-    who = f"rank {missing[0]}" if len(missing) == 1 else f"{len(missing) or processes} of {processes} ranks"
+    # Those that one takes along when it dies may have no time for a word either.
+    who = f"rank {missing[0]}" if len(missing) == 1 else f"one of {processes} ranks"
     if code > 128 and code - 128 in {*signal.Signals}:
         hint = " (memory of the machine?)" if code == 128 + signal.SIGKILL else ""
         return f"{who} killed by {signal.Signals(code - 128).name}{hint}"

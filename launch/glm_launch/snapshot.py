@@ -15,19 +15,19 @@ from glm_scale.version import SNAPSHOT, code_version
 __all__ = ["PACKAGES", "snapshot_code", "snapshot_config"]
 
 PACKAGES = ("glm_kernels", "glm_data", "glm_scale", "glm_launch")
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 def snapshot_code(target: Path) -> None:
     """Copy the packages of this project into the folder `target`, with the version that they are of.
 
-    An earlier copy is replaced. Raises UserError where that is not possible.
+    What is compiled already is copied too: hundreds of processes may start from there at once. An earlier copy is
+    replaced. Raises UserError where that is not possible.
     """
     fresh = target.with_name(f".{target.name}.new")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         for package in PACKAGES:
-            shutil.copytree(_folder_of(package), fresh / package, ignore=_LEFT_OUT)
+            shutil.copytree(_folder_of(package), fresh / package)
         write_atomically(fresh / SNAPSHOT, json.dumps(code_version(), indent=2) + "\n")
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,15 +36,15 @@ class TrainTask:
 
     def __call__(self) -> str:
         """Returns the status of the run. Raises what training raised, after it was written down."""
-        _keep_signals_for_training()
+        noted = noted_signals()
         from submitit.helpers import TorchDistributedEnvironment
 
         # Every process sees all GPUs of its node and takes its own: peers reach one another's memory only that way.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        return train_and_tell(self.run)
+        return train_and_tell(self.run, noted)
 
 
-def train_and_tell(run: Path) -> str:
+def train_and_tell(run: Path, earlier: Sequence[int]) -> str:
     """Train from the snapshot of the configuration, and leave a report for whoever decides what comes next.
 
     An alone process has no group to join, and so no variables of a launcher.
@@ -59,7 +59,7 @@ def train_and_tell(run: Path) -> str:
         from glm_scale.config import load_config
         from glm_scale.training.session import train
 
-        outcome = train(load_config(folder.config))
+        outcome = train(load_config(folder.config), earlier=earlier)
     except BaseException as error:
         said = f"{type(error).__name__}: {error}".strip().removesuffix(":")
         report = RankReport(**place, time=time.time(), status="failed", error=said, kind=kind_of_error(error))
@@ -72,9 +72,9 @@ def train_and_tell(run: Path) -> str:
 
 def main() -> int:
     """A rank that the launcher of this machine has started: `python -m glm_launch.task RUN`."""
-    _keep_signals_for_training()
+    noted = noted_signals()
     try:
-        train_and_tell(Path(sys.argv[1]))
+        train_and_tell(Path(sys.argv[1]), noted)
     except Exception as error:
         from glm_scale.errors import UserError
 
@@ -85,18 +85,20 @@ def main() -> int:
     return 0
 
 
-def _keep_signals_for_training() -> None:
-    """Signals that come while libraries are loaded wait until the training loop can heed them.
+def noted_signals() -> list[int]:
+    """From now on requests to stop go into the list, until the training loop can heed them itself.
 
-    submitit's own handlers would requeue the job from rank 0, before the others have saved.
+    submitit's own handlers would requeue the job from rank 0, before the others have saved. Blocking the signals would
+    not do: threads that are there already would take them.
     """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+
     for number in _STOP_SIGNALS:
-        signal.signal(number, _heed_no_more)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-
-
-def _heed_no_more(number: int, frame: FrameType | None) -> None:
-    logging.getLogger(__name__).info("%s: training has ended already", signal.Signals(number).name)
+        signal.signal(number, note)
+    return noted
 
 
 if __name__ == "__main__":
