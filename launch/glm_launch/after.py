@@ -21,7 +21,7 @@ from pathlib import Path
 from glm_launch.causes import REQUEUED, Cause, cause_of_attempt
 from glm_launch.records import Attempt, Beginning, End, LaunchFolder, Submission
 from glm_launch.restarts import Decision, decide
-from glm_launch.slurm import job_details, requeue
+from glm_launch.slurm import job_details, minutes_of, requeue
 from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory
 
@@ -84,18 +84,19 @@ def _made_steps(folder: LaunchFolder, attempt: Attempt) -> bool:
     return metrics.exists() and metrics.stat().st_mtime > attempt.beginning.time
 
 
-def what_slurm_did(job: str, now: float) -> Cause | None:
-    """Why SLURM ended a job, or has asked it to end; None if it did not."""
-    details = job_details(job)
-    state = details.get("JobState", "")
-    if state.startswith("CANCELLED"):
-        return Cause("cancelled", "cancelled")
+def what_slurm_did(details: Mapping[str, str], now: float) -> Cause | None:
+    """Why SLURM ends a job, or has asked it to end; None if it did not. `details`: as `job_details` gives them.
+
+    SLURM does not tell a cancelled job from one whose time is over while its script still runs: both are COMPLETING.
+    """
     if details.get("PreemptTime", "None") not in ("None", ""):
         return Cause("stopped", "preempted")
     if _is_requeued(details):
         return Cause("stopped", REQUEUED)
-    lead = float(os.environ.get("GLM_LAUNCH_LEAD", "0")) + _EARLY
-    if state == "TIMEOUT" or _seconds_left(details, now) < lead:
+    left = _seconds_left(details, now)
+    if details.get("JobState", "").startswith(("COMPLETING", "CANCELLED")) and left > 0:
+        return Cause("cancelled", "cancelled")
+    if left < float(os.environ.get("GLM_LAUNCH_LEAD", "0")) + _EARLY:
         return Cause("stopped", "time limit")
     return None
 
@@ -105,8 +106,10 @@ def _is_requeued(details: Mapping[str, str]) -> bool:
 
 
 def _seconds_left(details: Mapping[str, str], now: float) -> float:
+    """Of the time limit. What SLURM calls the end of a job is, once it ends it, the time at which it does so."""
     try:
-        return datetime.fromisoformat(details.get("EndTime", "Unknown")).timestamp() - now
+        begin = datetime.fromisoformat(details.get("StartTime", "Unknown")).timestamp()
+        return begin + 60 * minutes_of(details.get("TimeLimit", "UNLIMITED")) - now
     except ValueError:
         return float("inf")
 
@@ -127,7 +130,7 @@ def main() -> int:
         return 0
     submission = folder.submission()
     assert submission is not None
-    return _carry_out(end(folder, submission, asked.code, what_slurm_did(job, time.time())), job)
+    return _carry_out(end(folder, submission, asked.code, what_slurm_did(job_details(job), time.time())), job)
 
 
 def _carry_out(decision: Decision, job: str) -> int:

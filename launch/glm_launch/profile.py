@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,25 +10,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from glm_launch.slurm import minutes_of
 from glm_scale.config import ConfigError, Problem, validate
 from glm_scale.tracking.config import is_secret
 
-__all__ = ["Cluster", "Container", "load_cluster", "minutes_of"]
+__all__ = ["Cluster", "Container", "load_cluster"]
 
 PROFILES = Path("configs/cluster")
-_DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
-
-
-def minutes_of(duration: str | int) -> int:
-    """Minutes of a SLURM duration: "90", "4:00:00", "2-12:00:00". Raises ValueError for what is none."""
-    text = str(duration)
-    if text.isdigit():
-        return int(text)
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no duration: minutes (90), hours:minutes:seconds (4:00:00) or 2-12:00:00")
-    days, hours, minutes, seconds = (int(found[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
-    return (days * 24 + hours) * 60 + minutes + (seconds > 0)
 
 
 Duration = Annotated[int, BeforeValidator(minutes_of), Field(gt=0)]

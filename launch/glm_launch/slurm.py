@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from glm_scale.errors import UserError
 
-__all__ = ["JobState", "cancel", "job_details", "job_states", "requeue", "run_slurm"]
+__all__ = ["JobState", "cancel", "job_details", "job_states", "minutes_of", "requeue", "run_slurm"]
 
 _PATIENCE = 30.0
+_DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
 ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY",
                    "BOOT_FAIL", "DEADLINE"})  # fmt: skip
 """States of a job that SLURM is done with. With requeuing, NODE_FAIL and PREEMPTED are passed through only."""
@@ -117,3 +118,15 @@ def requeue(job: str, delay: float = 0.0) -> None:
     begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + delay))
     run_slurm("scontrol", "update", f"JobId={job}", f"StartTime={begin}")
     run_slurm("scontrol", "release", job)
+
+
+def minutes_of(duration: str | int) -> int:
+    """Minutes of a SLURM duration: "90", "4:00:00", "2-12:00:00". Raises ValueError for what is none."""
+    text = str(duration)
+    if text.isdigit():
+        return int(text)
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no duration: minutes (90), hours:minutes:seconds (4:00:00) or 2-12:00:00")
+    days, hours, minutes, seconds = (int(found[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
+    return (days * 24 + hours) * 60 + minutes + (seconds > 0)

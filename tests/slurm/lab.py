@@ -40,7 +40,7 @@ class Lab:
     def config(self, name: str, steps: int, **groups: Mapping[str, Any]) -> Path:
         """A configuration file of a tiny run that saves every 20 steps; `groups` replace values."""
         content = tiny_config(self._data, Path(), tokens=steps * ROWS * LENGTH, micro_batch=1)
-        content |= {"name": name, "run_root": "runs", "tracking": {"system_metrics": None}}
+        content |= {"name": name, "run_root": "runs", "tracking": {"enabled": False}}
         content["model"]["heads"] = 4
         content["evaluation"] = {"every": None, "rows": 4}
         content["checkpoint"] = {"every": 20, "keep": 2}

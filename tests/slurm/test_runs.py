@@ -73,10 +73,11 @@ def runs(lab: Lab, server: Server) -> Runs:
         config = lab.config(name, steps, **groups)
         lab.submit(config, "--cluster", site, *options, tasks=tasks, pace=pace, spoiled=spoiled)
 
-    to_server = {"uri": server.uri}
+    to_file, to_server = {"enabled": True}, {"enabled": True, "uri": server.uri}
     submit("limited", "--time", 1, "--lead", 30, tasks=1, steps=100, pace=0.4, tracking=to_server)
-    for name in ("orphaned", "preempted", "killed"):
-        submit(name)
+    submit("orphaned")
+    submit("preempted", tracking=to_file)
+    submit("killed", tracking=to_file)
     submit("requeued", tasks=1, pace=0.2)
     submit("steady", tasks=1, pace=0.4)
     submit("unwanted", tasks=1, pace=0.2)
@@ -177,12 +178,12 @@ def test_a_run_on_two_nodes_has_the_losses_of_a_local_one(lab: Lab, runs: Runs) 
         ("preempted", "preempted; saved in time", 30),
         ("limited", "time limit; saved in time", 20),
         ("requeued", "requeued from outside", 20),
-        ("killed", "rank 1 killed by SIGKILL", 20),
+        ("killed", ("rank 1 killed by SIGKILL", "one of 2 ranks killed by SIGKILL"), 20),
         ("orphaned", "ended by SLURM or with its node", 20),
     ],
 )
 def test_a_run_that_was_interrupted_goes_on_from_its_newest_checkpoint(
-    lab: Lab, runs: Runs, name: str, cause: str, least: int
+    lab: Lab, runs: Runs, name: str, cause: str | tuple[str, ...], least: int
 ) -> None:
     launch = runs[name]
     state = lab.wait_for_state(launch, "finished")
@@ -219,7 +220,7 @@ def test_a_run_that_diverges_is_not_tried_again(lab: Lab, runs: Runs) -> None:
 def test_each_run_is_one_run_in_mlflow(lab: Lab, runs: Runs, server: Server) -> None:
     lab.wait_for_state(runs["limited"], "finished")
     stores = {
-        f"sqlite:///{lab.folder}/mlflow.db": ["preempted", "killed", "orphaned", "plain"],
+        f"sqlite:///{lab.folder}/mlflow.db": ["preempted", "killed"],
         server.uri: ["limited"],
     }
     for uri, names in stores.items():
