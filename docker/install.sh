@@ -1,11 +1,13 @@
 #!/bin/sh
 # Installs glm-scale, with the exact versions of constraints.txt, into a virtual environment (default .venv).
-#   docker/install.sh [VENV]
+#   [PYTHON=python3.12] [EXTRAS=dev] docker/install.sh [VENV]
+# EXTRAS: which optional dependencies of pyproject.toml come along, as dev,fla; by default dev. EXTRAS= brings none.
 # On a Debian machine it checks for what pip cannot bring and prints the one line that installs it.
 set -eu
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 python=${PYTHON:-python3}
+extras=${EXTRAS-dev}
 
 missing=""
 if ! command -v "$python" >/dev/null 2>&1; then
@@ -32,4 +34,4 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 echo "Installing glm-scale and its tested dependencies into $venv ..."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"

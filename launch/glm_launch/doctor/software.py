@@ -1,0 +1,71 @@
+"""Python, torch, and what compiles at run time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from glm_launch.doctor.findings import Asked, Finding, State
+from glm_launch.doctor.gpu import gpus_are_usable
+from glm_launch.doctor.mounts import existing
+
+__all__ = ["OLDEST_PYTHON", "OLDEST_TORCH", "communication_op", "missing_for_compiling", "python", "torch"]
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_TORCH = (2, 11)
+
+
+def python(asked: Asked) -> Finding:
+    says = f"{platform.python_version()}, {sys.executable}"
+    if sys.version_info < OLDEST_PYTHON:
+        needed = ".".join(map(str, OLDEST_PYTHON))
+        return Finding("Python", "problem", f"{says} is too old", f"install with Python {needed} or newer")
+    return Finding("Python", "ok", says)
+
+
+def torch(asked: Asked) -> Finding:
+    try:
+        import torch as library
+    except (ImportError, OSError) as error:
+        return Finding("torch", "problem", f"cannot be imported: {error}", "install again, by docker/install.sh")
+    says = f"{library.__version__}, built for {f'CUDA {library.version.cuda}' if library.version.cuda else 'CPUs only'}"
+    if tuple(int(part) for part in library.__version__.split(".")[:2]) < OLDEST_TORCH:
+        return Finding("torch", "problem", f"{says} is too old", "install again, by docker/install.sh")
+    return Finding("torch", "ok", says)
+
+
+def communication_op(asked: Asked) -> Finding:
+    """DeepSpeed's operator for several processes on CPUs, which it compiles at the first start."""
+    name = "DeepSpeed's op"
+    if gpus_are_usable():
+        return Finding(name, "not applicable", "compiled only for training on CPUs")
+    from torch.utils import cpp_extension
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
+    if compiled := next(root.glob("**/deepspeed_shm_comm*.so"), None):
+        return Finding(name, "ok", f"compiled: {compiled}")
+    # Who only submits from here will not miss it.
+    state: State = "warning" if shutil.which("sbatch") else "problem"
+    if missing := missing_for_compiling("g++", "ninja"):
+        return Finding(
+            name, state, f"cannot be compiled, so nothing trains on CPUs here; missing: {', '.join(missing)}",
+            "apt-get install -y g++ python3-dev; ninja comes with docker/install.sh",
+        )  # fmt: skip
+    if not os.access(existing(root), os.W_OK):
+        return Finding(
+            name, state, f"cannot be compiled, so nothing trains on CPUs here; no permission to write {root}",
+            "set TORCH_EXTENSIONS_DIR to a folder of yours",
+        )  # fmt: skip
+    return Finding(name, "ok", f"will be compiled at the first start (half a minute), into {root}")
+
+
+def missing_for_compiling(*programs: str) -> list[str]:
+    """Those of `programs` that are neither on PATH nor beside the interpreter, and Python.h if it is not there."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    missing = [program for program in programs if shutil.which(program, path=path) is None]
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return missing if header.exists() else [*missing, str(header)]
