@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import DelayedSubmission, JobPaths
+from submitit.slurm.slurm import _make_sbatch_string
 
 from glm_launch.profile import Cluster
 
@@ -44,9 +47,28 @@ class BatchExecutor(submitit.SlurmExecutor):
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return ["sbatch", f"--chdir={self.folder}", str(submission_file_path)]
 
-    def script(self) -> str:
-        """What would be submitted."""
-        return self._make_submission_file_text(self._submitit_command_str, "") + "\n"
+    def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[submitit.Job[Any]]:
+        """submitit would hand an array to an executor of its own class, and lose what is special about this one."""
+        if len(delayed_submissions) == 1:
+            return super()._internal_process_submissions(delayed_submissions)
+        folder = JobPaths.get_first_id_independent_folder(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        pickles = [folder / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
+        for delayed, path in zip(delayed_submissions, pickles, strict=True):
+            delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+            delayed.dump(path)
+        self.parameters["map_count"] = len(pickles)
+        first = self._submit_command(self._submitit_command_str)
+        tasks = list(range(self._num_tasks()))
+        jobs = [self.job_class(self.folder, f"{first.job_id}_{number}", tasks) for number in range(len(pickles))]
+        for job, path in zip(jobs, pickles, strict=True):
+            job.paths.move_temporary_file(path, "submitted_pickle")
+        return jobs
+
+    def script(self, count: int = 1) -> str:
+        """What would be submitted, for one task or an array of several."""
+        parameters = self.parameters | ({"map_count": count} if count > 1 else {})
+        return _make_sbatch_string(command=self._submitit_command_str, folder=self.folder, **parameters) + "\n"
 
 
 def executor_for(

@@ -56,10 +56,7 @@ class Job:
 
 def script_of(job: Job) -> str:
     """The batch script, exactly as it would be submitted. Nothing is written."""
-    executor = job.executor()
-    if len(job.runs) > 1:
-        executor.parameters["map_count"] = len(job.runs)
-    return executor.script()
+    return job.executor().script(len(job.runs))
 
 
 def submit(job: Job) -> list[Submission]:

@@ -44,12 +44,12 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=1
-KillWait=5
+KillWait=30
 MinJobAge=36000
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 AccountingStorageType=accounting_storage/none
 {nodes}
-PartitionName=low  Nodes=ALL Default=YES MaxTime=7-0 PriorityTier=1  PreemptMode=REQUEUE GraceTime=10
+PartitionName=low  Nodes=ALL Default=YES MaxTime=7-0 PriorityTier=1  PreemptMode=REQUEUE GraceTime=60
 PartitionName=high Nodes=ALL MaxTime=7-0 PriorityTier=10 PreemptMode=OFF
 """
 

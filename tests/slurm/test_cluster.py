@@ -48,21 +48,6 @@ def test_a_signal_reaches_one_task_alone(slurm: Cluster, tmp_path: Path) -> None
     assert re.findall("(.) was signalled", _output(tmp_path)) == ["2"]
 
 
-def test_a_node_that_dies_takes_its_tasks_down_and_the_job_goes_elsewhere(slurm: Cluster, tmp_path: Path) -> None:
-    job = _submit(slurm, tmp_path, "srun sleep 600", "--requeue", "--nodes=2", "--ntasks-per-node=1")
-    slurm.wait_until("both tasks", lambda: slurm.task(job, 0) and slurm.task(job, 1))
-    first, second = slurm.task(job, 0), slurm.task(job, 1)
-    assert _nodes_of(slurm, job) == {"127.0.0.1", "127.0.0.2"}
-    slurm.stop_node("127.0.0.2")
-    assert not Path(f"/proc/{second}").exists()
-    assert Path(f"/proc/{first}").exists()
-    slurm.wait_until("the job on other nodes", lambda: "127.0.0.2" not in _nodes_of(slurm, job) and slurm.task(job, 1))
-    assert slurm.node_states()["127.0.0.2"].startswith("down")
-    slurm.start_node("127.0.0.2")
-    slurm.run("scancel", job)
-    slurm.wait_until_idle()
-
-
 def test_a_drained_node_gets_no_job(slurm: Cluster) -> None:
     slurm.drain("127.0.0.1")
     assert slurm.run("srun", "printenv", "SLURMD_NODENAME").stdout.strip() == "127.0.0.2"

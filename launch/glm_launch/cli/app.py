@@ -2,6 +2,7 @@
 
 from glm_launch.cli.cancel import cancel
 from glm_launch.cli.command import submit_command
+from glm_launch.cli.doctor import doctor
 from glm_launch.cli.logs import logs
 from glm_launch.cli.resume import resume
 from glm_launch.cli.status import status
@@ -12,7 +13,7 @@ __all__ = ["app", "main"]
 
 _PANEL = "On a cluster, or in the background"
 
-for command in (submit, status, logs, cancel, resume):
+for command in (submit, status, logs, cancel, resume, doctor):
     app.command(rich_help_panel=_PANEL)(command)
 app.command("submit-command", rich_help_panel=_PANEL)(submit_command)
 
