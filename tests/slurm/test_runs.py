@@ -23,6 +23,8 @@ from tests.slurm.lab import TOKEN, Lab, losses
 from tests.slurm.server import Server
 from tests.tiny_run import tiny_data
 
+pytestmark = pytest.mark.timeout(600)
+
 Runs = Mapping[str, LaunchFolder]
 
 STEPS, INTERVAL = 120, 20
@@ -77,7 +79,8 @@ def runs(lab: Lab, server: Server) -> Runs:
     # Not in the lab: MLflow cannot make an sqlite store in a folder with an apostrophe.
     to_file = {"enabled": True, "uri": f"sqlite:///{lab.folder.parent}/mlflow.db"}
     to_server = {"enabled": True, "uri": server.uri}
-    submit("limited", "--time", 1, "--lead", 10, tasks=1, steps=100, pace=0.4, tracking=to_server)
+    # SLURM looks at the limits of time every 30 s, so it warns this one after 60 to 90 s.
+    submit("limited", "--time", 3, "--lead", 90, tasks=1, steps=100, pace=0.8, tracking=to_server)
     submit("orphaned", tasks=1, pace=0.2)
     submit("preempted", tracking=to_file)
     submit("killed", tracking=to_file)
