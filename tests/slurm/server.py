@@ -30,7 +30,7 @@ class Server:
             self._process = subprocess.Popen(
                 [*command, *store], stdout=log, stderr=log, cwd=self._folder, start_new_session=True
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not self._answers():
             assert time.monotonic() < deadline, (self._folder / "server.log").read_text()
             time.sleep(0.2)
