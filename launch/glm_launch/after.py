@@ -33,8 +33,8 @@ RUNS = "runs.txt"
 _EARLY = 60.0
 """Seconds by which SLURM may warn of a time limit too early."""
 
-_KILLED_SOON = 60.0
-"""Seconds in which SLURM ends a job that it has put back into the queue."""
+_REQUEUED_SOON = 60.0
+"""Seconds in which SLURM puts a job back into the queue that has asked for it."""
 
 
 def runs_of(folder: Path) -> list[LaunchFolder]:
@@ -144,8 +144,10 @@ def _carry_out(decision: Decision, job: str) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    # What ends this script now is SLURM; if it came to its end first, the job might pass for completed.
-    time.sleep(_KILLED_SOON)
+    # If this script came to its end before the job is in the queue again, the job might pass for completed.
+    deadline = time.monotonic() + _REQUEUED_SOON
+    while not _is_requeued(job_details(job)) and time.monotonic() < deadline:
+        time.sleep(0.5)
     return 1
 
 

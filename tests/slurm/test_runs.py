@@ -77,7 +77,9 @@ def runs(lab: Lab, server: Server) -> Runs:
         lab.submit(config, "--cluster", site, *options, tasks=tasks, pace=pace, spoiled=spoiled)
 
     # Not in the lab: MLflow cannot make an sqlite store in a folder with an apostrophe.
-    to_file = {"enabled": True, "uri": f"sqlite:///{lab.folder.parent}/mlflow.db"}
+    to_file: dict[str, Any] = {"enabled": True, "uri": f"sqlite:///{lab.folder.parent}/mlflow.db"}
+    # Made before, since a process that is killed while it makes one leaves a half of it.
+    MlflowClient(to_file["uri"]).search_experiments()
     to_server = {"enabled": True, "uri": server.uri}
     # SLURM looks at the limits of time every 30 s, so it warns this one after 60 to 90 s.
     submit("limited", "--time", 3, "--lead", 90, tasks=1, steps=100, pace=0.8, tracking=to_server)
