@@ -45,7 +45,8 @@ class BatchExecutor(submitit.SlurmExecutor):
         return 2  # what is missing is said by those who need it; a dry run needs nothing
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["sbatch", f"--chdir={self.folder}", str(submission_file_path)]
+        # In a session of its own: Ctrl-C must not end it after SLURM has taken the job, and before it has told its id.
+        return ["setsid", "--wait", "sbatch", f"--chdir={self.folder}", str(submission_file_path)]
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[submitit.Job[Any]]:
         """submitit would hand an array to an executor of its own class, and lose what is special about this one."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -79,7 +80,7 @@ def submit(job: Job) -> list[Submission]:
         ids = sent(job.executor(), [TrainTask(launch.run.path) for launch in job.launches])
         try:
             submissions = [_note(job, launch, number) for launch, number in zip(job.launches, ids, strict=True)]
-            if interrupted():
+            if interrupted:
                 raise KeyboardInterrupt
         except BaseException:
             cancel(ids[0].partition("_")[0])
@@ -131,11 +132,20 @@ def _note(job: Job, launch: LaunchFolder, number: str) -> Submission:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[Any]:
-    """Ctrl-C waits until the block ends, also for the commands that it starts; the yielded function tells of one."""
+def _uninterrupted() -> Iterator[list[int]]:
+    """Signals that would end this process are put into the list; sbatch has a session of its own, beyond Ctrl-C.
+
+    Blocking them would not do: other threads take what one has blocked.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+
+    handlers = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield lambda: bool(signal.sigpending() & {*numbers})
+        yield noted
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
