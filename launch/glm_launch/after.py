@@ -14,14 +14,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from glm_launch.causes import REQUEUED, Cause, cause_of_attempt
 from glm_launch.records import Attempt, Beginning, End, LaunchFolder, Submission
 from glm_launch.restarts import Decision, decide
-from glm_launch.slurm import job_details, minutes_of, requeue
+from glm_launch.slurm import job_details, minutes_of, release, requeue
 from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory
 
@@ -32,6 +32,9 @@ RUNS = "runs.txt"
 
 _EARLY = 60.0
 """Seconds by which SLURM may warn of a time limit too early."""
+
+_PATIENCE, _PAUSE = 600.0, 5.0
+"""Seconds in which SLURM's controller has to answer, and between two questions."""
 
 _REQUEUED_SOON = 60.0
 """Seconds in which SLURM puts a job back into the queue that has asked for it."""
@@ -140,7 +143,9 @@ def _carry_out(decision: Decision, job: str) -> int:
     if _is_requeued(job_details(job)):
         return 0
     try:
-        requeue(job, decision.delay)
+        _insist(lambda: _requeue_once(job, hold=decision.delay > 0))
+        if decision.delay > 0:
+            _insist(lambda: release(job, decision.delay))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -149,6 +154,24 @@ def _carry_out(decision: Decision, job: str) -> int:
     while not _is_requeued(job_details(job)) and time.monotonic() < deadline:
         time.sleep(0.5)
     return 1
+
+
+def _requeue_once(job: str, *, hold: bool) -> None:
+    """An answer that did not arrive does not mean that nothing was done."""
+    if not _is_requeued(job_details(job)):
+        requeue(job, hold=hold)
+
+
+def _insist(ask: Callable[[], None]) -> None:
+    """Ask SLURM until it does: a controller that restarts must not cost the run. Raises UserError if it never does."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return ask()
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -34,9 +35,9 @@ def runs_of_sweep(configs: Sequence[Path], overrides: Sequence[str], vary: Seque
     for path in configs:
         for values in product(*(choices for _, choices in axes)):
             pairs = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
-            run = load_config(path, [*overrides, *(f"{key}={_inline(value)}" for key, value in pairs)])
+            changed = [*overrides, *(f"{key}={_inline(value)}" for key, value in pairs)]
             suffix = "".join(f"-{key.rsplit('.', 1)[-1]}={_slug(value)}" for key, value in pairs)
-            run = load_config(path, [*overrides, *(f"{k}={_inline(v)}" for k, v in pairs), f"name={run.name}{suffix}"])
+            run = load_config(path, [*changed, f"name={load_config(path, changed).name}{suffix}"])
             if run.name in found:
                 raise ConfigError(str(path), [Problem("name", "two runs of this sweep have it", run.name)])
             found[run.name] = run
@@ -125,6 +126,4 @@ def _inline(value: Any) -> str:
 
 
 def _slug(value: Any) -> str:
-    import re
-
     return re.sub(r"[^A-Za-z0-9.+^_]+", "-", str(value)).strip("-")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from glm_scale.errors import UserError
 
-__all__ = ["JobState", "cancel", "job_details", "job_states", "minutes_of", "requeue", "run_slurm"]
+__all__ = ["JobState", "cancel", "job_details", "job_states", "minutes_of", "release", "requeue", "run_slurm"]
 
 _PATIENCE = 30.0
 _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
@@ -105,16 +105,16 @@ def cancel(job: str) -> None:
     run_slurm("scancel", job)
 
 
-def requeue(job: str, delay: float = 0.0) -> None:
-    """End a job and put it back into the queue, where it waits for `delay` seconds. It may be the one that asks.
+def requeue(job: str, *, hold: bool = False) -> None:
+    """End a job and put it back into the queue, where it may be held until it is released.
 
-    Raises UserError if SLURM refuses.
+    It may be the one that asks: SLURM then ends what asks by SIGTERM. Raises UserError if SLURM refuses.
     """
-    if delay <= 0:
-        run_slurm("scontrol", "requeue", job)
-        return
-    # Held first: otherwise it might start before it is told not to.
-    run_slurm("scontrol", "requeuehold", job)
+    run_slurm("scontrol", "requeuehold" if hold else "requeue", job)
+
+
+def release(job: str, delay: float) -> None:
+    """Let a held job start, but not before `delay` seconds from now. Raises UserError if SLURM refuses."""
     begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + delay))
     run_slurm("scontrol", "update", f"JobId={job}", f"StartTime={begin}")
     run_slurm("scontrol", "release", job)

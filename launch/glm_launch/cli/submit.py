@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -151,7 +152,5 @@ def _sorted(arguments: list[str]) -> tuple[list[Path], list[str]]:
     return paths, overrides
 
 
-def _quoted(path: Any) -> str:
-    import shlex
-
+def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
