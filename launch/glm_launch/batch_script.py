@@ -58,7 +58,7 @@ class BatchExecutor(submitit.SlurmExecutor):
         for delayed, path in zip(delayed_submissions, pickles, strict=True):
             delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
             delayed.dump(path)
-        self.parameters["map_count"] = len(pickles)
+        self.parameters |= self._of_array(len(pickles))
         first = self._submit_command(self._submitit_command_str)
         tasks = list(range(self._num_tasks()))
         jobs = [self.job_class(self.folder, f"{first.job_id}_{number}", tasks) for number in range(len(pickles))]
@@ -68,8 +68,14 @@ class BatchExecutor(submitit.SlurmExecutor):
 
     def script(self, count: int = 1) -> str:
         """What would be submitted, for one task or an array of several."""
-        parameters = self.parameters | ({"map_count": count} if count > 1 else {})
+        parameters = self.parameters | (self._of_array(count) if count > 1 else {})
         return _make_sbatch_string(command=self._submitit_command_str, folder=self.folder, **parameters) + "\n"
+
+    def _of_array(self, count: int) -> dict[str, Any]:
+        """To SLURM its tasks are jobs with ids of their own, which nobody but SLURM knows."""
+        log = "batch-%A_%a.out"
+        more = {"output": log, "error": log}
+        return {"map_count": count, "additional_parameters": self.parameters["additional_parameters"] | more}
 
 
 def executor_for(
@@ -107,12 +113,12 @@ def executor_for(
 
 
 def _more_options(cluster: Cluster) -> dict[str, Any]:
+    """An option that is false is left out: sbatch knows no such value."""
+    options = {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.sbatch}
     return {
         "output": "batch-%j.out",
         "error": "batch-%j.out",
-        "requeue": True,
-        "kill-on-invalid-dep": "yes",
-        **cluster.sbatch,
+        **{name: value for name, value in options.items() if value is not False},
     }
 
 

@@ -30,8 +30,7 @@ def files_of(folder: LaunchFolder, rank: int | None, batch: bool) -> list[Path]:
         own = batch or rank == 0
         found = [folder.supervisor_log] if own else [*folder.path.glob(f"attempt-*/rank-{rank}.log")]
     elif batch:
-        # The jobs of an array write into one folder.
-        found = [*submission.folder.glob(f"batch-{submission.job.partition('_')[0]}*.out")]
+        found = [submission.folder / f"batch-{submission.job}.out"]
     else:
         found = [*submission.folder.glob(f"{submission.job}_{rank}_log.*")]
     return sorted((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime)

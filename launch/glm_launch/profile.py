@@ -57,7 +57,8 @@ class Container(_Config):
 class Cluster(_Config):
     """Settings of a site. Options of `glm-scale submit` of the same name replace them.
 
-    `time` is a SLURM duration and becomes minutes. `sbatch`: further options of sbatch, such as {reservation: spring}.
+    `time` is a SLURM duration and becomes minutes. `sbatch`: further options of sbatch, such as {reservation: spring};
+    true for those without a value, false to leave out one that is set otherwise.
     `modules` are loaded, `environment` is exported and `setup` run, in this order, before the processes start.
     `network_interface`: what NCCL and gloo use to find one another. `python`: the interpreter on the nodes, outside of
     a container.

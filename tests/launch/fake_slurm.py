@@ -49,7 +49,7 @@ esac
 
 
 class FakeSlurm:
-    """Its commands are in `programs`, which has to come first on PATH. `watched`: a file whose presence scancel notes."""
+    """Its commands are in `programs`, which have to be first on PATH. scancel tells of $FAKE_SLURM_WATCHED."""
 
     def __init__(self, folder: Path) -> None:
         self.programs = folder / "programs"

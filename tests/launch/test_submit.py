@@ -39,7 +39,7 @@ def test_the_script_of_a_dry_run_is_the_one_that_is_submitted(slurm: FakeSlurm, 
     site = place.folder / "my site.yaml"
     site.write_text(
         "partition: gpu\naccount: mine\nmodules: [cuda/12.8]\nenvironment: {NCCL_DEBUG: it's $x}\nmemory: '0'\n"
-        "cpus_per_task: 3\nnetwork_interface: ib0\nsbatch: {exclusive: true, reservation: spring}\n"
+        "cpus_per_task: 3\nnetwork_interface: ib0\nsbatch: {exclusive: true, reservation: spring, requeue: false}\n"
     )
     before = place.files()
     asked = ("submit", "tiny.yaml", "training.micro_batch=1", "--cluster", site, "--nodes", 2, *SMALL)
@@ -53,7 +53,7 @@ def test_the_script_of_a_dry_run_is_the_one_that_is_submitted(slurm: FakeSlurm, 
         "--time=30", "--signal=USR2@77", "--dependency=afterok:7:8", "--kill-on-invalid-dep=yes", "--open-mode=append",
         "--job-name=tiny", "--exclusive", "--reservation=spring",
     }  # fmt: skip
-    assert not [option for option in options_of(script) if option.startswith(("--gpus", "--array"))]
+    assert not [option for option in options_of(script) if option.startswith(("--requeue", "--gpus", "--array"))]
     assert glm(*asked)[0] == 0
     assert slurm.script == script.removesuffix("\n")
     assert f"sbatch --chdir={place.launch().path}" in slurm.calls("sbatch")[-1]
@@ -78,6 +78,21 @@ def test_a_sweep_is_an_array_whose_tasks_know_their_runs(slurm: FakeSlurm, place
     seeds = [yaml.safe_load(place.launch(name).config.read_text())["training"]["seed"] for name in names]
     assert seeds == [1, 2, 3]
     assert glm("status")[1].count("queued (Priority)") == 3
+
+
+def test_the_log_of_the_batch_script_of_each_task_of_an_array_is_found(
+    slurm: FakeSlurm, place: Place, glm: Command
+) -> None:
+    glm("submit", "tiny.yaml", *SMALL, "--vary", "training.seed=[1, 2]")
+    submission = place.launch("tiny-seed=2").submission()
+    assert submission is not None
+    (pattern,) = [o.partition("=")[2] for o in options_of(slurm.script) if o.startswith("--output")]
+    for index in (0, 1):
+        # To SLURM each task is a job with an id of its own, and in patterns %j stands for that.
+        name = pattern.replace("%A", "101").replace("%a", str(index)).replace("%j", str(102 - index))
+        (submission.folder / name).write_text(f"task {index}\n")
+    assert glm("logs", "--batch", "runs/tiny-seed=2") == (0, "task 1\n")
+    assert glm("logs", "--batch", "runs/tiny-seed=1") == (0, "task 0\n")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +189,25 @@ def test_resume_changes_what_it_is_told_to(slurm: FakeSlurm, place: Place, glm: 
     assert options_of(slurm.script) >= {"--nodes=2", "--ntasks-per-node=2", "--partition=low", "--time=60"}
     assert not place.launch().cancelled.exists()
     assert yaml.safe_load(place.launch().config.read_text())["training"]["micro_batch"] == 1
+
+
+def test_resume_works_from_any_folder(
+    slurm: FakeSlurm, place: Place, glm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration may hold paths that are relative to where it was submitted."""
+    (place.folder / "data").symlink_to(place.data)
+    glm("submit", "tiny.yaml", *SMALL, "data.sources=[{path: data}]")
+    slurm.now("101", None)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, told = glm("resume", place.launch().run.path)
+    assert code == 0, told
+    assert f"train in {place.folder}/runs/tiny\n" in told
+    assert f"glm-scale logs -f '{place.folder}/runs/tiny'" in told.replace("'\"'\"'", "'")
+    submission = place.launch().submission()
+    assert submission is not None
+    assert (submission.job, submission.working_directory) == ("102", place.folder)
+    assert not [*(tmp_path / "elsewhere").iterdir()]
 
 
 def test_cancel_marks_the_run_before_it_ends_the_job(slurm: FakeSlurm, place: Place, glm: Command) -> None:
