@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 
 from glm_launch.cli.submit import DryRun, tell
 from glm_scale.cli.arguments import Overrides
+from glm_scale.errors import UserError
 
 
 def resume(
@@ -26,6 +28,7 @@ def resume(
     """Submit a run again that was cancelled, or has failed: from its newest checkpoint, with the code as it is now.
 
     Nodes, processes and layout may be others than before, and so may the values that do not make it another run.
+    Relative paths in the configuration are relative to where it was submitted first, wherever this is typed.
     """
     from glm_launch.checks import check_run, must_be_idle
     from glm_launch.finding import launched
@@ -36,12 +39,21 @@ def resume(
     from glm_scale.config import load_config, validate
 
     folder, before = launched(run)
+    if not before.working_directory.is_dir():
+        raise UserError(f"{before.working_directory}, where {folder.run.path} was submitted, is not there any more")
+    elsewhere = not before.working_directory.samefile(Path.cwd())
+    os.chdir(before.working_directory)
     config = load_config(folder.config, overrides or ())
+    # What is shown has to be right where this is typed.
+    shown = config.model_copy(update={"run_root": folder.run.path.parent}) if elsewhere else config
     if local or before.kind == "local":
         processes = local or before.processes
         check_run(config, processes, data_comes_later=False)
         must_be_idle(folder)
-        tell([config], [start(config, processes, retries=before.retries, retry_delay=before.retry_delay)])
+        if dry_run:
+            print(f"{config.name} would train in {folder.run.path} on {processes} processes of this machine")
+            return
+        tell([shown], [start(config, processes, retries=before.retries, retry_delay=before.retry_delay)])
         return
     asked = dict(before.options)
     site = validate(Cluster, asked.pop("cluster"), str(folder.submission_file))
@@ -56,4 +68,4 @@ def resume(
     if dry_run:
         sys.stdout.write(script_of(job))
         return
-    tell([config], submit(job))
+    tell([shown], submit(job))
