@@ -11,6 +11,7 @@ runs/NAME/launch/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -149,7 +150,7 @@ class LaunchFolder:
             raise UserError(f"{self.submission_file} is damaged: {error.errors()[0]['msg']}") from error
 
     def attempts(self) -> list[Attempt]:
-        """All attempts in order. A last line that a dying machine has torn is left out."""
+        """All attempts in order. A line that a dying machine has torn is left out."""
         found: dict[int, Attempt] = {}
         for content in self._events():
             if content.get("event") == "begin":
@@ -161,8 +162,11 @@ class LaunchFolder:
 
     def note(self, event: Beginning | End) -> None:
         """Add to the history; on the disk when it returns."""
-        with self.history.open("ab") as file:
-            file.write(event.model_dump_json().encode() + b"\n")
+        with self.history.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * torn + event.model_dump_json().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -183,6 +187,6 @@ class LaunchFolder:
     def _events(self) -> Iterator[dict[str, Any]]:
         if not self.history.exists():
             return
-        for line in self.history.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
+        for line in self.history.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError):
                 yield json.loads(line)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from glm_launch.after import begin
 from glm_launch.batch_script import JobOptions, executor_for
 from glm_launch.following import last_lines
 from glm_launch.profile import Cluster, Container, load_cluster
@@ -38,6 +39,10 @@ def test_the_history_survives_a_torn_line(launch: LaunchFolder) -> None:
     with launch.history.open("ab") as file:
         file.write(b'{"event":"end","attempt":2,"ti')
     assert [(attempt.beginning, attempt.end) for attempt in launch.attempts()] == [(first, end), (second, None)]
+    third = Beginning(attempt=3, time=5, job="7", nodes="n3", step=20)
+    launch.note(third)
+    assert [attempt.beginning for attempt in launch.attempts()] == [first, second, third]
+    assert begin(launch, "7", "n4") == 4
 
 
 def test_reports_come_in_the_order_of_time(launch: LaunchFolder) -> None:
