@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from glm_launch.checks import is_active
@@ -36,21 +36,26 @@ def files_of(folder: LaunchFolder, rank: int | None, batch: bool) -> list[Path]:
     return sorted((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime)
 
 
-def last_lines(path: Path, count: int) -> list[str]:
-    with path.open(errors="replace") as file:
-        return list(deque(file, count))
+def last_lines(path: Path, count: int) -> tuple[str, int]:
+    """The end of a file, and how far it was read, in bytes."""
+    with path.open("rb") as file:
+        lines = deque(file, count)
+        return b"".join(lines).decode(errors="replace"), file.tell()
 
 
-def follow_files(folder: LaunchFolder, files: Callable[[], list[Path]], shown: Sequence[Path]) -> None:
-    """Print what is added to any of the files, until nobody works on the run any more."""
-    places = {path: path.stat().st_size for path in shown}
-    asked, active = time.monotonic(), True
+def follow_files(folder: LaunchFolder, files: Callable[[], list[Path]], shown: Mapping[Path, int]) -> None:
+    """Print what is added to any of the files, until nobody works on the run any more.
+
+    shown: how many bytes of them were shown before.
+    """
+    places = dict(shown)
+    asked, active = time.monotonic(), _works(folder)
     while True:
         for path in files():
             places[path] = _print_from(path, places.get(path, 0))
         if not active:
             return
-        if time.monotonic() - asked > _ASK or not _works(folder):
+        if time.monotonic() - asked >= _pause(folder):
             asked, active = time.monotonic(), _works(folder)
         time.sleep(_POLL)
 
@@ -66,6 +71,12 @@ def _print_from(path: Path, place: int) -> int:
         sys.stdout.write(text.decode(errors="replace"))
         sys.stdout.flush()
     return size
+
+
+def _pause(folder: LaunchFolder) -> float:
+    """Seconds between questions whether somebody works on the run. What is here is asked for nothing."""
+    submission = folder.submission()
+    return _ASK if submission is not None and submission.kind == "slurm" else 0.0
 
 
 def _works(folder: LaunchFolder) -> bool:

@@ -163,5 +163,5 @@ def test_a_snapshot_runs_by_itself_and_knows_its_version(tmp_path: Path) -> None
 def test_last_lines(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("".join(f"{number}\n" for number in range(100)))
-    assert last_lines(path, 3) == ["97\n", "98\n", "99\n"]
-    assert last_lines(path, 0) == []
+    assert last_lines(path, 3) == ("97\n98\n99\n", 290)
+    assert last_lines(path, 0) == ("", 290)

@@ -29,8 +29,10 @@ def logs(
     found = files_of(folder, rank, batch)
     if not found and not follow:
         raise UserError(f"{run} has no such log yet; -f waits for it")
+    shown = {path: path.stat().st_size for path in found[:-1]}
     for path in found[-1:]:
-        print("".join(last_lines(path, lines)), end="", flush=True)
+        text, shown[path] = last_lines(path, lines)
+        print(text, end="", flush=True)
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
-            follow_files(folder, lambda: files_of(folder, rank, batch), found)
+            follow_files(folder, lambda: files_of(folder, rank, batch), shown)
