@@ -87,7 +87,10 @@ def _word(
         return launch.run.status() if launch.run.exists() else "not started"
     if submission.kind == "local":
         return _running(launch, attempts) if is_held(launch.supervisor_lock) else _ended(launch, attempts)
-    state = None if jobs is None else jobs.get(submission.job)
+    if jobs is None:
+        over = attempts and attempts[-1].end and attempts[-1].end.decided != "restart"
+        return _ended(launch, attempts) if over or launch.cancelled.exists() else "unknown"
+    state = jobs.get(submission.job)
     if state is None or state.is_over:
         return _ended(launch, attempts, state)
     if state.word == "PENDING":
@@ -111,9 +114,10 @@ def _running(launch: LaunchFolder, attempts: list[Attempt]) -> str:
 
 def _ended(launch: LaunchFolder, attempts: list[Attempt], state: JobState | None = None) -> str:
     """Of a run on which nobody works, nor will."""
-    if launch.cancelled.exists() or (state is not None and state.word == "CANCELLED"):
-        return "cancelled"
     end = attempts[-1].end if attempts else None
+    by_slurm = (state is not None and state.word == "CANCELLED") or (end is not None and end.kind == "cancelled")
+    if launch.cancelled.exists() or by_slurm:
+        return "cancelled"
     if end is None:
         return "lost: " + (f"SLURM says {state.word}" if state else "nobody works on it any more")
     if end.decided == "restart":
