@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -68,11 +69,7 @@ def submit(job: CommandJob) -> str:
 
 def _must_exist(arguments: tuple[str, ...]) -> None:
     """A mistyped command must not wait in a queue to be found out."""
-    words = [word for word in arguments[:2] if not word.startswith("-")]
-    for count in range(len(words), 0, -1):
-        asked = subprocess.run(
-            [sys.executable, "-m", "glm_launch.cli.app", *words[:count], "--help"], capture_output=True, text=True
-        )
-        if asked.returncode == 0:
-            return
-    raise UserError(f"glm-scale has no command {' '.join(words)!r}; see glm-scale --help")
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments[:2]))
+    asked = [sys.executable, "-m", "glm_launch.cli.app", *words, "--help"]
+    if not words or subprocess.run(asked, capture_output=True).returncode:
+        raise UserError(f"glm-scale has no command {' '.join(words)!r}; see glm-scale --help")
