@@ -45,6 +45,7 @@ def start(config: RunConfig, processes: int, *, retries: int, retry_delay: float
         working_directory=Path.cwd(), submitted=time.time(), retries=retries, retry_delay=retry_delay,
     )  # fmt: skip
     folder.write_submission(submission)
+    before = len(folder.attempts())
     with folder.supervisor_log.open("ab") as log:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "glm_launch.local", str(folder.run.path)],
@@ -58,7 +59,7 @@ def start(config: RunConfig, processes: int, *, retries: int, retry_delay: float
     folder.write_submission(submission)
     deadline = time.monotonic() + _START
     while not is_held(folder.supervisor_lock):
-        if supervisor.poll() is not None and not folder.attempts():
+        if supervisor.poll() is not None and len(folder.attempts()) == before:
             raise UserError(f"the supervisor of {folder.run.path} ended at once; why is in {folder.supervisor_log}")
         if supervisor.poll() is not None or time.monotonic() > deadline:
             break
