@@ -137,7 +137,9 @@ def _uninterrupted() -> Iterator[list[int]]:
 
     Blocking them would not do: other threads take what one has blocked.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is ignored, as SIGHUP under nohup, stays so.
+    all_numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in all_numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,20 @@ def test_cancel_marks_the_run_before_it_ends_the_job(slurm: FakeSlurm, place: Pl
     assert slurm.calls()[-2:] == ["scancel 101", "scancel saw cancelled"]
     assert glm("cancel", "runs")[1].endswith(": nothing works on it\n")
     assert glm("cancel", "nowhere")[0] == 2
+
+
+def test_a_terminal_that_closes_takes_back_no_job_that_was_submitted_under_nohup(
+    slurm: FakeSlurm, place: Place, glm: Command
+) -> None:
+    sbatch = slurm.programs / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("touch", f"kill -HUP {os.getpid()}; touch"))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert glm("submit", "tiny.yaml", *SMALL)[0] == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not slurm.calls("scancel")
 
 
 def test_a_job_that_cannot_be_written_down_is_cancelled(
