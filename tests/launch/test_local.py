@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from glm_launch.records import LaunchFolder
+from glm_launch import status
+from glm_launch.records import Beginning, End, LaunchFolder, Submission
 from glm_launch.status import RunState, states_of
 from glm_scale.locking import is_held
 from tests.launch.conftest import Command, Place
@@ -72,8 +73,9 @@ def wait_until(launch: LaunchFolder, true: Callable[[RunState], object]) -> RunS
 
 
 def ended(launch: LaunchFolder) -> RunState:
-    """The state of a run when its supervisor has gone."""
-    return wait_until(launch, lambda run: not is_held(launch.supervisor_lock))
+    """The state of a run when its supervisor has gone, told after it has."""
+    wait_until(launch, lambda run: not is_held(launch.supervisor_lock))
+    return wait_until(launch, lambda run: True)
 
 
 def test_a_run_trains_on_two_processes_to_its_end(slow: Path, place: Place, glm: Command) -> None:
@@ -127,3 +129,22 @@ def test_a_cancelled_run_saves_and_is_resumed(slow: Path, place: Place, glm: Com
     assert (found.state, found.step) == ("finished", STEPS)
     assert launch.attempts()[1].beginning.step == saved.checkpoint
     assert not launch.cancelled.exists()
+
+
+def test_a_run_that_ends_while_it_is_asked_about_is_not_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor notes the end of the last attempt, and is gone, at the worst moment."""
+    launch = place.launch()
+    launch.run.create()
+    launch.path.mkdir()
+    launch.write_submission(
+        Submission(kind="local", job="1", host="here", folder=launch.path, working_directory=place.folder, submitted=0)
+    )
+    launch.note(Beginning(attempt=1, time=0, job="1", nodes="here", step=0))
+
+    def ends(path: Path) -> bool:
+        launch.note(End(attempt=1, time=1, kind="finished", cause="finished", step=6, decided="done"))
+        return False
+
+    monkeypatch.setattr(status, "is_held", ends)
+    (found,), _ = states_of([launch.run])
+    assert found.state == "finished"
