@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -69,7 +70,7 @@ def must_be_idle(folder: LaunchFolder) -> None:
         what = f"job {submission.job}" if submission.kind == "slurm" else f"process {submission.job}"
         raise UserError(
             f"{folder.run.path} belongs to {what} already, on {submission.host}; wait for it, or end it with: "
-            f"glm-scale cancel {folder.run.path}"
+            f"glm-scale cancel {shlex.quote(str(folder.run.path))}"
         )
     if folder.run.is_locked():
         raise UserError(f"a process is training in {folder.run.path}; wait for it, or stop it first")

@@ -55,12 +55,14 @@ def states_of(runs: Sequence[RunDirectory]) -> tuple[list[RunState], str]:
 
 
 def _state(launch: LaunchFolder, submission: Submission | None, jobs: dict[str, JobState] | None) -> RunState:
+    # Asked first: who is gone by now has written down everything that is read below.
+    supervised = submission is not None and submission.kind == "local" and is_held(launch.supervisor_lock)
     run, attempts = launch.run, launch.attempts() if submission else []
     last = _last_measurement(run.metrics)
     steps = _steps(launch)
     step, rate = int(last.get("step", 0)), last.get("tokens_per_second")
     saved = max(run.saved_steps(), default=None)
-    word = _word(launch, submission, attempts, jobs)
+    word = _word(launch, submission, attempts, jobs, supervised)
     left = None
     if steps is not None and rate and word.startswith("running"):
         left = (steps - step) * last["tokens"] / max(step, 1) / rate
@@ -81,12 +83,16 @@ def _state(launch: LaunchFolder, submission: Submission | None, jobs: dict[str, 
 
 
 def _word(
-    launch: LaunchFolder, submission: Submission | None, attempts: list[Attempt], jobs: dict[str, JobState] | None
+    launch: LaunchFolder,
+    submission: Submission | None,
+    attempts: list[Attempt],
+    jobs: dict[str, JobState] | None,
+    supervised: bool,
 ) -> str:
     if submission is None:
         return launch.run.status() if launch.run.exists() else "not started"
     if submission.kind == "local":
-        return _running(launch, attempts) if is_held(launch.supervisor_lock) else _ended(launch, attempts)
+        return _running(launch, attempts) if supervised else _ended(launch, attempts)
     if jobs is None:
         over = attempts and attempts[-1].end and attempts[-1].end.decided != "restart"
         return _ended(launch, attempts) if over or launch.cancelled.exists() else "unknown"
@@ -116,7 +122,8 @@ def _ended(launch: LaunchFolder, attempts: list[Attempt], state: JobState | None
     """Of a run on which nobody works, nor will."""
     end = attempts[-1].end if attempts else None
     by_slurm = (state is not None and state.word == "CANCELLED") or (end is not None and end.kind == "cancelled")
-    if launch.cancelled.exists() or by_slurm:
+    # One that came to its end all the same has finished.
+    if (end is None or end.kind != "finished") and (launch.cancelled.exists() or by_slurm):
         return "cancelled"
     if end is None:
         return "lost: " + (f"SLURM says {state.word}" if state else "nobody works on it any more")

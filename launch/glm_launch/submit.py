@@ -76,6 +76,8 @@ def submit(job: Job) -> list[Submission]:
     snapshot_code(job.code)
     (job.folder / RUNS).write_text("".join(f"{launch.run.path}\n" for launch in job.launches))
     _ask_whether_it_can_run(job)
+    for launch in job.launches:
+        launch.cancelled.unlink(missing_ok=True)  # before: the job may start at once, and look for it
     with _uninterrupted() as interrupted:
         ids = sent(job.executor(), [TrainTask(launch.run.path) for launch in job.launches])
         try:
@@ -113,7 +115,6 @@ def sent(executor: BatchExecutor, tasks: Sequence[Callable[[], Any]]) -> list[st
 
 
 def _note(job: Job, launch: LaunchFolder, number: str) -> Submission:
-    launch.cancelled.unlink(missing_ok=True)
     submission = Submission(
         kind="slurm",
         job=number,

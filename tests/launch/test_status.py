@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from glm_launch import following
+from glm_launch import following, status
 from glm_launch.following import files_of, follow_files
-from glm_launch.records import Beginning, End, EndKind, LaunchFolder
+from glm_launch.records import Beginning, End, EndKind, LaunchFolder, Submission
+from glm_launch.status import states_of
 from glm_scale.locking import FileLock
 from glm_scale.runs import RunDirectory
 from tests.launch.conftest import Command, Place
@@ -261,3 +262,22 @@ def test_a_local_run_is_active_as_long_as_its_supervisor(place: Place, glm: Comm
         assert "belongs to process 1 already, on elsewhere" in glm("submit", "tiny.yaml", "--local", 2)[1]
         code, told = glm("cancel", "runs/tiny")
         assert (code, "run this command there" in told) == (2, True)
+
+
+def test_a_run_that_ends_while_it_is_asked_about_is_not_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor notes the end of the last attempt, and is gone, at the worst moment."""
+    launch = place.launch()
+    launch.run.create()
+    launch.path.mkdir()
+    launch.write_submission(
+        Submission(kind="local", job="1", host="here", folder=launch.path, working_directory=place.folder, submitted=0)
+    )
+    launch.note(Beginning(attempt=1, time=0, job="1", nodes="here", step=0))
+
+    def ends(path: Path) -> bool:
+        launch.note(End(attempt=1, time=1, kind="finished", cause="finished", step=6, decided="done"))
+        return False
+
+    monkeypatch.setattr(status, "is_held", ends)
+    (found,), _ = states_of([launch.run])
+    assert found.state == "finished"

@@ -14,6 +14,7 @@ from glm_scale.model import LanguageModel
 from glm_scale.runs import RunDirectory
 from glm_scale.tracking import read_metrics
 from glm_scale.training import session
+from glm_scale.training.checkpoint.saver import SAVE_SECONDS
 from glm_scale.training.counters import Counters
 from glm_scale.training.loop import DivergenceError
 from glm_scale.training.session import train
@@ -131,7 +132,8 @@ def test_a_run_killed_after_it_went_back_goes_on_as_if_nothing_had_happened(
     whole, torn = run_of(tree, "whole"), run_of(tree, "torn")
     assert curve(torn) == curve(whole)
     assert events(torn) == events(whole) == [(CHECKPOINT, "rolled_back")]
-    assert {**state(torn), "random": None} == {**state(whole), "random": None}
+    # Neither random numbers nor how long a save took are the same in every process.
+    assert {**state(torn), "random": None, SAVE_SECONDS: 0} == {**state(whole), "random": None, SAVE_SECONDS: 0}
 
 
 def test_a_run_that_does_not_get_further_ends(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
