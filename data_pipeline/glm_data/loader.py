@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 import numpy as np
 import torch
@@ -168,6 +169,9 @@ def _context() -> multiprocessing.context.BaseContext:
 def _blocked_signals() -> Iterator[None]:
     """Processes that are started meanwhile have these signals blocked, the server that forks workers included."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # Starting it lets some of them through again, which must not happen before the server is there.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:

@@ -68,6 +68,9 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._request)  # type: ignore[assignment]
         except ValueError:
             self._previous.clear()
+        else:
+            # Whoever started this process may have left them blocked.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._number = self._number or next(iter(self._earlier), 0)
         return self
 

@@ -51,8 +51,10 @@ def test_ctrl_c_leaves_no_half_submitted_job(
     environment = {**os.environ, "PATH": f"{fake}:{os.environ['PATH']}", "FAKE": str(fake)}
     # In a session of its own, which gets the signal as a whole, as from a terminal.
     process = subprocess.Popen(
-        command, env=environment, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True
-    )
+        command, env=environment, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True,
+        # Where the tests run in the background it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (fake / "begun").exists():
         assert process.poll() is None
