@@ -81,8 +81,10 @@ def test_a_run_that_loses_a_rank_is_cancelled_and_resumed(place: Place, launch: 
     assert told.splitlines()[0].endswith(f"on this machine: 2 processes train in {launch.run.path}")
     # A rank dies.
     wait_until(launch, lambda run: run.state == "running" and run.checkpoint)
-    (victim,) = with_environment({"TEST_SLOW": os.environ["TEST_SLOW"], "RANK": "1"})
-    os.kill(victim.pid, signal.SIGKILL)
+    # What a rank starts has its environment.
+    found = {process.pid: process for process in with_environment({"TEST_SLOW": os.environ["TEST_SLOW"], "RANK": "1"})}
+    (victim,) = (pid for pid, process in found.items() if process.parent not in found)
+    os.kill(victim, signal.SIGKILL)
     running = wait_until(launch, lambda run: run.state == "running" and run.restarts)
     assert running.restarts == ("rank 1 killed by SIGKILL (memory of the machine?)",)
     assert launch.attempts()[1].beginning.step >= 5
