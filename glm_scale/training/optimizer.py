@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,9 @@ from glm_scale.training.config import OptimizerConfig
 
 __all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer", "parameter_groups"]
 
+_VECTOR = 8
+"""Elements of the widest load, 16 bytes of bf16."""
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices, which decay, and everything else, which does not.
@@ -22,9 +26,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     No decay for vectors (norm gains, biases, decay rates: shrinking them changes what a layer computes rather than
     how smooth it is), nor for embedding tables: a row gets a gradient only when its token occurs, but decay at every
     step, so rare tokens would be pulled to zero. A table tied to the output head counts as an embedding.
+
+    DeepSpeed lays the parameters of a group one behind the other. In this order each begins at a multiple of the
+    largest power of two in its size, up to 16 bytes of bf16: kernels read them in vectors, and code that was compiled
+    for one layer takes for granted that those of the others are aligned as its own are.
     """
     tables = {id(module.weight) for module in model.modules() if is_token_embedding(module)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters.sort(key=lambda parameter: -math.gcd(parameter.numel(), _VECTOR))
     decays = [parameter.ndim >= 2 and id(parameter) not in tables for parameter in parameters]
     groups = (
         ([p for p, decay in zip(parameters, decays, strict=True) if decay], weight_decay),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -188,7 +189,11 @@ def _last_readers(pattern: Lifetime, length: int) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _slot_count(pattern: Pattern, length: int) -> int:
-    return int(pattern.slots(length).max()) + 1 if length else 0
+    if length == 0:
+        return 0
+    # Compilers ask as well, while tensors have no values for them. That is so in their thread alone.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: int(pattern.slots(length).max()) + 1).result()
 
 
 @lru_cache(maxsize=32)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
 from glm_kernels.patterns import Lattice, Lifetime, Offsets, PatternError, parse_pattern
 
@@ -196,3 +197,16 @@ def test_tables_are_numbers_whatever_the_default_device_is():
     with torch.device("meta"):
         assert pattern.slot_count(50) == pattern.rows_in_slots(50).numel()
         assert pattern.read_counts(50).sum() > 0
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first", "again"])
+def test_compilers_are_told_how_many_slots_there_are(known: bool) -> None:
+    """To them tensors have shapes and no values, and those of others are a mistake."""
+    length = 4096 if known else 4097
+    pattern = parse_pattern("lattice:4^k+2*k")
+    assert isinstance(pattern, Lifetime)
+    if known:
+        pattern.last_readers(length)
+    with FakeTensorMode():
+        told = pattern.slot_count(length)
+    assert told == 1 + int(pattern.slots(length).max())

@@ -1,5 +1,6 @@
 """One step of the engine, in every combination of precision and ZeRO stage that is offered."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from glm_scale.model import LanguageModel, ModelConfig
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine, Limits, StepResult
@@ -119,6 +121,21 @@ def test_follows_plain_torch_on_the_whole_batch(layout: tuple[str, int], tmp_pat
     assert [result.loss for result in results] == pytest.approx([loss for loss, _ in expected], abs=tolerance)
     assert [result.grad_norm for result in results] == pytest.approx([norm for _, norm in expected], abs=3 * tolerance)
     assert expected[0][1] > 0.5, "the test must clip"
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_every_weight_begins_where_it_can_be_read_in_vectors(stage: int, tmp_path: Path) -> None:
+    """Else code compiled for one layer reads another layer's weights at addresses that the GPU refuses."""
+    config = ModelConfig(vocab_size=50, layers=2, width=24, heads=3, mixers=("lattice:2^k", "ssm"), conv_width=4)
+    engine = make_engine("bf16", stage, tmp_path, LanguageModel(config))
+    weights = dict(engine.model.named_parameters())
+    assert {weight.numel() % 8 for weight in weights.values()} >= {0, 3}
+    misplaced = [
+        name
+        for name, weight in weights.items()
+        if weight.data_ptr() % (weight.element_size() * math.gcd(weight.numel(), 8))
+    ]
+    assert misplaced == []
 
 
 @pytest.mark.parametrize("limits", [None, LIMITS], ids=["without limits", "with limits"])

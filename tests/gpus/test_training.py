@@ -1,0 +1,147 @@
+"""`glm-scale train` on GPUs: one device's losses in every layout of two, over NCCL, and exact resume."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_run import tiny_config, tiny_data, write_config
+
+LENGTH, STEPS = 256, 6
+GPUS = torch.cuda.device_count()
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="needs a CUDA device"), pytest.mark.timeout(600)]
+two = pytest.mark.skipif(GPUS < 2, reason="needs two CUDA devices")
+
+LAYOUTS = [
+    ("lattice:2^k", "parallel.sequence=2", "training.zero_stage=1"),
+    ("lattice:2^k", "parallel.tensor=2", "training.zero_stage=2"),
+    ("lattice:k^2+1", "parallel.sequence=2", "training.zero_stage=3"),
+    ("window:64", "parallel.sequence=2", "parallel.strategy=a2a"),
+    ("offsets:2^k", "parallel.sequence=2", "training.zero_stage=0"),
+    ("dense", "parallel.tensor=2", "parallel.shard_activations=true"),
+    ("local:16 > lattice:2^k", "parallel.sequence=2", "training.activation_checkpointing=true"),
+    ("ssm", "parallel.sequence=2", "training.zero_stage=2"),
+    ("ssm", "parallel.tensor=2", "parallel.shard_activations=true"),
+    ("mamba2", "parallel.sequence=2", "training.zero_stage=1"),
+    ("attention", "parallel.sequence=2", "training.zero_stage=0"),
+    ("attention", "parallel.data=2", "training.zero_stage=3"),
+    ("lattice:2^k", "parallel.data=2", "training.compile=true"),
+]
+BF16 = [
+    ("lattice:2^k", "parallel.sequence=2", "training.zero_stage=1"),
+    ("lattice:k^2+1", "parallel.tensor=2", "parallel.shard_activations=true"),
+    ("ssm", "parallel.data=2", "training.compile=true"),
+    ("attention", "parallel.data=2", "training.zero_stage=3"),
+]
+# One model of layers of every kind.
+EVERY_MIXER = [
+    "attention", "local:16", "ssm", "mamba2", "window:64", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k",
+    "offsets:k^2+1", "local:16 > lattice:2^k",
+]  # fmt: skip
+
+
+class Runs:
+    """Runs of one small configuration."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder = folder / "runs"
+        config = tiny_config(
+            data, folder, tokens=STEPS * 4 * LENGTH, batch_tokens=4 * LENGTH, device="cuda", deterministic=True
+        )
+        # At the rate of the tiny model rounding grows tenfold in every step of this one.
+        config["training"]["optimizer"]["learning_rate"] = 1e-3
+        config["model"] |= {"width": 256, "heads": 4, "mlp_width": 512}
+        config["data"]["sequence_length"] = LENGTH
+        self.config = str(write_config(folder / "small.yaml", config))
+        self.alone = cache(self._alone)
+
+    def glm(self, *arguments: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "glm_scale.cli.app", *arguments]
+        environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def train(self, name: str, mixers: list[str], *options: str, code: int = 0) -> list[float]:
+        """The losses of all steps so far."""
+        self.glm("train", self.config, f"name={name}", f"model.mixers={json.dumps(mixers)}", *options, code=code)
+        records = map(json.loads, (self.folder / name / "metrics.jsonl").read_text().splitlines())
+        return [record["loss"] for record in records if record["kind"] == "train"]
+
+    def _alone(self, mixer: str, precision: str) -> list[float]:
+        name = re.sub(r"\W+", "-", f"alone {precision} {mixer}")
+        return self.train(name, [mixer], f"training.precision={precision}")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("gpus"), tiny_data(tmp_path_factory))
+
+
+@two
+@pytest.mark.parametrize("setup", LAYOUTS, ids=" ".join)
+def test_two_gpus_have_the_loss_curve_of_one(runs: Runs, setup: tuple[str, ...]) -> None:
+    mixer, *options = setup
+    losses = runs.train(f"two-{LAYOUTS.index(setup)}", [mixer], *options)
+    assert losses == pytest.approx(runs.alone(mixer, "fp32"), rel=1e-5)
+
+
+@two
+@pytest.mark.parametrize("setup", BF16, ids=" ".join)
+def test_two_gpus_have_the_loss_curve_of_one_in_bfloat16(runs: Runs, setup: tuple[str, ...]) -> None:
+    mixer, *options = setup
+    losses = runs.train(f"bf16-{BF16.index(setup)}", [mixer], "training.precision=bf16", *options)
+    assert losses == pytest.approx(runs.alone(mixer, "bf16"), rel=2e-3)
+
+
+def test_compiled_layers_have_the_losses_of_eager_ones(runs: Runs) -> None:
+    """Vectors of three heads would put the weights of other layers at odd addresses."""
+    options = ["training.precision=bf16", "model.width=192", "model.heads=3", "model.layers=4"]
+    eager, compiled = (
+        runs.train(f"compile-{value}", ["lattice:2^k", "ssm"], f"training.compile={value}", *options)
+        for value in ("false", "true")
+    )
+    assert compiled == pytest.approx(eager, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("training.precision=fp32",),
+        ("training.precision=bf16",),
+        pytest.param(("parallel.sequence=2", "training.precision=bf16"), marks=two),
+        pytest.param(("parallel.data=2", "training.zero_stage=3"), marks=two),
+    ],
+    ids=" ".join,
+)
+def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(runs: Runs, layout: tuple[str, ...]) -> None:
+    name = re.sub(r"\W+", "-", "-".join(layout))
+    whole = runs.train(f"whole-{name}", EVERY_MIXER, f"model.layers={len(EVERY_MIXER)}", *layout)
+    for code, options in ((85, ["training.time_limit_minutes=0.0001"]), (0, [])):
+        losses = runs.train(
+            f"stopped-{name}", EVERY_MIXER, f"model.layers={len(EVERY_MIXER)}", *layout, *options, code=code
+        )
+        assert len(losses) == (STEPS if code == 0 else 1)
+    assert losses == whole
+    told = runs.glm("checkpoint", "diff", str(runs.folder / f"whole-{name}"), str(runs.folder / f"stopped-{name}"))
+    assert "tensors: the same, bit for bit" in told
+
+
+@two
+def test_a_run_goes_on_in_another_layout(runs: Runs) -> None:
+    layouts = ("parallel.sequence=2", "parallel.tensor=2", "training.zero_stage=0")
+    for index, layout in enumerate(layouts):
+        last = layout == layouts[-1]
+        limit = [] if last else ["training.time_limit_minutes=0.0001"]
+        losses = runs.train("moving", ["lattice:2^k"], layout, *limit, code=0 if last else 85)
+        assert len(losses) == (STEPS if last else index + 1)
+    assert losses == pytest.approx(runs.alone("lattice:2^k", "fp32"), rel=1e-5)
+    assert "nats per token" in runs.glm("evaluate", str(runs.folder / "moving"))
+    assert runs.glm("generate", str(runs.folder / "moving"), "--prompt", "abc", "--tokens", "8")
