@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from glm_launch import local, slurm
 from glm_launch.checks import is_active
-from glm_launch.records import LaunchFolder
+from glm_launch.records import LaunchFolder, Submission
+from glm_scale.errors import UserError
 
 __all__ = ["cancel_run"]
 
@@ -19,6 +20,14 @@ def cancel_run(folder: LaunchFolder) -> str:
         return "nothing works on it"
     # First: whoever sees the job end decides by this whether it was meant to.
     folder.cancel()
+    try:
+        return _end(folder, submission)
+    except UserError:
+        folder.cancelled.unlink(missing_ok=True)  # it goes on, and must be started again if need be
+        raise
+
+
+def _end(folder: LaunchFolder, submission: Submission) -> str:
     if submission.kind == "local":
         local.stop(folder, submission)
         return f"process {submission.job} was asked to save and end"

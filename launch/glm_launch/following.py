@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import time
 from collections import deque
@@ -67,9 +68,12 @@ def _print_from(path: Path, place: int) -> int:
     if size > place:
         with path.open("rb") as file:
             file.seek(place)
-            text = file.read(size - place)
-        sys.stdout.write(text.decode(errors="replace"))
+            added = file.read(size - place)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        sys.stdout.write(decoder.decode(added))
         sys.stdout.flush()
+        half_a_character, _ = decoder.getstate()
+        return place + len(added) - len(half_a_character)
     return size
 
 

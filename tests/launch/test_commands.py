@@ -123,3 +123,11 @@ def test_a_job_slurm_would_not_run_is_told_in_its_words(slurm: FakeSlurm, place:
     assert "Requested node configuration is not available" in said
     assert slurm.submitted == 0
     assert [Path(word).name for word in slurm.calls("sbatch")[-1].split()][-1] == "submission-test.sh"
+
+
+def test_a_run_that_slurm_will_not_cancel_is_not_taken_for_cancelled(slurm: FakeSlurm, place: Place) -> None:
+    assert call("submit", "tiny.yaml", *SMALL).exit_code == 0
+    slurm.now("101", "RUNNING", "None", "node1")
+    slurm.program("scancel", "echo 'scancel: error: Access/permission denied' >&2; exit 1")
+    assert "permission denied" in refusal("cancel", "runs/tiny")
+    assert not place.launch().cancelled.exists()

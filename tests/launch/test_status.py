@@ -211,6 +211,16 @@ def test_following_shows_a_log_that_begins_later(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out == "all of it\n"
 
 
+def test_following_waits_for_the_rest_of_a_character(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log"
+    log.write_bytes("naïve".encode()[:3])
+    place = following._print_from(log, 0)
+    assert capsys.readouterr().out == "na"
+    log.write_bytes("naïve".encode())
+    assert following._print_from(log, place) == 6
+    assert capsys.readouterr().out == "ïve"
+
+
 def test_following_does_not_ask_slurm_all_the_time(
     slurm: FakeSlurm, launch: LaunchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
