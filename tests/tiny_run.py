@@ -1,6 +1,10 @@
 """A small data set and the configuration of a run that trains on it in a second."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +63,17 @@ def tiny_config(data: Path, folder: Path, **training: Any) -> dict[str, Any]:
 def write_config(path: Path, config: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def glm_scale(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`glm-scale ARGUMENTS` in a process of its own."""
+    command = [sys.executable, "-m", "glm_scale.cli.app", *arguments]
+    # As from a shell: nothing says that a launcher is at work.
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+
+
+def losses(run: Path) -> list[float]:
+    """Of every training step so far."""
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record["loss"] for record in records if record["kind"] == "train"]

@@ -18,12 +18,14 @@ def cancel_run(folder: LaunchFolder) -> str:
     submission = folder.submission()
     if submission is None or not is_active(folder, submission):
         return "nothing works on it"
+    before = folder.cancelled.exists()
     # First: whoever sees the job end decides by this whether it was meant to.
     folder.cancel()
     try:
         return _end(folder, submission)
     except UserError:
-        folder.cancelled.unlink(missing_ok=True)  # it goes on, and must be started again if need be
+        if not before:
+            folder.cancelled.unlink(missing_ok=True)  # it goes on, and must be started again if need be
         raise
 
 

@@ -1,26 +1,10 @@
 """`glm-scale train` on several processes of one machine, started by one command."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import tiny_config, write_config
-
-
-def glm_scale(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "glm_scale.cli.app", *arguments]
-    # As from a shell: nothing says that a launcher is at work.
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-
-
-def losses(run: Path) -> list[float]:
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [record["loss"] for record in records if record["kind"] == "train"]
+from tests.tiny_run import glm_scale, losses, tiny_config, write_config
 
 
 def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -> None:

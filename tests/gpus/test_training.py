@@ -1,17 +1,14 @@
 """`glm-scale train` on GPUs: one device's losses in every layout of two, over NCCL, and exact resume."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.tiny_run import tiny_config, tiny_data, write_config
+from tests.tiny_run import glm_scale, losses, tiny_config, tiny_data, write_config
 
 LENGTH, STEPS = 256, 6
 GPUS = torch.cuda.device_count()
@@ -63,17 +60,14 @@ class Runs:
         self.alone = cache(self._alone)
 
     def glm(self, *arguments: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "glm_scale.cli.app", *arguments]
-        environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
-        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        done = glm_scale(*arguments)
+        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def train(self, name: str, mixers: list[str], *options: str, code: int = 0) -> list[float]:
         """The losses of all steps so far."""
         self.glm("train", self.config, f"name={name}", f"model.mixers={json.dumps(mixers)}", *options, code=code)
-        records = map(json.loads, (self.folder / name / "metrics.jsonl").read_text().splitlines())
-        return [record["loss"] for record in records if record["kind"] == "train"]
+        return losses(self.folder / name)
 
     def _alone(self, mixer: str, precision: str) -> list[float]:
         name = re.sub(r"\W+", "-", f"alone {precision} {mixer}")
@@ -86,19 +80,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @two
-@pytest.mark.parametrize("setup", LAYOUTS, ids=" ".join)
+@pytest.mark.parametrize(
+    "setup", [("fp32", *setup) for setup in LAYOUTS] + [("bf16", *setup) for setup in BF16], ids=" ".join
+)
 def test_two_gpus_have_the_loss_curve_of_one(runs: Runs, setup: tuple[str, ...]) -> None:
-    mixer, *options = setup
-    losses = runs.train(f"two-{LAYOUTS.index(setup)}", [mixer], *options)
-    assert losses == pytest.approx(runs.alone(mixer, "fp32"), rel=1e-5)
-
-
-@two
-@pytest.mark.parametrize("setup", BF16, ids=" ".join)
-def test_two_gpus_have_the_loss_curve_of_one_in_bfloat16(runs: Runs, setup: tuple[str, ...]) -> None:
-    mixer, *options = setup
-    losses = runs.train(f"bf16-{BF16.index(setup)}", [mixer], "training.precision=bf16", *options)
-    assert losses == pytest.approx(runs.alone(mixer, "bf16"), rel=2e-3)
+    precision, mixer, *options = setup
+    name = re.sub(r"\W+", "-", " ".join(setup))
+    found = runs.train(name, [mixer], f"training.precision={precision}", *options)
+    assert found == pytest.approx(runs.alone(mixer, precision), rel=1e-5 if precision == "fp32" else 2e-3)
 
 
 def test_compiled_layers_have_the_losses_of_eager_ones(runs: Runs) -> None:
@@ -125,11 +114,11 @@ def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(runs: Runs, lay
     name = re.sub(r"\W+", "-", "-".join(layout))
     whole = runs.train(f"whole-{name}", EVERY_MIXER, f"model.layers={len(EVERY_MIXER)}", *layout)
     for code, options in ((85, ["training.time_limit_minutes=0.0001"]), (0, [])):
-        losses = runs.train(
+        found = runs.train(
             f"stopped-{name}", EVERY_MIXER, f"model.layers={len(EVERY_MIXER)}", *layout, *options, code=code
         )
-        assert len(losses) == (STEPS if code == 0 else 1)
-    assert losses == whole
+        assert len(found) == (STEPS if code == 0 else 1)
+    assert found == whole
     told = runs.glm("checkpoint", "diff", str(runs.folder / f"whole-{name}"), str(runs.folder / f"stopped-{name}"))
     assert "tensors: the same, bit for bit" in told
 
@@ -140,8 +129,8 @@ def test_a_run_goes_on_in_another_layout(runs: Runs) -> None:
     for index, layout in enumerate(layouts):
         last = layout == layouts[-1]
         limit = [] if last else ["training.time_limit_minutes=0.0001"]
-        losses = runs.train("moving", ["lattice:2^k"], layout, *limit, code=0 if last else 85)
-        assert len(losses) == (STEPS if last else index + 1)
-    assert losses == pytest.approx(runs.alone("lattice:2^k", "fp32"), rel=1e-5)
+        found = runs.train("moving", ["lattice:2^k"], layout, *limit, code=0 if last else 85)
+        assert len(found) == (STEPS if last else index + 1)
+    assert found == pytest.approx(runs.alone("lattice:2^k", "fp32"), rel=1e-5)
     assert "nats per token" in runs.glm("evaluate", str(runs.folder / "moving"))
     assert runs.glm("generate", str(runs.folder / "moving"), "--prompt", "abc", "--tokens", "8")

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from glm_launch.cli.app import app
 from glm_scale.errors import UserError
@@ -125,9 +124,15 @@ def test_a_job_slurm_would_not_run_is_told_in_its_words(slurm: FakeSlurm, place:
     assert [Path(word).name for word in slurm.calls("sbatch")[-1].split()][-1] == "submission-test.sh"
 
 
-def test_a_run_that_slurm_will_not_cancel_is_not_taken_for_cancelled(slurm: FakeSlurm, place: Place) -> None:
+@pytest.mark.parametrize("cancelled_before", [False, True])
+def test_a_run_that_slurm_will_not_cancel_is_not_taken_for_cancelled(
+    slurm: FakeSlurm, place: Place, cancelled_before: bool
+) -> None:
     assert call("submit", "tiny.yaml", *SMALL).exit_code == 0
     slurm.now("101", "RUNNING", "None", "node1")
+    if cancelled_before:
+        assert call("cancel", "runs/tiny").exit_code == 0
+        slurm.now("101", "RUNNING", "None", "node1")
     slurm.program("scancel", "echo 'scancel: error: Access/permission denied' >&2; exit 1")
     assert "permission denied" in refusal("cancel", "runs/tiny")
-    assert not place.launch().cancelled.exists()
+    assert place.launch().cancelled.exists() == cancelled_before
