@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.commands import Commands
+from tests.forking import ForkServer
 from tests.parallel.processes import Pool
 
 # On a busy machine the time of a single example says nothing.
@@ -26,3 +28,17 @@ def processes():
     pool = Pool(4)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """Forks ranks and commands; it has done the imports."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def command(fork_server, tmp_path):
+    """`glm-scale`, as a process in surroundings of the test's choice."""
+    return Commands(fork_server, tmp_path)

@@ -54,7 +54,7 @@ app.add_typer(_bench, name="bench", rich_help_panel="Prepare")
 def main() -> None:
     """Run the command line; exit code 2 for what the user can mend, 130 for Ctrl-C."""
     try:
-        app()
+        app(prog_name="glm-scale")
     except Exception as error:
         if not _is_for_the_user(error):
             raise

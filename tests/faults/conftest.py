@@ -3,7 +3,6 @@ from random import randrange
 
 import pytest
 
-from tests.faults.forking import ForkServer
 from tests.faults.report import Report
 from tests.faults.runs import Runs
 from tests.tiny_run import tiny_data
@@ -12,10 +11,8 @@ _REPORT = Report()
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    server = ForkServer()
-    yield Runs(server, tiny_data(tmp_path_factory), tmp_path_factory.mktemp("trials"))
-    server.close()
+def runs(fork_server, tmp_path_factory):
+    return Runs(fork_server, tiny_data(tmp_path_factory), tmp_path_factory.mktemp("trials"))
 
 
 @pytest.fixture(scope="session")

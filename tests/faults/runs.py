@@ -10,9 +10,9 @@ from pathlib import Path
 
 from glm_scale.training.checkpoint.layout import places
 from glm_scale.training.checkpoint.reading import Checkpoint, DamagedError, UnfinishedError
-from tests.faults.forking import ForkServer, Processes
 from tests.faults.notes import Notes
 from tests.faults.rank import Faults, run
+from tests.forking import ForkServer, Processes
 from tests.parallel.sessions import losses, weights
 from tests.tiny_run import LENGTH, tiny_config
 

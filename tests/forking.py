@@ -1,10 +1,12 @@
-"""A server that has done all imports and forks the ranks of a run: they start in milliseconds, as fresh as any process.
+"""A server that has done all imports and forks processes: ranks of a run, or commands. They start in milliseconds, as
+fresh as any process.
 
 It has made no process group and started no thread, so a child finds what a process finds that has just been started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -24,7 +26,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_IMPORTS = ("deepspeed", "megatron.core.parallel_state", "glm_scale.training.session", "tests.faults.rank")
+_IMPORTS = (
+    "deepspeed",
+    "megatron.core.parallel_state",
+    "glm_data",
+    "glm_launch.cli.app",
+    "glm_scale.training.session",
+    "tests.commands",
+    "tests.faults.rank",
+)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -34,7 +44,7 @@ class ForkServer:
     def __init__(self) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forking", str(theirs.fileno())],
+            [sys.executable, "-m", "tests.forking", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         )
@@ -165,8 +175,9 @@ def _run(work: Callable[..., int], arguments: tuple[Any, ...]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         os._exit(code)
 
 
