@@ -14,8 +14,9 @@ from glm_kernels.triton_backend.lifetime_launches import Launch, configuration
 from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 
 LARGEST_SLOTS = 32
-"""Patterns with more live rows than this carry too much for one program: with 64 it was slower on an H100 than a chain
-of programs (window:64, B4 T8192), and its results were wrong."""
+"""Patterns with more live rows than this carry too much for one program: its maps no longer fit into registers. With 64
+slots it took 25.7 ms forward where a chain of programs takes 0.4 (window:64, B4 T8192, 16 heads of 128, bf16), with 128
+slots 176 ms (H200, Triton 3.6). The results are as exact as with fewer (fp32 and bf16, widths of 64 and 128)."""
 
 
 @lru_cache(maxsize=256)
