@@ -11,7 +11,6 @@ help:  ## what can be made
 
 $(VENV)/.installed: pyproject.toml constraints.txt docker/install.sh
 	@PYTHON=$(PYTHON) docker/install.sh $(VENV)
-	@touch $@
 
 setup: $(VENV)/.installed  ## create .venv with everything in it
 

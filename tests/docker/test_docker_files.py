@@ -215,19 +215,3 @@ class TestCaches:
         (tmp_path / "elsewhere").mkdir(mode=0o700)
         own.symlink_to(tmp_path / "elsewhere")
         assert not self.started(tmp_path)["TRITON_CACHE_DIR"].startswith(f"{own}/")
-
-
-@pytest.mark.parametrize(("extras", "expected"), [(None, ".[dev]"), ("", "."), ("dev,fla", ".[dev,fla]")])
-def test_the_install_script_takes_extras(extras: str | None, expected: str, tmp_path: Path) -> None:
-    """With a pip that only says what it was asked."""
-    python = tmp_path / "venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nfor word; do last=$word; done\necho "asked for: $last"\n')
-    python.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name != "EXTRAS"} | {"PYTHON": sys.executable}
-    if extras is not None:
-        environment["EXTRAS"] = extras
-    done = subprocess.run(
-        [ROOT / "docker/install.sh", tmp_path / "venv"], env=environment, check=True, capture_output=True, text=True
-    )
-    assert done.stdout.splitlines()[-1] == f"asked for: {expected}"
