@@ -44,7 +44,6 @@ def test_streamed_pieces_join_to_the_text_and_never_show_half_a_character(text, 
     stream = TextStream(CODEC, [CODEC.bos, *CODEC.encode(prompt)])
     pieces = [stream.push(token) for token in CODEC.encode(text)] + [stream.flush()]
     assert "".join(pieces) == text
-    assert "\ufffd" in text or "\ufffd" not in "".join(pieces)
 
 
 def test_characters_appear_as_soon_as_they_are_whole():

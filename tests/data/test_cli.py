@@ -31,10 +31,8 @@ def test_build_and_show(tmp_path: Path) -> None:
     assert f"{index.splits['train'].tokens:,}" in shown
     assert "50 records" in shown
     assert "every file matches" in shown
-    assert (
-        f"{documents(50)[0][:10]}" in invoke("show", tmp_path / "set", "--sample", 0)
-        or index.splits["train"].documents < 50
-    )
+    sample = invoke("show", tmp_path / "set", "--sample", 0)
+    assert any(text[:10] in sample for text in documents(50))
 
 
 def test_one_document_is_printed_as_it_was(tmp_path: Path) -> None:

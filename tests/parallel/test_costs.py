@@ -56,6 +56,7 @@ def test_bytes_are_those_that_ranks_send(spelling, ranks, batch, length, heads, 
 
         return simulate(ranks, work)
 
+    assert mixer.sequence_strategies
     for strategy in mixer.sequence_strategies:
         spread = Spread(ranks, batch, length, heads, head_dim, dtype.itemsize)
         traffic = mixer.stages[0].traffic(strategy, spread)
