@@ -3,8 +3,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 TESTS ?= tests
+# As another processor computes.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=AVX2
+NUMERIC := tests/kernels tests/mixers tests/layers tests/model tests/parallel tests/training
 
-.PHONY: help setup quickstart test test-slurm soak lint bench clean
+.PHONY: help setup quickstart test test-numerics test-slurm soak lint bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -25,6 +28,13 @@ lint: setup
 
 test: lint  ## lint, type check and tests
 	$(BIN)/python -m pytest $(TESTS)
+	$(AVX2) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m 'numeric and not soak' $(TESTS) || [ $$? = 5 ]  # 5: none of them
+
+test-numerics: setup  ## tests of numbers as six kinds of machines compute them (half an hour on 2 cores)
+	@for processor in '' ATEN_CPU_CAPABILITY=default '$(AVX2)'; do for threads in 1 2; do \
+		echo "OMP_NUM_THREADS=$$threads $$processor"; \
+		env OMP_NUM_THREADS=$$threads $$processor $(BIN)/python -m pytest -q $(NUMERIC) || exit 1; \
+	done; done
 
 test-slurm: setup  ## tests on a private SLURM; as root it is installed if missing
 	@tests/slurm/run.sh $(BIN)/python

@@ -5,6 +5,9 @@ import os
 # The tests' tensors are small: a second thread costs more than it brings, most of all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -13,13 +16,22 @@ from tests.commands import Commands
 from tests.forking import ForkServer
 from tests.parallel.processes import Pool
 
-# On a busy machine the time of a single example says nothing.
-settings.register_profile("patient", deadline=None)
+# On a busy machine the time of a single example says nothing. Examples are the same every time, and everywhere.
+settings.register_profile("patient", deadline=None, derandomize="TEST_SEED" not in os.environ)
 settings.load_profile("patient")
 
 if not torch.cuda.is_available():
     # Without a GPU Triton's kernels run in its interpreter. It reads this when a kernel is defined.
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """The same random numbers every time, in any order of tests. TEST_SEED: others, to see that bounds are no luck."""
+    seed = int(os.environ.get("TEST_SEED", "0"))
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,13 @@ import pytest
 import yaml
 
 from glm_data import BuildConfig, build
+from tests.tolerances import loss_curve
 
 VOCABULARY = 300
 LENGTH = 32
+SAME_LOSSES = loss_curve(2 * (4 * LENGTH + 2 * 6 * 32), steps=6)
+"""How far apart, relatively, losses of the tiny run may be that differ in the order of sums alone: over the tokens of a
+batch, and in the products of two layers, forward and backward."""
 
 
 def tiny_data(factory: pytest.TempPathFactory) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import glm_scale, losses, tiny_config, write_config
+from tests.tiny_run import SAME_LOSSES, glm_scale, losses, tiny_config, write_config
 
 
 def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -
     assert "4 × cpu (data 1 × sequence 2 × tensor 2)" in several.stdout
     assert several.stdout.count("validation loss") == 2  # told once, not by every rank
     runs = tmp_path / "runs"
-    assert losses(runs / "several") == pytest.approx(losses(runs / "alone"), rel=1e-5)
+    assert losses(runs / "several") == pytest.approx(losses(runs / "alone"), rel=SAME_LOSSES)
     again = glm_scale(*command)
     assert again.returncode == 2
     assert again.stderr.startswith(f"error: {runs}/several holds a run already")

@@ -1,5 +1,5 @@
 import os
-from random import randrange
+from random import SystemRandom
 
 import pytest
 
@@ -24,7 +24,7 @@ def report():
 @pytest.fixture(scope="session")
 def soak_seed():
     """FAULTS_SEED, or another one every time."""
-    return os.environ.get("FAULTS_SEED") or str(randrange(10**9))
+    return os.environ.get("FAULTS_SEED") or str(SystemRandom().randrange(10**9))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -7,6 +7,7 @@ import pytest
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.faults.rank import Faults
 from tests.faults.runs import LAYOUTS, SETUPS, STEPS, Setup, rows_by_step
+from tests.tiny_run import SAME_LOSSES
 
 
 def every_change(items):
@@ -62,7 +63,7 @@ def check(runs, setups):
     wrong = [
         f"step {step}: {found} instead of {due} ({' → '.join(map(str, setups[max(0, step - 2) : step]))})"
         for step, (found, due) in enumerate(zip(tiny.losses(), alone.losses, strict=True), 1)
-        if found != pytest.approx(due, rel=1e-5)
+        if found != pytest.approx(due, rel=SAME_LOSSES)
     ]
     assert not wrong, "\n".join(wrong)
-    assert tiny.losses("validation") == pytest.approx(alone.validation, rel=1e-5)
+    assert tiny.losses("validation") == pytest.approx(alone.validation, rel=SAME_LOSSES)

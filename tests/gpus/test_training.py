@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from tests.tiny_run import glm_scale, losses, tiny_config, tiny_data, write_config
+from tests.tolerances import loss_curve, unit
 
 LENGTH, STEPS = 256, 6
+# Over the tokens of a batch, and in the products of two layers of up to 512 terms, forward and backward. In bf16 the
+# roundings of a thousand tokens average out.
+SAME = {"fp32": loss_curve(2 * (4 * LENGTH + 2 * 6 * 512), STEPS), "bf16": unit(torch.bfloat16) / 2}
 GPUS = torch.cuda.device_count()
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="needs a CUDA device"), pytest.mark.timeout(600)]
@@ -87,7 +91,7 @@ def test_two_gpus_have_the_loss_curve_of_one(runs: Runs, setup: tuple[str, ...])
     precision, mixer, *options = setup
     name = re.sub(r"\W+", "-", " ".join(setup))
     found = runs.train(name, [mixer], f"training.precision={precision}", *options)
-    assert found == pytest.approx(runs.alone(mixer, precision), rel=1e-5 if precision == "fp32" else 2e-3)
+    assert found == pytest.approx(runs.alone(mixer, precision), rel=SAME[precision])
 
 
 def test_compiled_layers_have_the_losses_of_eager_ones(runs: Runs) -> None:
@@ -97,7 +101,7 @@ def test_compiled_layers_have_the_losses_of_eager_ones(runs: Runs) -> None:
         runs.train(f"compile-{value}", ["lattice:2^k", "ssm"], f"training.compile={value}", *options)
         for value in ("false", "true")
     )
-    assert compiled == pytest.approx(eager, rel=2e-3)
+    assert compiled == pytest.approx(eager, rel=SAME["bf16"])
 
 
 @pytest.mark.parametrize(
@@ -131,6 +135,6 @@ def test_a_run_goes_on_in_another_layout(runs: Runs) -> None:
         limit = [] if last else ["training.time_limit_minutes=0.0001"]
         found = runs.train("moving", ["lattice:2^k"], layout, *limit, code=0 if last else 85)
         assert len(found) == (STEPS if last else index + 1)
-    assert found == pytest.approx(runs.alone("lattice:2^k", "fp32"), rel=1e-5)
+    assert found == pytest.approx(runs.alone("lattice:2^k", "fp32"), rel=SAME["fp32"])
     assert "nats per token" in runs.glm("evaluate", str(runs.folder / "moving"))
     assert runs.glm("generate", str(runs.folder / "moving"), "--prompt", "abc", "--tokens", "8")

@@ -136,7 +136,7 @@ def make(case: Case, seed: int, device: str) -> Operands:
     if case.operator == "ssm":
         gate = -gate.abs() / 4
     dy = torch.randn_like(v)
-    packing, carried = _documents(case, device)
+    packing, carried = _documents(case, random.Random(seed), device)
     state, positions = _state(case, carried, device)
     rounded = [_laid_out(x.to(case.dtype), case.strided) for x in (q, k, v, gate, dy)]
     return Operands([x.requires_grad_() for x in rounded[:4]], state, positions, packing, rounded[4])
@@ -173,7 +173,7 @@ def _laid_out(x: Tensor, strided: bool) -> Tensor:
     return buffer[:, 3 : 3 + length].detach()
 
 
-def _documents(case: Case, device: str) -> tuple[dict[str, Tensor], int]:
+def _documents(case: Case, draw: random.Random, device: str) -> tuple[dict[str, Tensor], int]:
     """Documents of 1 to 300 tokens, and how many of them carry a state."""
     if case.packing == "rows":
         return {}, case.batch
@@ -183,7 +183,7 @@ def _documents(case: Case, device: str) -> tuple[dict[str, Tensor], int]:
         bounds = [0]
         while bounds[-1] < case.length:
             row[bounds[-1] :] = bounds[-1]
-            bounds.append(min(case.length, bounds[-1] + random.randint(1, 300)))
+            bounds.append(min(case.length, bounds[-1] + draw.randint(1, 300)))
     if case.packing == "document_starts":
         return {"document_starts": starts.to(device)}, case.batch
     return {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32, device=device)}, len(bounds) - 1

@@ -52,8 +52,3 @@ def values_and_gradients(outputs: list[Tensor], inputs: list[Tensor], seed: int 
     loss = sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in outputs)
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     return [*outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True))]
-
-
-def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
-    assert [x.shape for x in a] == [x.shape for x in b]
-    return max((float((x - y).detach().abs().max()) for x, y in zip(a, b, strict=True) if x.numel()), default=0.0)

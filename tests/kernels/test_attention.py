@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from glm_kernels import attention
-from tests.kernels.operands import largest_difference, leaves, packed_starts, values_and_gradients
+from tests.kernels.operands import leaves, packed_starts, values_and_gradients
+from tests.tolerances import assert_pass_close, rounding
+
+pytestmark = pytest.mark.numeric
 
 
 def by_definition(q, k, v, window, starts):
@@ -22,7 +25,7 @@ def test_equals_the_definition(length, window, cuts):
     starts = packed_starts(2, length, cuts)
     expected = values_and_gradients([by_definition(*inputs, window, starts)], inputs)
     found = values_and_gradients([attention(*inputs, window=window, document_starts=starts)], inputs)
-    assert largest_difference(expected, found) < 1e-10
+    assert_pass_close(found, expected, rounding(torch.float64, 2 * length))
 
 
 def test_a_window_needs_a_row():

@@ -9,6 +9,7 @@ from glm_kernels import RecurrenceState, parse_pattern, recurrence
 from glm_kernels.calls import RecurrenceCall
 from glm_kernels.triton_backend import chained_lifetime
 from tests.kernels.operands import packed_bounds, packed_starts, random_state
+from tests.tolerances import pass_errors, rounding
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,10 +43,12 @@ def relative_errors(inputs, spelling, state=None, **packing):
     y, lse, residual = chained_lifetime.outputs(call)
     found = [y, *chained_lifetime.gradients(call, y, grad, lse, residual)]
     assert all(x.shape == right.shape for x, right in zip(found, expected, strict=True))
-    return [
-        float((x.double() - right).norm() / right.norm().clamp(min=1e-3))
-        for x, right in zip(found, expected, strict=True)
-    ]
+    return pass_errors(found, expected)
+
+
+def same(length):
+    """What rounding does in float32: sums over rows and over 20 products, in chains of rows, forward and backward."""
+    return rounding(torch.float32, 4 * (length + 20))
 
 
 @pytest.fixture
@@ -78,12 +81,13 @@ def test_float32_equals_the_reference(spelling, packing, continued, short_chunks
         made = random_state(parse_pattern(spelling), [17, 40, 0][: 3 if packing == "cu_seqlens" else batch], 1, 12, 20)
         live = (x.detach().float().to(DEVICE) for x in made[:2])
         state = RecurrenceState(*live, made.position.to(DEVICE))
-    assert max(relative_errors(operands(batch, length, 1, 12, 20, torch.float32), spelling, state, **given)) < 1e-5
+    errors = relative_errors(operands(batch, length, 1, 12, 20, torch.float32), spelling, state, **given)
+    assert max(errors) <= same(length)
 
 
 @pytest.mark.parametrize("length", [1, 16, 33])
 def test_lengths_of_few_chunks(length, short_chunks):
-    assert max(relative_errors(operands(1, length, 2, 16, 16, torch.float32), "lattice:k^2+1")) < 1e-5
+    assert max(relative_errors(operands(1, length, 2, 16, 16, torch.float32), "lattice:k^2+1")) <= same(length)
 
 
 @pytest.mark.parametrize("spelling", ["lattice:k^2+1", "window:90"])
@@ -91,14 +95,14 @@ def test_gradients_pass_through_several_runs(spelling, short_chunks, monkeypatch
     """With sums that are carried through a whole run, and rows that outlive more than one."""
     monkeypatch.setattr(chained_lifetime, "_SHORTEST_RUN", 4)
     monkeypatch.setattr(chained_lifetime, "_LONGEST_RUN", 4)
-    assert max(relative_errors(operands(2, 170, 1, 16, 16, torch.float32), spelling)) < 1e-5
+    assert max(relative_errors(operands(2, 170, 1, 16, 16, torch.float32), spelling)) <= same(170)
 
 
 def test_more_documents_than_can_carry_anything(short_chunks):
     """What they carry is then told apart by the rows at which they start."""
     bounds = torch.tensor([0, 1, 2, 3, 50, 50, 53, 100], dtype=torch.int32, device=DEVICE)
     errors = relative_errors(operands(1, 100, 1, 16, 16, torch.float32), "lattice:k^2+1", cu_seqlens=bounds)
-    assert max(errors) < 1e-5
+    assert max(errors) <= same(100)
 
 
 def test_windows_of_one_chunk_carry_nothing(short_chunks):
@@ -126,6 +130,7 @@ def test_what_the_kernels_cannot_serve_is_said():
 def test_every_dtype_on_a_gpu(spelling, widths, dtype):
     starts = packed_starts(2, 1000, 5).to(DEVICE)
     y_error, *errors = relative_errors(operands(2, 1000, 2, *widths, dtype), spelling, document_starts=starts)
+    # As measured on GPUs: what is rounded to a short dtype loses at most the last digit of bf16.
     assert y_error < (1e-5 if dtype == torch.float32 else 3.3e-3)
     assert max(errors) < (1e-4 if dtype == torch.float32 else 3.3e-3)
 

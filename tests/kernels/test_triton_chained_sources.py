@@ -7,6 +7,7 @@ from glm_kernels import RecurrenceState, parse_pattern, reference
 from glm_kernels.calls import RecurrenceCall
 from glm_kernels.triton_backend import chained_sources
 from tests.kernels.operands import packed_bounds, packed_starts, random_state
+from tests.tolerances import pass_errors, rounding
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -40,9 +41,12 @@ def relative_errors(spelling, inputs, state=None, cu_seqlens=None, document_star
     )
     leaves = precise if past is None else [*precise, past.k, past.y]
     expected = [y.detach(), *torch.autograd.grad(y, leaves, upstream(found[0]).double())]
-    return [
-        float((a.double() - b).norm() / b.norm().clamp(min=1e-3)) for a, b in zip(found, expected, strict=True)
-    ]  # fmt: skip
+    return pass_errors(found, expected)
+
+
+def same(length):
+    """What rounding does in float32: sums over rows and over 20 products, in chains of rows, forward and backward."""
+    return rounding(torch.float32, 4 * (length + 20))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_float32_equals_the_reference(spelling, packing):
         "document_starts": {"document_starts": packed_starts(batch, length, 2).to(DEVICE)},
         "cu_seqlens": {"cu_seqlens": packed_bounds(length, 2).to(DEVICE)},
     }[packing]
-    assert max(relative_errors(spelling, operands(batch, length, 1, 12, 20), **given)) < 1e-5
+    assert max(relative_errors(spelling, operands(batch, length, 1, 12, 20), **given)) <= same(101)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +88,13 @@ def test_continues_an_initial_state(spelling, packing, positions):
         "cu_seqlens": {"cu_seqlens": bounds},
     }[packing]
     shape = (1, 61) if packing == "cu_seqlens" else (2, 40)
-    assert max(relative_errors(spelling, operands(*shape, 1, 12, 20), state, **given)) < 1e-5
+    assert max(relative_errors(spelling, operands(*shape, 1, 12, 20), state, **given)) <= same(101)
 
 
 @pytest.mark.parametrize(("length", "heads"), [(1, 1), (15, 2), (16, 1), (64, 1)])
 def test_lengths_of_few_chunks(length, heads):
     for spelling in ("dense", "offsets:2^k"):
-        assert max(relative_errors(spelling, operands(1, length, heads, 16, 16))) < 1e-5
+        assert max(relative_errors(spelling, operands(1, length, heads, 16, 16))) <= same(length)
 
 
 @pytest.mark.gpu
@@ -101,6 +105,7 @@ def test_lengths_of_few_chunks(length, heads):
 def test_every_dtype_on_a_gpu(spelling, widths, dtype):
     packing = {"document_starts": packed_starts(2, 1000, 3).to(DEVICE)}
     errors = relative_errors(spelling, operands(2, 1000, 2, *widths, dtype), **packing)
+    # As measured on GPUs: what is rounded to a short dtype loses at most its last digit.
     assert max(errors) < {torch.bfloat16: 3.3e-3, torch.float16: 5e-4, torch.float32: 1e-5}[dtype]
 
 

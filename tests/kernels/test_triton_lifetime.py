@@ -5,6 +5,7 @@ import torch
 
 from glm_kernels import RecurrenceState, parse_pattern, recurrence
 from tests.kernels.operands import live_slots, packed_bounds, packed_starts, random_state
+from tests.tolerances import pass_errors, rounding
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -34,8 +35,7 @@ def relative_errors(inputs, pattern, state, packing, backend="triton"):
     precise = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)
     expected = outcome("reference", [exact(x) for x in inputs], pattern, precise, packing)
     found = outcome(backend, inputs, pattern, state, packing)
-    pairs = [(a.detach().double(), b.detach()) for a, b in zip(found, expected, strict=True)]
-    return [float((a - b).norm() / b.norm().clamp(min=1e-3)) for a, b in pairs]
+    return pass_errors(found, expected, outputs=3)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_float32_equals_the_reference(spelling, packing, continued, short_segmen
         k, y = (x.detach().float().to(DEVICE).requires_grad_() for x in made[:2])
         state = RecurrenceState(k, y, made.position.to(DEVICE))
     errors = relative_errors(operands(batch, length, 1, 12, 20, torch.float32), pattern, state, given)
-    assert max(errors) < 1e-5
+    assert max(errors) <= rounding(torch.float32, 4 * (length + 20))
 
 
 @pytest.mark.parametrize("length", [1, 15, 16])
 def test_lengths_shorter_than_a_segment(length, short_segments):
     errors = relative_errors(operands(1, length, 1, 16, 16, torch.float32), parse_pattern("lattice:2^k"), None, {})
-    assert max(errors) < 1e-5
+    assert max(errors) <= rounding(torch.float32, 4 * (length + 20))
 
 
 @pytest.mark.gpu
@@ -82,6 +82,6 @@ def test_errors_on_a_gpu_are_at_most_twice_those_of_torch(spelling, widths, dtyp
     pattern = parse_pattern(spelling)
     packing = {"document_starts": packed_starts(2, 1000, 5).to(DEVICE)}
     inputs = operands(2, 1000, 2, *widths, dtype)
-    rounding = relative_errors(inputs, pattern, None, packing, backend="torch")
+    of_torch = relative_errors(inputs, pattern, None, packing, backend="torch")
     errors = relative_errors(inputs, pattern, None, packing)
-    assert all(a <= 2 * b + 2e-6 for a, b in zip(errors, rounding, strict=True))
+    assert all(a <= 2 * b + rounding(torch.float32, 20) for a, b in zip(errors, of_torch, strict=True))

@@ -9,6 +9,7 @@ from glm_kernels.documents import documents_of
 from glm_kernels.torch_backend import ssm as torch_ssm
 from glm_kernels.triton_backend import ssm
 from tests.kernels.operands import packed_bounds, packed_starts
+from tests.tolerances import assert_pass_close, pass_errors, rounding
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCALE = 0.3
@@ -54,8 +55,15 @@ def relative_errors(inputs, packing=None, with_final=True):
     found = [y, final, *ssm.gradients(call, grad, final_grad)]
     judged = expected(inputs, packing, final_grad, grad)
     assert all(a is None or a.shape == b.shape for a, b in zip(found, judged, strict=True))
-    pairs = [(a.double(), b) for a, b in zip(found, judged, strict=True) if a is not None]
-    return [float((a - b).norm() / b.norm().clamp(min=1e-3)) for a, b in pairs]
+    pairs = [(a, b) for a, b in zip(found, judged, strict=True) if a is not None]
+    return pass_errors(*zip(*pairs, strict=True), outputs=2)
+
+
+def same(log_decay):
+    """What rounding does in float32: sums over rows and over 20 products, forward and backward. Decays are differences
+    of running sums of logarithms over up to 64 rows, whose size becomes the relative error of what they weigh."""
+    size = log_decay.abs().sum(1).max() * min(1, 64 / log_decay.shape[1])
+    return (1 + float(size)) * rounding(torch.float32, 4 * (log_decay.shape[1] + 20))
 
 
 @pytest.fixture
@@ -75,12 +83,13 @@ def test_float32_equals_the_reference(packing, continued, short_segments):
     }[packing]
     carried = (4 if packing == "cu_seqlens" else batch) if continued else 0
     inputs = operands(batch, length, 1 if packing == "none" else 2, 12, 20, torch.float32, carried)
-    assert max(relative_errors(inputs, given, with_final=continued)) < 1e-5
+    assert max(relative_errors(inputs, given, with_final=continued)) <= same(inputs[3])
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 65])
 def test_lengths_shorter_than_a_segment(length):
-    assert max(relative_errors(operands(1, length, 1, 16, 16, torch.float32, 1))) < 1e-5
+    inputs = operands(1, length, 1, 16, 16, torch.float32, 1)
+    assert max(relative_errors(inputs)) <= same(inputs[3])
 
 
 def test_only_the_final_state_is_differentiated(short_segments):
@@ -92,7 +101,7 @@ def test_only_the_final_state_is_differentiated(short_segments):
     expected = torch.autograd.grad((final * final_grad.double()).sum(), leaves)
     dq, *found = ssm.gradients(call, None, final_grad)
     assert not dq.any()
-    assert all((x.double() - y).norm() < 1e-5 * y.norm() for x, y in zip(found, expected, strict=True))
+    assert_pass_close(found, expected, same(a), outputs=0)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -122,7 +131,7 @@ def test_shards_linked_by_their_summaries_equal_the_whole(kernel, packed, short_
         second.q, grad[:, 48:].contiguous(), second.log_decay, SCALE, second.document_starts
     )
     found += kernel.gradients(first, grad[:, :48].contiguous(), adjoint * goes_on)
-    assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(found, expected, strict=True))
+    assert_pass_close(found, expected, same(a), outputs=2)
 
 
 @pytest.mark.gpu
@@ -132,5 +141,6 @@ def test_shards_linked_by_their_summaries_equal_the_whole(kernel, packed, short_
 def test_every_dtype_on_a_gpu(widths, dtype):
     packing = {"document_starts": packed_starts(2, 1000, 5).to(DEVICE)}
     y_error, _, *gradient_errors = relative_errors(operands(2, 1000, 2, *widths, dtype, 2), packing)
+    # As measured on GPUs: what is rounded to a short dtype loses at most its last digit.
     assert y_error < (1e-5 if dtype == torch.float32 else 3.3e-3)
     assert max(gradient_errors) < (1e-5 if dtype == torch.float32 else 3.3e-3)

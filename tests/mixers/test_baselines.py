@@ -11,10 +11,15 @@ from glm_kernels import fla
 from glm_scale.layers.rotary import Rotary
 from glm_scale.mixers import MixerDims, MixerError, fla_baselines, parse_mixer
 from glm_scale.sequence import Sequence
+from tests.tolerances import assert_close, error, norm, rounding, unit
+
+pytestmark = pytest.mark.numeric
 
 DIMS = MixerDims(width=12, heads=2, head_dim=8, state_dim=64, rotary=Rotary(8, 50.0), norm_eps=1e-5)
 NAMES = ["gla", "gated_deltanet", "log_linear"]
 LENGTH = 40
+OPERATIONS = LENGTH + 4 * 16 + 64
+"""Of an output: a sum over rows, and of scores, projections and a state."""
 
 
 def by_rows(row, empty):
@@ -87,7 +92,7 @@ def test_decoding_equals_training(name, played):
     for piece in x.split([17, 1, 1, 21], 1):
         y, cache = mixer.prefill(piece, cache)
         parts.append(y)
-    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-4, atol=1e-4)
+    assert_close(torch.cat(parts, 1), expected, rounding(torch.float32, OPERATIONS))
     assert sum(leaf.nbytes for leaf in tree_leaves(cache)) == 2 * mixer.cache_bytes(LENGTH)
 
 
@@ -99,14 +104,16 @@ def test_documents_do_not_see_one_another(name, played):
     for row, bounds in enumerate([[0, 9, 10, 40], [0, 23, 40]]):
         for begin, end in itertools.pairwise(bounds):
             alone, _ = mixer.prefill(x[row : row + 1, begin:end], mixer.empty_cache(1))
-            torch.testing.assert_close(packed[row : row + 1, begin:end], alone, rtol=1e-4, atol=1e-4)
+            assert_close(packed[row : row + 1, begin:end], alone, rounding(torch.float32, OPERATIONS), norm(packed))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_learns(name, played):
     mixer, x = build(name), torch.randn(2, LENGTH, 12)
     mixer(x, sequence()).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mixer.parameters())
+    assert all(p.grad is not None for p in mixer.parameters())
+    nothing = rounding(torch.float32, 2 * OPERATIONS) * norm(*(p.grad for p in mixer.parameters()))
+    assert all(norm(p.grad) > nothing for p in mixer.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,4 +163,5 @@ def test_operators_equal_their_definitions_on_a_gpu(name):
     operands = [q, k, v, gate, *rest[name]]
     expected = definition(*(x.double() for x in operands), scale=64**-0.5)[0].to("cuda")
     found = fla.operator(name)(*(x.bfloat16() for x in operands), scale=64**-0.5)[0]
-    assert (found.double() - expected).norm() < 2e-2 * expected.norm()
+    # Four inputs, scores, states and outputs are rounded to nearest, some of them more than once.
+    assert error(found, expected) < 10 * unit(torch.bfloat16) / 2

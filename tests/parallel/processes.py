@@ -78,7 +78,7 @@ class Pool:
 
 
 def _serve(pipe: Connection) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Newer torch renames collectives, which DeepSpeed, and torch of the oldest version that we take, know by old names.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     while True:

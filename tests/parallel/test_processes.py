@@ -12,7 +12,10 @@ from glm_scale.parallel.recurrence import ShardedRecurrence
 from glm_scale.parallel.simulator import simulate
 from glm_scale.parallel.ssm import sharded_ssm
 from tests.parallel.test_sharded_attention import alone as attention_alone
-from tests.parallel.test_sharded_recurrence import alone, documents, largest_relative, operands, results
+from tests.parallel.test_sharded_recurrence import alone, documents, operands, results, same
+from tests.tolerances import assert_pass_close
+
+pytestmark = pytest.mark.numeric
 
 
 def one_shard(ranks, spelling, strategy, packed, size):
@@ -79,7 +82,9 @@ def test_processes_equal_the_whole_rows(processes, spelling, strategy, size, pac
         expected = results(y, leaves, grad)
     else:
         expected = alone(inputs, starts, spelling)
-    assert largest_relative([x.double() for x in found], expected) < 1e-5
+    # An SSM's decays are differences of running sums of logarithms, whose size becomes the error of what they weigh.
+    decays = 1 + float(inputs[3].abs().sum(1).max()) / 8 if spelling == "ssm" else 1
+    assert_pass_close(found, expected, decays * same(size * 24, torch.float32))
     # And what the simulator computes, bit for bit.
     simulated = simulate(size, lambda rank: one_shard(rank, spelling, strategy, packed, size))
     assert all(torch.equal(x, torch.cat(y, 1)) for x, y in zip(found, zip(*simulated, strict=True), strict=True))

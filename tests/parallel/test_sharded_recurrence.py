@@ -7,6 +7,9 @@ from glm_kernels import parse_pattern, recurrence
 from glm_scale.parallel.reach import spans_read
 from glm_scale.parallel.recurrence import ShardedRecurrence
 from glm_scale.parallel.simulator import simulate
+from tests.tolerances import assert_pass_close, rounding
+
+pytestmark = pytest.mark.numeric
 
 LIFETIMES = ["lattice:2^k", "lattice:k^2+1", "window:5", "window:60", "lattice:3^k", "window:1"]
 
@@ -52,8 +55,9 @@ def alone(inputs, starts, spelling):
     return results(y, leaves, grad)
 
 
-def largest_relative(found, expected):
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+def same(length, dtype=torch.float64):
+    """What rounding does to y and its gradients: sums over rows, in chains of rows, forward and backward."""
+    return rounding(dtype, 4 * (length + 6))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -70,7 +74,7 @@ def test_shards_equal_the_whole_rows(spelling, strategy, ranks, length, packed):
     inputs = operands(2, ranks * length, heads)
     starts = documents(2, ranks * length, ranks) if packed else None
     found = over_ranks(inputs, starts, spelling, ranks, strategy)
-    assert largest_relative(found, alone(inputs, starts, spelling)) < 1e-10
+    assert_pass_close(found, alone(inputs, starts, spelling), same(ranks * length))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -80,7 +84,7 @@ def test_rows_reach_their_readers_and_no_other_rank(ranks, length, spelling, pac
     inputs = operands(1, ranks * length, 2)
     starts = documents(1, ranks * length, ranks) if packed else None
     found = over_ranks(inputs, starts, spelling, ranks, "ring")
-    assert largest_relative(found, alone(inputs, starts, spelling)) < 1e-10
+    assert_pass_close(found, alone(inputs, starts, spelling), same(ranks * length))
 
     reads = parse_pattern(spelling).read_matrix(ranks * length).view(ranks, length, ranks, length).any(1)
     for distance in range(1, ranks):
@@ -97,4 +101,5 @@ def test_early_rows_reach_late_ones_across_ranks(strategy):
     before = over_ranks(inputs, None, "lattice:2^k", 4, strategy)[0]
     inputs[2][:, 3] += 1
     after = over_ranks(inputs, None, "lattice:2^k", 4, strategy)[0]
-    assert ((after - before)[:, 48:].abs().amax((0, 2, 3)) > 1e-8).all()
+    # Far less than any input weighs after so few hops, and far more than rounding.
+    assert ((after - before)[:, 48:].abs().amax((0, 2, 3)) > 1e4 * same(64)).all()

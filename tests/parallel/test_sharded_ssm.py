@@ -6,7 +6,10 @@ import torch
 from glm_kernels import ssm
 from glm_scale.parallel.simulator import simulate
 from glm_scale.parallel.ssm import sharded_ssm
-from tests.parallel.test_sharded_recurrence import documents, largest_relative, operands, results
+from tests.parallel.test_sharded_recurrence import documents, operands, results, same
+from tests.tolerances import assert_pass_close
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -26,4 +29,6 @@ def test_shards_equal_the_whole_rows(strategy, ranks, length, packed):
     found = [torch.cat(parts, 1) for parts in zip(*simulate(ranks, work), strict=True)]
     leaves = [x.clone().requires_grad_() for x in inputs]
     expected = results(ssm(*leaves, document_starts=starts, backend="reference")[0], leaves, grad)
-    assert largest_relative(found, expected) < 1e-10
+    # Decays are differences of running sums of logarithms, whose size becomes the error of what they weigh.
+    decays = 1 + float(inputs[3].abs().sum(1).max())
+    assert_pass_close(found, expected, decays * same(ranks * length))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -24,9 +26,15 @@ from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
 from tests.parallel.test_sharded_recurrence import documents
+from tests.tolerances import error, norm, rounding
 from tests.whole_state import whole_state
 
-VOCABULARY, LENGTH, ROWS, STEPS, ACCUMULATION = 32, 24, 4, 3, 2
+VOCABULARY, LENGTH, ROWS, STEPS, ACCUMULATION, LAYERS = 32, 24, 4, 3, 2, 2
+RATE, BETA, EPSILON = 1e-3, 0.9, 1e-2
+"""Of AdamW. Its ε is as large as gradients are, lest weights with next to no gradient go where rounding points."""
+NORM_EPSILON = 1e-2
+"""Of the norms. The first row of a document leaves an SSM as v times q·k, and where that all but vanishes a norm with a
+small ε makes a large number of its rounding."""
 
 
 @dataclass
@@ -79,12 +87,35 @@ class Setup:
 
 @dataclass(frozen=True)
 class Trained:
-    """Losses and gradient norms of a few steps, a multiple of the first gradients, and the weights after the last."""
+    """Losses and gradient norms of a few steps, a multiple of the first gradients, and the weights after the last.
+
+    `cancellation`: how many times larger than the first gradients those of the single rows are, all their norms summed.
+    """
 
     losses: list[float]
     norms: list[float]
     first: dict[str, Tensor]
     weights: dict[str, Tensor]
+    cancellation: float
+
+    def assert_same(self, expected: Trained) -> None:
+        """Fails if more than rounding in float32 lies between them.
+
+        Behind one another in a step are sums over the tokens of the batch and the products of `LAYERS` layers, forward
+        and backward. What is summed are the gradients of single rows.
+        """
+        bound = rounding(torch.float32, ACCUMULATION * ROWS * LENGTH + 2 * LAYERS * 6 * 32)
+        assert self.losses == pytest.approx(expected.losses, rel=bound)
+        assert self.norms == pytest.approx(expected.norms, rel=bound * expected.cancellation)
+        size = expected.cancellation * norm(*expected.first.values())
+        # AdamW moves a weight by the rate times m / (√v + ε): no number of it farther than that of m times rate / ε.
+        moves = STEPS * RATE / EPSILON * size / (1 - BETA)
+        for ours, theirs in ((self.first, expected.first), (self.weights, expected.weights)):
+            assert ours.keys() == theirs.keys()
+        for name, tensor in expected.first.items():
+            assert error(self.first[name], tensor, size) <= bound, name
+        for name, tensor in expected.weights.items():
+            assert error(self.weights[name], tensor, norm(tensor) + moves) <= bound, name
 
 
 def train(setup: Setup) -> Trained:
@@ -99,8 +130,8 @@ def train(setup: Setup) -> Trained:
 
 def _model_config(setup: Setup) -> ModelConfig:
     return ModelConfig(
-        layers=2, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, ssm_state=4, conv_width=3,
-        mlp_width=32, tie_embeddings=setup.tied,
+        layers=LAYERS, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, ssm_state=4, conv_width=3,
+        mlp_width=32, tie_embeddings=setup.tied, norm_eps=NORM_EPSILON,
     )  # fmt: skip
 
 
@@ -115,7 +146,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
             "tokens": 10**6,
             "batch_tokens": ROWS * LENGTH * ACCUMULATION,
             "micro_batch": rows,
-            "optimizer": {"clip": 0.5, "eps": 1e-6},
+            "optimizer": {"clip": 0.5, "eps": EPSILON, "betas": [BETA, 0.95]},
             "zero_stage": setup.stage,
             "precision": setup.precision,
         }
@@ -123,16 +154,32 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "log"):
         attach_deepspeed()
         engine = Engine(model, config, ACCUMULATION, torch.device("cpu"), mesh)
+    cancellation = _cancellation(model) if dist.get_world_size() == 1 else math.nan
     row, column = mesh.data_rank * rows, mesh.sequence_rank * columns
     mine = slice(row, row + rows), slice(column, column + columns)
     results, first = [], {}
     for step in range(STEPS):
-        results.append(engine.step([b.part(*mine) for b in batches(step)], 1e-3))
+        results.append(engine.step([b.part(*mine) for b in batches(step)], RATE))
         if step == 0:
             # (1 − β₁) times the clipped gradient: Adam began with nothing.
             first = {name: state["exp_avg"] for name, state in whole_state(engine).items()}
     weights = {name: state["weight"] for name, state in whole_state(engine).items()}
-    return Trained([r.loss for r in results], [r.grad_norm for r in results], first, weights)
+    return Trained([r.loss for r in results], [r.grad_norm for r in results], first, weights, cancellation)
+
+
+def _cancellation(model: LanguageModel) -> float:
+    """Of the gradients of the first step, before it is made, on one process."""
+    parameters = list(model.parameters())
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    summed = 0.0
+    for batch in batches(0):
+        for row in range(ROWS):
+            one = batch.part(slice(row, row + 1), slice(None))
+            gradients = torch.autograd.grad(model(one.tokens, one.document_starts, one.labels), parameters)
+            summed += norm(*gradients)
+            for whole, gradient in zip(total, gradients, strict=True):
+                whole += gradient
+    return summed / norm(*total)
 
 
 @torch.no_grad()

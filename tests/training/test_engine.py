@@ -14,14 +14,17 @@ from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine, Limits, StepResult
 from glm_scale.training.optimizer import parameter_groups
+from tests.tolerances import loss_curve, rounding
 from tests.whole_state import set_whole_state, whole_state
 
-pytestmark = pytest.mark.usefixtures("process_group")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("process_group")]
 
 LAYOUTS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
 CPU = torch.device("cpu")
 VOCABULARY, ROWS, LENGTH, ACCUMULATION = 40, 2, 8, 3
 RATE = 0.01
+OPERATIONS = 2 * (ROWS * LENGTH * ACCUMULATION + 2 * 16 + 40)
+"""Sums over tokens, of up to 16 products in two layers and of 40 in the loss, forward and backward."""
 LIMITS = Limits(loss=100.0, grad_norm=50.0)
 
 
@@ -117,9 +120,13 @@ def layout(request: pytest.FixtureRequest) -> tuple[str, int]:
 def test_follows_plain_torch_on_the_whole_batch(layout: tuple[str, int], tmp_path: Path) -> None:
     results = run(make_engine(*layout, tmp_path), range(5))
     expected = plain_torch(5)
-    tolerance = 2e-6 if layout[0] == "fp32" else 5e-3
-    assert [result.loss for result in results] == pytest.approx([loss for loss, _ in expected], abs=tolerance)
-    assert [result.grad_norm for result in results] == pytest.approx([norm for _, norm in expected], abs=3 * tolerance)
+    if layout[0] == "fp32":
+        tolerance = loss_curve(OPERATIONS, steps=5)
+    else:
+        # Of each token the outputs of four layers are rounded; between tokens errors average out.
+        tolerance = rounding(torch.bfloat16, 4) * (ROWS * LENGTH * ACCUMULATION) ** -0.5
+    assert [result.loss for result in results] == pytest.approx([loss for loss, _ in expected], rel=tolerance)
+    assert [result.grad_norm for result in results] == pytest.approx([norm for _, norm in expected], rel=3 * tolerance)
     assert expected[0][1] > 0.5, "the test must clip"
 
 
@@ -187,7 +194,9 @@ def test_state_moves_between_zero_stages(source: int, target: int, tmp_path: Pat
     set_whole_state(other, whole_state(engine))
     other.state.applied_steps = engine.state.applied_steps
     losses = [result.loss for result in run(engine, range(3, 6))]
-    assert [result.loss for result in run(other, range(3, 6))] == pytest.approx(losses, abs=1e-6)
+    assert [result.loss for result in run(other, range(3, 6))] == pytest.approx(
+        losses, rel=loss_curve(OPERATIONS, steps=3)
+    )
 
 
 def test_the_first_rate_counts(tmp_path: Path) -> None:

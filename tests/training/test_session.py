@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from glm_scale.training.evaluation import evaluate_model
 from glm_scale.training.loop import DivergenceError
 from glm_scale.training.session import train
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
-from tests.tiny_run import tiny_config, write_config
+from tests.tiny_run import SAME_LOSSES, tiny_config, write_config
 
 LAYOUTS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
 STEPS = 6
@@ -98,8 +99,8 @@ def test_a_run_leaves_a_complete_directory(tree: Tree) -> None:
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-00000004", "step-00000006"]
     assert yaml.safe_load(run.config.read_text())["training"]["optimizer"]["betas"] == [0.9, 0.95]
     assert (run.plots / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert run.read_version()["torch"] == torch.__version__.split("+")[0] or run.read_version()["torch"]
-    losses = [record.number("loss") or 0 for record in records if record.kind == "train"]
+    assert run.read_version()["torch"] == version("torch")
+    losses = [record.values["loss"] for record in records if record.kind == "train"]
     assert losses[-1] < losses[0] - 0.3
 
 
@@ -315,8 +316,8 @@ def test_evaluating_a_checkpoint_gives_the_logged_validation_loss(tree: Tree) ->
     run = run_of(tree)
     (final,) = [record for record in read_metrics(run.metrics, "validation") if record.values.get("final")]
     result = evaluate_model(load_model(run.path), None, "validation", None, None)
-    assert result.loss == pytest.approx(final.number("loss"), rel=1e-6)
-    assert result.bits_per_byte == pytest.approx(final.number("bits_per_byte"), rel=1e-6)
+    assert result.loss == pytest.approx(final.number("loss"), rel=SAME_LOSSES)
+    assert result.bits_per_byte == pytest.approx(final.number("bits_per_byte"), rel=SAME_LOSSES)
     shorter = evaluate_model(load_model(run.checkpoint(4)), Path(tree["data"]["sources"][0]["path"]), "train", 16, 3)
     assert 0 < shorter.tokens <= 3 * 16
 
