@@ -37,7 +37,7 @@ class BuildProgress:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._console.print(message, highlight=False, markup=False)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, description: str, total_bytes: int | None) -> Iterator[Advance]:

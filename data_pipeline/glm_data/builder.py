@@ -31,8 +31,10 @@ from glm_data.index import (
     check_complete,
     load_index,
 )
+from glm_data.inputs import InputFile, find_files
 from glm_data.journal import Journal, discard, locked, remove_shards
 from glm_data.parallel import available_processors
+from glm_data.remarks import Remarks, warnings
 from glm_data.scan import (
     DROPPED,
     SPLIT_CODES,
@@ -43,7 +45,7 @@ from glm_data.scan import (
     scan_files,
     selected_blocks,
 )
-from glm_data.text import InputFile, Reading, find_files, parse
+from glm_data.text import Reading, parse
 from glm_data.tokenise import SplitOutput, tokenise
 from glm_data.tokenizer import Tokenizer
 from glm_data.tokenizer_training import (
@@ -99,6 +101,15 @@ class BuildConfig(BaseModel):
         """How documents are found in the input."""
         return Reading(self.text_key, self.document_separator, self.on_bad_record)
 
+    def check(self) -> None:
+        """Raise DataError where a setting cannot be what it is, before anything is read."""
+        for name in ("text_key", "document_separator", "origin"):
+            try:
+                (getattr(self, name) or "").encode()
+            except UnicodeEncodeError:
+                raise DataError(f"{name} {getattr(self, name)!r} is not UTF-8.") from None
+        _ = self.reading.separator
+
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -142,7 +153,9 @@ class _Build:
         self._progress = progress
         self._output = config.output
         self._journal = Journal(config.output)
-        self._files: list[InputFile] = find_files(config.inputs)
+        config.check()
+        self._inputs = find_files(config.inputs, config.on_bad_record)
+        self._files: list[InputFile] = self._inputs.files
         self._given_tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else None
         self._workers = config.workers or available_processors()
 
@@ -239,6 +252,8 @@ class _Build:
             workers = min(self._workers, 1 + size // _SCAN_BYTES_PER_WORKER)
             with self._progress.stage("reading", None if compressed else size) as advance:
                 scan = scan_files(self._files, config.reading, workers, advance, self._progress.say)
+            for warning in warnings(Remarks(self._inputs.remarks, scan.remarks).by_kind):
+                self._progress.say(f"warning: {warning}")
             if keep:
                 scan.save(self._journal.scan_path, key)
         return scan
@@ -303,6 +318,7 @@ class _Build:
                 records=scan.records, bad=scan.bad, empty=scan.empty, duplicates=int((splits == DROPPED).sum())
             ),
             splits=entries,
+            remarks=Remarks(self._inputs.remarks, scan.remarks).by_kind,
         )
         remove_shards(self._output, keep={shard.name for entry in entries.values() for shard in entry.shards})
         write_bytes(self._output / INDEX_NAME, index.dumps())

@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""The errors of this package."""
 
 
 class DataError(Exception):
@@ -6,3 +6,7 @@ class DataError(Exception):
 
     The message names the value, its place (file and line, or shard and sample) and the way out.
     """
+
+
+class BadRecordError(Exception):
+    """A record that is no document. Whoever knows its place makes it a DataError, or leaves it out and counts it."""

@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glm_data.errors import DataError
+from glm_data.remarks import Remark
 
 FORMAT = "glm-data/1"
 INDEX_NAME = "index.json"
@@ -85,7 +86,11 @@ class Counts(_Record):
 
 
 class Index(_Record):
-    """Everything that `index.json` says."""
+    """Everything that `index.json` says.
+
+    `remarks`, on files that were passed over or look odd, describe the input and not the data set: they are no part
+    of its fingerprint, and an index without any is that of a version which knew none.
+    """
 
     format: Literal["glm-data/1"]
     origin: str | None
@@ -98,16 +103,20 @@ class Index(_Record):
     documents_sha256: str
     counts: Counts
     splits: dict[str, Split]
+    remarks: dict[str, Remark] = {}
 
     def dumps(self) -> bytes:
         """The file's content, with a checksum of the rest in its last line."""
-        content = self.model_dump(mode="json")
+        content = self._content(with_remarks=bool(self.remarks))
         return (json.dumps(content | {"checksum": _checksum(content)}, indent=1, ensure_ascii=False) + "\n").encode()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the index and so of all that it vouches for."""
-        return _checksum(self.model_dump(mode="json"))
+        return _checksum(self._content(with_remarks=False))
+
+    def _content(self, *, with_remarks: bool) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=None if with_remarks else {"remarks"})
 
     def listed_files(self) -> list[str]:
         """Names of all the files of the data set but the index itself."""

@@ -6,6 +6,7 @@ before its second pass begins, and depends on nothing but the input and the sett
 """
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ import numpy as np
 
 from glm_data.errors import DataError
 from glm_data.files import atomic_writer
+from glm_data.inputs import InputFile
 from glm_data.parallel import ordered_map
-from glm_data.text import Block, Documents, InputFile, Reading, parse, read_blocks
+from glm_data.remarks import Remark, Remarks
+from glm_data.text import Block, Documents, Reading, parse, read_blocks
 
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 DROPPED, TRAIN, VALIDATION = 0, 1, 2
@@ -38,6 +41,7 @@ class Scan:
         blocks: int64 `[blocks]`: number of documents in each block of the input.
         blocks_of_files: int64 `[files]`: number of blocks of each file.
         records, bad, empty: counts of what was read and what was left out.
+        remarks: on the content of files.
     """
 
     digests: np.ndarray
@@ -47,6 +51,7 @@ class Scan:
     records: int
     bad: int
     empty: int
+    remarks: dict[str, Remark]
 
     @property
     def fingerprint(self) -> str:
@@ -64,6 +69,7 @@ class Scan:
                 blocks=self.blocks,
                 blocks_of_files=self.blocks_of_files,
                 counts=np.array([self.records, self.bad, self.empty]),
+                remarks=np.array(json.dumps({kind: remark.model_dump() for kind, remark in self.remarks.items()})),
             )
 
     @classmethod
@@ -76,7 +82,8 @@ class Scan:
                 records, bad, empty = (int(count) for count in saved["counts"])
                 names = ("digests", "sizes", "blocks", "blocks_of_files")
                 arrays = {name: saved[name] for name in names}
-                return cls(**arrays, records=records, bad=bad, empty=empty)
+                remarks = {kind: Remark(**remark) for kind, remark in json.loads(str(saved["remarks"])).items()}
+                return cls(**arrays, records=records, bad=bad, empty=empty, remarks=remarks)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
@@ -87,7 +94,13 @@ class _ScannedBlock:
     sizes: np.ndarray
     empty: int
     bad: list[str]
+    separators: int
+    nul: int
     data_bytes: int
+
+    @property
+    def records(self) -> int:
+        return len(self.sizes) + self.empty + len(self.bad)
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,9 @@ class _ScanBlock:
     def __call__(self, block: Block) -> _ScannedBlock:
         documents = parse(block, self.reading)
         digests, sizes = digest(documents)
-        return _ScannedBlock(digests, sizes, documents.empty, documents.bad, len(block.data))
+        return _ScannedBlock(
+            digests, sizes, documents.empty, documents.bad, documents.separators, documents.nul, len(block.data)
+        )
 
 
 def digest(documents: Documents) -> tuple[bytes, np.ndarray]:
@@ -138,12 +153,14 @@ def scan_files(
 
     digests: list[bytes] = []
     sizes: list[np.ndarray] = []
+    counts: list[tuple[int, int, int]] = []  # of each block: records, separators, documents with NUL
     bad = empty = 0
     for scanned in ordered_map(_ScanBlock(reading), blocks(), workers):
         for message in scanned.bad[: max(MOST_PROBLEMS_KEPT - bad, 0)]:
             report(message)
         digests.append(scanned.digests)
         sizes.append(scanned.sizes)
+        counts.append((scanned.records, scanned.separators, scanned.nul))
         bad += len(scanned.bad)
         empty += scanned.empty
         advance(len(scanned.sizes), scanned.data_bytes)
@@ -161,7 +178,27 @@ def scan_files(
         documents + bad + empty,
         bad,
         empty,
+        _remarks(files, reading, blocks_of_files, counts),
     )
+
+
+def _remarks(
+    files: list[InputFile], reading: Reading, blocks_of_files: np.ndarray, counts: list[tuple[int, int, int]]
+) -> dict[str, Remark]:
+    """What the counts of blocks (records, separators, documents with NUL) say of the files."""
+    remarks = Remarks()
+    cuts = reading.document_separator is not None
+    end = 0
+    for file, blocks in zip(files, blocks_of_files.tolist(), strict=True):
+        begin, end = end, end + blocks
+        records, separators, nul = (sum(column) for column in zip((0, 0, 0), *counts[begin:end], strict=True))
+        if not records and not separators:
+            remarks.add("empty", file.name)
+        elif cuts and file.format == ".txt" and not separators:
+            remarks.add("unseparated", file.name)
+        if nul:
+            remarks.add("nul", file.name)
+    return remarks.by_kind
 
 
 def selected_blocks(
@@ -188,7 +225,7 @@ def selected_blocks(
             continue
         for block in read_blocks(file, reading):
             if block_number >= end_block:
-                raise changed(file.name)
+                raise changed(file.place)
             span = slice(
                 int(last_documents[block_number] - scan.blocks[block_number]), int(last_documents[block_number])
             )
@@ -196,7 +233,7 @@ def selected_blocks(
                 yield block, span
             block_number += 1
         if block_number != end_block:
-            raise changed(file.name)
+            raise changed(file.place)
 
 
 def changed(name: str) -> DataError:

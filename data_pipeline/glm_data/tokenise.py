@@ -11,11 +11,12 @@ import numpy as np
 from glm_data.errors import DataError
 from glm_data.files import sha256_file, write_array
 from glm_data.index import DOCUMENT, Split, Table
+from glm_data.inputs import InputFile
 from glm_data.journal import Journal, ShardRecord, table_names
 from glm_data.parallel import ordered_map
 from glm_data.scan import SPLIT_CODES, SPLIT_NAMES, Scan, assign_shards, changed, digest, selected_blocks
 from glm_data.shards import PackedDocument, ShardWriter, pack_document, shard_name
-from glm_data.text import Block, InputFile, Reading, parse
+from glm_data.text import Block, Reading, parse
 from glm_data.tokenizer import Tokenizer
 
 _LONGEST_DOCUMENT = (1 << 32) - 1  # tokens
@@ -118,7 +119,7 @@ class _Work:
 class _Tokenised:
     """The wanted documents of a block, with split and number, and the digests of all of its documents."""
 
-    file: str
+    place: str
     documents: slice
     digests: bytes
     packed: list[tuple[int, int, PackedDocument]]
@@ -136,18 +137,18 @@ class _TokeniseBlock:
         documents = parse(work.block, self.reading)
         digests, sizes = digest(documents)
         if len(sizes) != len(work.wanted):
-            raise changed(work.block.file)
+            raise changed(work.block.place)
         packed = []
         for at in np.flatnonzero(work.wanted):
             tokens = [self.tokenizer.bos, *self.tokenizer.encode(documents.texts[at]), self.tokenizer.eos]
             if len(tokens) > _LONGEST_DOCUMENT:
-                raise DataError(f"{work.block.file}:{documents.lines[at]}: the document has 2^32 tokens or more.")
+                raise DataError(f"{work.block.place}:{documents.lines[at]}: the document has 2^32 tokens or more.")
             metadata = {"file": work.block.file, "line": documents.lines[at], "bytes": int(sizes[at])}
             code, number = int(work.splits[at]), int(work.numbers[at])
             document = pack_document(SPLIT_NAMES[code], number, np.array(tokens, np.uint32), self.dtype, metadata)
             packed.append((code, number, document))
         span = slice(work.first_document, work.first_document + len(sizes))
-        return _Tokenised(work.block.file, span, digests, packed)
+        return _Tokenised(work.block.place, span, digests, packed)
 
 
 def tokenise(
@@ -190,7 +191,7 @@ def tokenise(
             stack.callback(output.abandon)
         for block in ordered_map(_TokeniseBlock(reading, tokenizer, dtype), work(), workers):
             if block.digests != scan.digests[block.documents].tobytes():
-                raise changed(block.file)
+                raise changed(block.place)
             for code, number, document in block.packed:
                 outputs[code].add(number, document)
             advance(len(block.packed), sum(document.text_bytes for _, _, document in block.packed))

@@ -35,7 +35,9 @@ def build_command(
     document_separator: Annotated[
         str | None,
         typer.Option(
-            help="In .txt files, a line that separates documents, such as '<|endoftext|>'; '' is a blank line.",
+            help="In .txt files, a line that separates documents, such as '<|endoftext|>'; '' is a blank line. "
+            "Blanks, tabs and a carriage return at a line's end (files from Windows) do not count. Lines end with a "
+            "line feed; a carriage return alone ends none.",
             show_default="each file is one document",
             rich_help_panel="Documents",
         ),
@@ -43,14 +45,16 @@ def build_command(
     on_bad_record: Annotated[
         OnBadRecord,
         typer.Option(
-            help="At broken JSON, a missing text key or bytes that are no UTF-8: stop, or skip and count.",
+            help="At broken JSON, a missing text key, bytes that are no UTF-8, links that lead nowhere, and files or "
+            "folders that may not be read: stop, or skip and count.",
             rich_help_panel="Documents",
         ),
     ] = OnBadRecord.STOP,
     validation_fraction: Annotated[
         float | None,
         typer.Option(
-            help="Share of the documents that is held out, chosen by the hash of their text.",
+            help="Share of the documents that is held out, chosen by the hash of their text; 0 for none, to train "
+            "without a validation loss.",
             show_default="about 5 MB of text, at most 0.05",
             min=0.0,
             max=0.5,
@@ -70,7 +74,8 @@ def build_command(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="A SentencePiece model with byte fallback, or a built data set, to use instead of training.",
+            help="What to take the tokenizer from instead of training one: a built data set, a run, a checkpoint, an "
+            "exported model, or a SentencePiece model with byte fallback.",
             show_default="train one on the text",
             rich_help_panel="Tokenizer",
         ),
@@ -95,8 +100,11 @@ def build_command(
 
     Reads .txt (a file is a document, see --document-separator) and .jsonl
     (a line is a document, see --text-key), plain or compressed (.gz, .bz2,
-    .zst), and folders of them. Exact duplicates and empty documents are left
-    out and counted. What is built: a SentencePiece tokenizer (byte-pair
+    .zst), and folders of them, all in UTF-8. Links within folders are
+    followed, hidden files and other formats passed over. Exact duplicates and
+    empty documents are left out. All of that is counted; the counts, files
+    without any record, and files in which the separator never occurs are
+    shown in the end and by `data show`. What is built: a SentencePiece tokenizer (byte-pair
     encoding that gives back every text exactly), WebDataset tar shards of a
     train and a validation split, and an index with checksums.
 
@@ -130,7 +138,7 @@ def build_command(
         document_separator=document_separator,
         on_bad_record=on_bad_record.value,
         vocabulary_size=vocab_size,
-        tokenizer=tokenizer,
+        tokenizer=_with_tokenizer(tokenizer) if tokenizer is not None else None,
         validation_fraction=validation_fraction,
         shard_bytes=shard_size * 1_000_000,
         workers=workers,
@@ -210,15 +218,31 @@ def _interruptible() -> Iterator[None]:
 
 
 def _report(output: Path, result: "BuildResult") -> None:
+    from glm_data.naming import shown
+
     _print_index(output, result.index)
-    typer.echo(f"{output} is up to date" if result.up_to_date else f"{output} is ready")
+    typer.echo(f"{shown(output)} is {'up to date' if result.up_to_date else 'ready'}")
+
+
+def _with_tokenizer(path: Path) -> Path:
+    """What holds the tokenizer of `path`: of a run its newest checkpoint, else the path itself."""
+    if not (path / "checkpoints").is_dir():
+        return path
+    from glm_scale.training.checkpoint.layout import find_checkpoint
+
+    return find_checkpoint(path, lambda warning: typer.echo(f"warning: {warning}", err=True)).path
 
 
 def _print_index(directory: Path, index: "Index") -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=str(directory), title_justify="left")
+    from glm_data.held_out import remark_on
+    from glm_data.naming import shown
+    from glm_data.remarks import passed_over, warnings
+
+    table = Table(title=Text(shown(directory), style="table.title"), title_justify="left")
     for heading in ("split", "documents", "tokens", "bytes of text", "bytes per token", "shards"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for name, split in index.splits.items():
@@ -230,13 +254,17 @@ def _print_index(directory: Path, index: "Index") -> None:
     console.print(table)
     counts = index.counts
     source = f" ({index.origin})" if index.origin else ""
-    console.print(
+    lines = [
         f"input      {index.input.files:,} files{source}, {counts.records:,} records: {counts.duplicates:,} duplicate, "
-        f"{counts.empty:,} empty, {counts.bad:,} unreadable left out\n"
+        f"{counts.empty:,} empty, {counts.bad:,} unreadable left out",
         f"tokenizer  {index.vocabulary_size:,} tokens, SHA-256 {index.tokenizer_sha256[:16]}…, stored as {index.dtype}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    ]
+    if besides := passed_over(index.remarks):
+        lines.insert(1, f"           passed over: {besides}")
+    lines += [f"warning    {warning}" for warning in warnings(index.remarks)]
+    if remark := remark_on([index.splits["validation"]]):
+        lines.append(f"validation {remark}")
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_document(directory: Path, index: "Index", split: str, number: int) -> None:

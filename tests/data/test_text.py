@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_data import DataError
-from glm_data.text import BLOCK_SIZE, Block, Documents, Reading, find_files, parse, read_blocks
+from glm_data.inputs import find_files
+from glm_data.text import BLOCK_SIZE, Block, Documents, Reading, parse, read_blocks
 
 
 def read(*inputs: Path, **reading: object) -> Documents:
     settings_ = Reading(**reading)  # type: ignore[arg-type]
     result = Documents()
-    for file in find_files(list(inputs)):
+    for file in find_files(list(inputs)).files:
         for block in read_blocks(file, settings_):
             documents = parse(block, settings_)
             result.texts += documents.texts
@@ -71,7 +72,7 @@ def test_folders_are_searched_in_order_and_hidden_files_passed_over(tmp_path: Pa
     for name in ("b/2.txt", "b/10.txt", "a.txt", ".hidden.txt", ".git/x.txt", "notes.md", "b/image.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert [file.name for file in find_files([tmp_path])] == ["a.txt", "b/10.txt", "b/2.txt"]
+    assert [file.name for file in find_files([tmp_path]).files] == ["a.txt", "b/10.txt", "b/2.txt"]
 
 
 def test_inputs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_separated_documents_do_not_depend_on_blocks(
     separator = data.draw(st.sampled_from(["--", ""]))
     path.write_text(f"\n{separator}\n".join(parts))
     reading = Reading(document_separator=separator)
-    whole = parse(Block("a.txt", ".txt", 1, path.read_bytes()), reading)
+    whole = parse(Block("a.txt", "a.txt", ".txt", 1, path.read_bytes()), reading)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_SIZE", data.draw(st.integers(1, 9)))
         found = read(path, document_separator=separator)

@@ -1,0 +1,241 @@
+"""Which files a build reads: a walk through the inputs that follows links, opens nothing, and leaves out nothing
+without a word."""
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Literal
+
+from glm_data.compression import COMPRESSIONS
+from glm_data.errors import DataError
+from glm_data.naming import shown
+from glm_data.remarks import Kind, Remark, Remarks, passed_over, warnings
+
+FORMATS = (".txt", ".jsonl")
+OnBad = Literal["stop", "skip"]
+
+_KNOWN_FORMATS = (
+    f"Known are {', '.join(FORMATS)}, each also compressed as {', '.join(COMPRESSIONS)} (such as corpus.jsonl.zst)."
+)
+_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_LEAVE_OUT = "Mend it or take it out of the input, or leave such things out with --on-bad-record skip."
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read.
+
+    Attributes:
+        path: to open it by.
+        place: the path as the user gave it, for messages.
+        name: relative to what the user gave, so that it is the same wherever the files lie.
+        size: in bytes.
+        modified: in nanoseconds.
+        format: one of `FORMATS`.
+        compression: one of `COMPRESSIONS`, or "".
+    """
+
+    path: Path
+    place: str
+    name: str
+    size: int
+    modified: int
+    format: str
+    compression: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files to read, in order, and what was found besides."""
+
+    files: list[InputFile]
+    remarks: dict[str, Remark]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of a known format that was found. `linked`: behind a symbolic link within an input."""
+
+    path: Path
+    relative: str
+    status: os.stat_result
+    linked: bool
+
+
+def find_files(inputs: list[Path], on_bad: OnBad = "stop") -> Inputs:
+    """The text files among the inputs: in the order given, folders searched and sorted by name.
+
+    Symbolic links are followed; what they lead to a second time counts once. Within folders, hidden entries, files of
+    other formats and what is no file at all are passed over. Links that lead nowhere, and what may not be read, are
+    errors, or left out with `on_bad` "skip". All of that is remarked.
+
+    Raises:
+        DataError: an input does not exist, is no file of a known format, or there is nothing to read.
+    """
+    walk = _Walk(on_bad)
+    found = [entry for given in inputs for entry in _entries(_expanded(given), given, walk)]
+    once = _without_repeats(found, walk.remarks)
+    return Inputs([_describe(entry) for entry in once], walk.remarks.by_kind)
+
+
+def _expanded(path: Path) -> Path:
+    """With the home folder for "~", if that is known."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def _entries(path: Path, given: Path, walk: "_Walk") -> list[_Entry]:
+    """The entries of one input."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        broken = " (a link that leads nowhere)" if path.is_symlink() else ""
+        raise DataError(f"{shown(given)}: there is no such file or folder{broken}.") from None
+    except OSError as error:
+        raise DataError(f"{shown(given)}: cannot be read: {error.strerror or error}.") from None
+    if stat.S_ISDIR(status.st_mode):
+        found = sorted(walk.through(path), key=attrgetter("relative"))
+        if not found:
+            besides = "; ".join(filter(None, [passed_over(walk.remarks.by_kind), *warnings(walk.remarks.by_kind)]))
+            raise DataError(
+                f"{shown(given)}: the folder holds no text. {_KNOWN_FORMATS}"
+                + (f" Passed over: {besides}." if besides else "")
+            )
+        return found
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(
+            f"{shown(given)}: {_kind_of_special(status.st_mode)}, not a file. The input is read more than once: write "
+            "it into a file first."
+        )
+    if not _format_of(path):
+        raise DataError(f"{shown(given)}: not a known format. {_KNOWN_FORMATS}")
+    return [_Entry(path, path.name, status, linked=False)] if walk.may_read(path, path.name) else []
+
+
+class _Walk:
+    """The search of folders. A folder that was entered is not entered again through a link, so links cannot circle."""
+
+    def __init__(self, on_bad: OnBad):
+        self._on_bad = on_bad
+        self._entered: set[str] = set()
+        self.remarks = Remarks()
+
+    def through(self, root: Path) -> Iterator[_Entry]:
+        """The files of known formats in a folder and all below it; links to folders are followed in the end."""
+        folders = [_Folder(root, "", os.path.realpath(root), linked=False)]
+        links: deque[_Folder] = deque()
+        while folders or links:
+            folder = folders.pop() if folders else links.popleft()
+            if folder.linked and folder.real in self._entered:
+                self.remarks.add("again", shown(folder.relative[:-1]))
+                continue
+            self._entered.add(folder.real)
+            for entry in self._listed(folder):
+                path, relative = folder.path / entry.name, folder.relative + entry.name
+                linked = folder.linked or entry.is_symlink()
+                if entry.name.startswith("."):
+                    self.remarks.add("hidden", shown(relative))
+                elif (status := self._status(path, relative, entry.is_symlink())) is None:
+                    continue
+                elif stat.S_ISDIR(status.st_mode):
+                    real = os.path.realpath(path) if entry.is_symlink() else str(Path(folder.real, entry.name))
+                    (links if entry.is_symlink() else folders).append(_Folder(path, f"{relative}/", real, linked))
+                elif not stat.S_ISREG(status.st_mode):
+                    self.remarks.add("special", shown(relative))
+                elif not _format_of(path):
+                    self.remarks.add("format", shown(relative))
+                elif self.may_read(path, relative):
+                    yield _Entry(path, relative, status, linked)
+
+    def may_read(self, path: Path, relative: str) -> bool:
+        """Whether a file can be opened, which is not tried: the other end of a name may be anything by then."""
+        if os.access(path, os.R_OK):
+            return True
+        self._cannot_be_read("unreadable", path, relative, "Permission denied")
+        return False
+
+    def _listed(self, folder: "_Folder") -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder.path) as entries:
+                return sorted(entries, key=attrgetter("name"))
+        except OSError as error:
+            self._cannot_be_read(
+                "unreadable", folder.path, folder.relative[:-1] or folder.path.name, error.strerror or str(error)
+            )
+            return []
+
+    def _status(self, path: Path, relative: str, link: bool) -> os.stat_result | None:
+        try:
+            return path.stat()
+        except OSError as error:
+            kind: Kind = "missing" if link and error.errno in _LEADS_NOWHERE else "unreadable"
+            target = f" (a link to {shown(path.readlink())})" if link else ""
+            self._cannot_be_read(kind, path, relative, f"{error.strerror or error}{target}")
+            return None
+
+    def _cannot_be_read(self, kind: Kind, path: Path, relative: str, reason: str) -> None:
+        if self._on_bad == "stop":
+            raise DataError(f"{shown(path)}: cannot be read: {reason}. {_LEAVE_OUT}")
+        self.remarks.add(kind, shown(relative))
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder to search. `real`: its path without links; `linked`: a link leads to it, from within an input."""
+
+    path: Path
+    relative: str
+    real: str
+    linked: bool
+
+
+def _without_repeats(found: list[_Entry], remarks: Remarks) -> Iterator[_Entry]:
+    """Each file once, by a name without links if it has one. Raises DataError if it was given twice."""
+    by_inode: dict[tuple[int, int], list[_Entry]] = {}
+    for entry in found:
+        by_inode.setdefault((entry.status.st_dev, entry.status.st_ino), []).append(entry)
+    # Files of several names (hard links), or of a file system that numbers none, share a number without a link.
+    chosen: dict[str, _Entry] = {}
+    for entries in by_inode.values():
+        for entry in entries if len(entries) > 1 else ():
+            real = os.path.realpath(entry.path)
+            before = chosen.setdefault(real, entry)
+            if before is not entry and not (before.linked or entry.linked):
+                raise DataError(f"{shown(real)}: given more than once. Name each file or folder once.")
+            if before.linked and not entry.linked:
+                chosen[real] = entry
+    kept = set(map(id, chosen.values()))
+    for entry in found:
+        if len(by_inode[entry.status.st_dev, entry.status.st_ino]) == 1 or id(entry) in kept:
+            yield entry
+        else:
+            remarks.add("again", shown(entry.relative))
+
+
+def _format_of(path: Path) -> str:
+    stem = path.with_suffix("") if path.suffix in COMPRESSIONS else path
+    return stem.suffix if stem.suffix in FORMATS else ""
+
+
+def _describe(entry: _Entry) -> InputFile:
+    return InputFile(
+        path=entry.path,
+        place=shown(entry.path),
+        name=shown(entry.relative),
+        size=entry.status.st_size,
+        modified=entry.status.st_mtime_ns,
+        format=_format_of(entry.path),
+        compression=entry.path.suffix if entry.path.suffix in COMPRESSIONS else "",
+    )
+
+
+def _kind_of_special(mode: int) -> str:
+    kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((what for test, what in kinds if test(mode)), "a device")
