@@ -160,8 +160,9 @@ def run_command(words: tuple[str, ...], around: Surroundings, folder: Path) -> i
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     if signal.SIGINT not in around.ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment = _environment(around)
     os.environ.clear()
-    os.environ.update(_environment(around))
+    os.environ.update(environment)
     tempfile.tempdir = None
     sys.stdout, sys.stderr = (_text_stream(descriptor) for descriptor in (1, 2))
     sys.argv = ["glm-scale", *words]

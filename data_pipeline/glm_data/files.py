@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from glm_data.errors import DataError
+from glm_data.errors import unreadable
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -65,4 +65,4 @@ def sha256_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+        raise unreadable(path, error) from error

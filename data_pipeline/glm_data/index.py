@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from glm_data.errors import DataError
+from glm_data.errors import DataError, unreadable
 from glm_data.remarks import Remark
 
 FORMAT = "glm-data/1"
@@ -139,7 +139,7 @@ def load_index(directory: Path) -> Index:
     except FileNotFoundError as error:
         raise DataError(_no_index(directory)) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+        raise unreadable(path, error) from error
     except ValueError as error:
         raise DataError(f"{path}: damaged: {error}. Build the data set again with --overwrite.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from glm_data.errors import DataError
+from glm_data.errors import DataError, at_limit, is_at_limit
 from glm_data.rows import PackedRows
 
 PADDING_SAMPLE = -1
@@ -125,22 +125,13 @@ class _Shares:
 
 
 def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]:
-    loader = DataLoader(
-        _Shareable(rows),
-        sampler=shares,
-        batch_size=None,
-        collate_fn=_same,
-        num_workers=workers,
-        prefetch_factor=_BATCHES_AHEAD if workers else None,
-        # Forking a process that runs threads (of torch, of a tracker) can deadlock the child.
-        multiprocessing_context=_context() if workers else None,
-        worker_init_fn=_leave_signals_to_the_parent if workers else None,
-        # The loader draws a number whenever it starts; from torch's global generator that would make what follows
-        # depend on how often it was started.
-        generator=torch.Generator(),
-    )
-    with _blocked_signals():
-        iterator = iter(loader)
+    try:
+        with _blocked_signals() if workers else contextlib.nullcontext():
+            iterator = iter(_loader(rows, shares, workers))
+    except OSError as error:
+        if not is_at_limit(error):
+            raise
+        raise at_limit(f"{workers} processes to prepare batches (data.workers) cannot be started", error) from error
     try:
         for item in iterator:
             if isinstance(item, DataError):
@@ -157,6 +148,23 @@ def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]
         # The workers end with the iterator, not at some later garbage collection.
         with contextlib.suppress(AttributeError):
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _loader(rows: PackedRows, shares: _Shares, workers: int) -> DataLoader:
+    return DataLoader(
+        _Shareable(rows),
+        sampler=shares,
+        batch_size=None,
+        collate_fn=_same,
+        num_workers=workers,
+        prefetch_factor=_BATCHES_AHEAD if workers else None,
+        # Forking a process that runs threads (of torch, of a tracker) can deadlock the child.
+        multiprocessing_context=_context() if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent if workers else None,
+        # The loader draws a number whenever it starts; from torch's global generator that would make what follows
+        # depend on how often it was started.
+        generator=torch.Generator(),
+    )
 
 
 def _context() -> multiprocessing.context.BaseContext:

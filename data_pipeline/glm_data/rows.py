@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from glm_data.errors import DataError
+from glm_data.errors import DataError, LimitError
 from glm_data.index import TOKENIZER_NAME, Index, load_index
+from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
 from glm_data.packing import RowPlan, count_rows, plan_rows
 from glm_data.shards import EMPTY_LENGTH, SplitReader
@@ -87,7 +88,7 @@ class Location(NamedTuple):
 class _Source:
     """One split of one data set and the plans of its epochs."""
 
-    def __init__(self, config: DataConfig, number: int, split: SplitName, verify: bool):
+    def __init__(self, config: DataConfig, number: int, split: SplitName, files: OpenFiles, verify: bool):
         self._config = config
         self._number = number
         self._shuffled = split == "train"
@@ -101,7 +102,7 @@ class _Source:
                     f"{tokenizer.fingerprint[:12]}…, recorded {self.index.tokenizer_sha256[:12]}…). Restore it, or "
                     "rebuild the data set."
                 )
-        self.reader = SplitReader(path, self.index, split, verify=verify)
+        self.reader = SplitReader(path, self.index, split, files=files, verify=verify)
         if not len(self.reader):
             raise DataError(
                 f"{path}: the {split} split holds no documents. Build the data set from two documents or more; one "
@@ -148,7 +149,8 @@ class PackedRows:
     def _open(self, config: DataConfig, split: SplitName, *, verify: bool) -> None:
         self.config = config
         self.split: SplitName = split
-        self._sources = [_Source(config, number, split, verify) for number in range(len(config.sources))]
+        files = OpenFiles()
+        self._sources = [_Source(config, number, split, files, verify) for number in range(len(config.sources))]
         self._interleave = Interleave([source.weight for source in config.sources])
         self._first_rows = np.cumsum([0] + [source.row_count for source in self._sources])
         index = self._sources[0].index
@@ -242,7 +244,7 @@ class PackedRows:
             try:
                 tokens = reader.read(document, start, start + count + 1)
             except DataError as error:
-                if self.config.on_bad_sample == "stop":
+                if self.config.on_bad_sample == "stop" or isinstance(error, LimitError):
                     raise
                 problems.append(str(error))
                 continue

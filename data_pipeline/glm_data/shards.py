@@ -11,19 +11,18 @@ import json
 import os
 import tarfile
 import zlib
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from glm_data.errors import DataError
+from glm_data.errors import DataError, unreadable
 from glm_data.files import sha256_file, sync_directory
 from glm_data.index import BLOCK_BYTES, DOCUMENT, Index, Shard, Split
+from glm_data.open_files import OpenFiles, Table
 
 EMPTY_LENGTH = 2  # the beginning and end tokens
-_MOST_OPEN_FILES = 64
 
 
 def shard_name(split: str, number: int) -> str:
@@ -157,6 +156,7 @@ class SplitReader:
         directory: of the data set.
         index: its index.
         split: "train" or "validation".
+        files: to read by; None opens files of its own.
         verify: check the tables against their SHA-256, and the sizes of the shards. A worker process, whose parent
             did so, may leave it out.
 
@@ -164,7 +164,9 @@ class SplitReader:
         DataError: a file is missing, has another size than recorded, or a table is damaged.
     """
 
-    def __init__(self, directory: Path, index: Index, split: str, *, verify: bool = True):
+    def __init__(
+        self, directory: Path, index: Index, split: str, *, files: OpenFiles | None = None, verify: bool = True
+    ):
         entry = index.splits[split]
         self._directory = directory
         self._split = split
@@ -173,11 +175,16 @@ class SplitReader:
         self._dtype = np.dtype(index.dtype).newbyteorder("<")
         if verify:
             _check_files(directory, entry)
-        self._documents = _open_table(directory / entry.document_table.name, DOCUMENT, entry.documents)
-        self._checksums = _open_table(directory / entry.checksum_table.name, np.dtype("<u4"), None)
+        self._files = files or OpenFiles()
+        self._documents = Table(self._files, directory / entry.document_table.name, DOCUMENT)
+        self._checksums = Table(self._files, directory / entry.checksum_table.name, np.dtype("<u4"))
+        if self._documents.length != entry.documents:
+            raise DataError(
+                f"{directory / entry.document_table.name}: not the table that the index describes. Rebuild the data "
+                "set."
+            )
         self._first_documents = np.concatenate([[0], np.cumsum([shard.documents for shard in entry.shards])])
         self._block_tokens = index.block_bytes // self._dtype.itemsize
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
         return self._entry.documents
@@ -185,11 +192,11 @@ class SplitReader:
     @property
     def lengths(self) -> np.ndarray:
         """uint32 `[documents]`: tokens of each document, beginning and end token included."""
-        return np.ascontiguousarray(self._documents["tokens"])
+        return self._documents.column("tokens")
 
     def length(self, document: int) -> int:
         """Tokens of one document."""
-        return int(self._documents[document]["tokens"])
+        return int(self._documents.read(document)["tokens"][0])
 
     def name(self, document: int) -> str:
         """The shard and sample of a document, for messages."""
@@ -203,7 +210,7 @@ class SplitReader:
             DataError: the shard cannot be read, a checksum does not match, an id is outside the vocabulary, or the
                 document holds nothing but its beginning and end.
         """
-        record = self._documents[document]
+        record = self._documents.read(document)[0]
         length = int(record["tokens"])
         if length <= EMPTY_LENGTH:
             raise DataError(
@@ -216,9 +223,9 @@ class SplitReader:
         raw = self._read_bytes(document, int(record["offset"]) + begin * self._dtype.itemsize, end - begin)
         step = self._block_tokens * self._dtype.itemsize
         view = memoryview(raw)
+        checksums = self._checksums.read(int(record["block"]) + first, last - first)
         for number in range(last - first):
-            block = int(record["block"]) + first + number
-            if zlib.crc32(view[number * step : (number + 1) * step]) != int(self._checksums[block]):
+            if zlib.crc32(view[number * step : (number + 1) * step]) != int(checksums[number]):
                 raise DataError(
                     f"{self.name(document)}: checksum mismatch in tokens {begin + number * self._block_tokens} and on: "
                     "the shard is damaged. Restore or rebuild it, or set data.on_bad_sample=skip."
@@ -237,12 +244,11 @@ class SplitReader:
     def _read_bytes(self, document: int, offset: int, tokens: int) -> bytes:
         wanted = tokens * self._dtype.itemsize
         try:
-            raw = os.pread(self._descriptor(self._shard_of(document)), wanted, offset)
+            shard = self._entry.shards[self._shard_of(document)]
+            raw = self._files.read(self._directory / shard.name, wanted, offset)
         except OSError as error:
-            raise DataError(
-                f"{self.name(document)}: cannot be read: {error.strerror or error}. Restore or rebuild the shard, or "
-                "set data.on_bad_sample=skip."
-            ) from error
+            remedy = "Restore or rebuild the shard, or set data.on_bad_sample=skip."
+            raise unreadable(self.name(document), error, remedy) from error
         if len(raw) != wanted:
             raise DataError(
                 f"{self.name(document)}: the shard ends within the sample: it is truncated. Restore or rebuild "
@@ -250,24 +256,9 @@ class SplitReader:
             )
         return raw
 
-    def _descriptor(self, shard: int) -> int:
-        if shard in self._descriptors:
-            self._descriptors.move_to_end(shard)
-            return self._descriptors[shard]
-        while len(self._descriptors) >= _MOST_OPEN_FILES:
-            os.close(self._descriptors.popitem(last=False)[1])
-        descriptor = os.open(self._directory / self._entry.shards[shard].name, os.O_RDONLY | os.O_CLOEXEC)
-        self._descriptors[shard] = descriptor
-        return descriptor
-
     def close(self) -> None:
-        """Close the shards; they open again when read."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptors"):
-            self.close()
+        """Close the files; they open again when read."""
+        self._files.close()
 
 
 def _check_files(directory: Path, entry: Split) -> None:
@@ -284,14 +275,3 @@ def _check_files(directory: Path, entry: Split) -> None:
             ) from error
         if size != shard.bytes:
             raise DataError(f"{path}: the shard has {size} bytes, the index says {shard.bytes}. Restore or rebuild it.")
-
-
-def _open_table(path: Path, dtype: np.dtype, length: int | None) -> np.ndarray:
-    try:
-        # mmap cannot map an empty array.
-        table = np.load(path, mmap_mode="r", allow_pickle=False) if length != 0 else np.zeros(0, dtype)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}. Rebuild the data set.") from error
-    if table.dtype != dtype or table.ndim != 1 or (length is not None and len(table) != length):
-        raise DataError(f"{path}: not the table that the index describes. Rebuild the data set.")
-    return table

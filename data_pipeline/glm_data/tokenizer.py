@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from glm_data.errors import DataError
+from glm_data.errors import DataError, unreadable
 
 SPACE = "\u2581"  # how SentencePiece spells a space inside its pieces
 
@@ -79,7 +79,7 @@ class Tokenizer:
         try:
             return cls(path.read_bytes(), str(path))
         except OSError as error:
-            raise DataError(f"{path}: the tokenizer cannot be read: {error.strerror or error}.") from error
+            raise unreadable(f"the tokenizer {path}", error) from error
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, str]]:
         return Tokenizer, (self._model, self._name)
