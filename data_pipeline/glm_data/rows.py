@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from glm_data.errors import DataError, LimitError
+from glm_data.held_out import remark_on
 from glm_data.index import TOKENIZER_NAME, Index, load_index
 from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
@@ -103,7 +104,7 @@ class _Source:
                     "rebuild the data set."
                 )
         self.reader = SplitReader(path, self.index, split, files=files, verify=verify)
-        if not len(self.reader):
+        if not len(self.reader) and split == "train":
             raise DataError(
                 f"{path}: the {split} split holds no documents. Build the data set from two documents or more; one "
                 "long text can be cut with --document-separator."
@@ -129,7 +130,7 @@ class PackedRows:
     Args:
         config: sources, row length, seed.
         split: "train" (shuffled anew in each epoch of each source, sources mixed by weight) or "validation"
-            (each source's rows once, source after source, in the order of the documents).
+            (each source's rows once, source after source, in the order of the documents; none if nothing was held out).
         tokenizer: fingerprint that the sources must have, such as the one that a run recorded.
 
     Attributes:
@@ -192,6 +193,11 @@ class PackedRows:
     def rows_per_epoch(self) -> list[int]:
         """Rows of one pass over each source."""
         return [source.row_count for source in self._sources]
+
+    @property
+    def remark(self) -> str:
+        """What to say of a validation split that is missing or small; empty if there is nothing to say."""
+        return remark_on([source.index.splits["validation"] for source in self._sources], len(self))
 
     @property
     def packing_efficiency(self) -> float:

@@ -11,7 +11,12 @@ def evaluate(
         Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (its newest checkpoint) or a checkpoint.")
     ],
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A built data set. Default: the data the run was trained on.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A data set, built with the model's tokenizer (glm-scale data build … --tokenizer RUN). Default: the "
+            "data the run was trained on.",
+        ),
     ] = None,
     split: Annotated[Literal["train", "validation"], typer.Option(help="Which part of the data.")] = "validation",
     sequence_length: Annotated[
@@ -32,7 +37,7 @@ def evaluate(
     console = Console()
     loaded = load_model(checkpoint, resolve_device(device))
     with Console(stderr=True).status("evaluating"):
-        result = evaluate_model(loaded, data, split, sequence_length, rows)
+        result = evaluate_model(loaded, data, split, sequence_length, rows, checkpoint)
     console.print(
         f"{checkpoint} at step {loaded.step}, {split} split of {data or 'the training data'}", highlight=False
     )

@@ -59,7 +59,8 @@ def scaling_curves(comparison: Comparison) -> list[ScalingCurve]:
     usable = [run for run in comparison.runs if run.validation_loss is not None and _is_final(run)]
     if not usable:
         raise UserError(
-            "no finished run with a final validation loss among these; a scaling curve needs runs that have ended"
+            "no finished run with a final validation loss among these; a scaling curve needs runs that have ended, on "
+            "data with a validation split"
         )
     curves = []
     for mixer in sorted({run.mixer for run in usable}):

@@ -31,8 +31,9 @@ class Trainer:
     """One run from `counters` to the end of its budget.
 
     `steps` yields this rank's micro-batches of one step after the other, from a row of the data on. `stop` is looked at
-    between steps. `rows_of` counts the rows of a step on all ranks. `alive` is told what the run comes to. `spikes` is
-    the history by which steps are judged, if they are. Close it in the end.
+    between steps. `validator` is None where nothing is held out. `rows_of` counts the rows of a step on all ranks.
+    `alive` is told what the run comes to. `spikes` is the history by which steps are judged, if they are. Close it in
+    the end.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Trainer:
         config: TrainingConfig,
         engine: Engine,
         steps: Callable[[int], Generator[Sequence[Batch]]],
-        validator: Validator,
+        validator: Validator | None,
         saver: Saver,
         journal: Journal,
         clock: Clock,
@@ -87,15 +88,15 @@ class Trainer:
             self.stop_if_diverged()
             if self.counters != reached:
                 continue  # it has gone back
-            if not self.finished and self.validator.due(self.counters.step):
-                self.evaluate()
+            if not self.finished and self.validator and self.validator.due(self.counters.step):
+                self.evaluate(self.validator)
             if not self.finished and self.saver.due(self.counters.step):
                 self.save()
             self.report_failed_save()
             if self.stop:
                 break
-        if self.finished:
-            self.evaluate(final=True)
+        if self.finished and self.validator:
+            self.evaluate(self.validator, final=True)
         self.save()
         self.saver.finish()
         return "finished" if self.finished else "killed"
@@ -112,10 +113,10 @@ class Trainer:
         tokens = self.counters.tokens + self.config.batch_tokens
         return learning_rate(self.config.schedule, self.config.optimizer.learning_rate, tokens, self.config.tokens)
 
-    def evaluate(self, final: bool = False) -> None:
+    def evaluate(self, validator: Validator, final: bool = False) -> None:
         self.alive("evaluation")
         with self.clock.phase("evaluation"):
-            evaluation = self.validator.evaluate(self.engine)
+            evaluation = validator.evaluate(self.engine)
             self.remarks = {VALIDATION_LOSS: evaluation.loss}
             self.journal.validation(self.counters, evaluation, final=final)
 

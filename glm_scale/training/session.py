@@ -248,6 +248,8 @@ class _Session:
             f"{config.training.steps} steps of {config.training.batch_tokens:,} tokens on "
             + (f"{mesh.layout.processes} × {self.device.type} ({mesh.layout})" if mesh else str(self.device))
         )
+        if remark := self.validation_rows.remark:
+            self.progress.say(remark)
         return summary
 
     def _build_engine(self) -> Engine:
@@ -283,8 +285,10 @@ class _Session:
         finally:
             stream.close()  # type: ignore[attr-defined]  # ends the worker processes
 
-    def _validator(self) -> Validator:
+    def _validator(self) -> Validator | None:
         config, rows = self.config, self.validation_rows
+        if not len(rows):
+            return None
         count = min(config.evaluation.rows or len(rows), len(rows))
 
         def fresh() -> Iterator[Batch]:

@@ -162,11 +162,17 @@ def test_sources_must_share_a_tokenizer(tmp_path: Path, dataset: Path) -> None:
         PackedRows(config(tmp_path / "set"), tokenizer=recorded)
 
 
-def test_a_split_without_documents_is_an_error(tmp_path: Path) -> None:
+def test_nothing_to_validate_on_is_no_error_but_nothing_to_train_on_is(tmp_path: Path) -> None:
     build_corpus(tmp_path, documents(20), validation_fraction=0.0)
     PackedRows(config(tmp_path / "set"))
-    with pytest.raises(DataError, match=r"validation split holds no documents.*--document-separator"):
-        PackedRows(config(tmp_path / "set"), "validation")
+    held_out = PackedRows(config(tmp_path / "set"), "validation")
+    assert len(held_out) == 0
+    assert "no validation split" in held_out.remark
+    index = load_index(tmp_path / "set")
+    swapped = {"train": index.splits["validation"], "validation": index.splits["train"]}
+    (tmp_path / "set" / "index.json").write_bytes(index.model_copy(update={"splits": swapped}).dumps())
+    with pytest.raises(DataError, match=r"train split holds no documents.*--document-separator"):
+        PackedRows(config(tmp_path / "set"))
 
 
 @pytest.mark.parametrize(
