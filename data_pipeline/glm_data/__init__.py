@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glm_data.builder import BuildConfig, build
+    from glm_data.build_config import BuildConfig
+    from glm_data.builder import build
     from glm_data.errors import DataError
     from glm_data.index import Index, load_index
     from glm_data.loader import Batch, batches
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "loader",
-    "BuildConfig": "builder",
+    "BuildConfig": "build_config",
     "DataConfig": "rows",
     "DataError": "errors",
     "Index": "index",

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from glm_data.builder import BuildConfig, BuildResult, build
+from glm_data.build_config import BuildConfig
+from glm_data.builder import BuildResult, build
 from glm_data.errors import DataError
 from glm_data.index import INDEX_NAME, check_complete, load_index
 

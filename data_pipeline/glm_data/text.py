@@ -91,8 +91,6 @@ def read_blocks(file: InputFile, reading: Reading) -> Iterator[Block]:
     Raises:
         DataError: the file cannot be read, or its compression is damaged.
     """
-    if not file.size:
-        return  # compressed or not: nothing was written into it
     last_end = _last_line_end if file.format == ".jsonl" else _last_separator_end(reading)
     line = 1
     try:

@@ -126,7 +126,8 @@ def build_command(
     """
     from rich.console import Console
 
-    from glm_data.builder import BuildConfig, build
+    from glm_data.build_config import BuildConfig
+    from glm_data.builder import build
     from glm_data.errors import DataError
 
     if vocab_size is not None and tokenizer is not None:

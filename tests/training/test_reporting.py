@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from glm_scale.errors import UserError
 from glm_scale.tracking import MetricsLog, read_metrics
 from glm_scale.training.clock import Clock
 from glm_scale.training.counters import Counters
@@ -103,7 +104,7 @@ def test_bits_per_byte_counts_valid_labels_and_their_bytes() -> None:
 
 
 def test_nothing_to_evaluate_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no token"):
+    with pytest.raises(UserError, match="no token"):
         evaluate(lambda _: torch.tensor(0.0), [], torch.zeros(4, dtype=torch.int32))
 
 
