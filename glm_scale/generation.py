@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from glm_data.settings import Settings
 from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel, ModelCache
 
@@ -33,14 +34,12 @@ class TextCodec(Protocol):
     def decode(self, ids: list[int]) -> str: ...
 
 
-class Sampling(BaseModel):
+class Sampling(Settings):
     """How the next token is drawn: logits / temperature, cut to the `top_k` likeliest tokens, then to the fewest
     whose probabilities reach `top_p` (nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751). Temperature 0 takes
     the likeliest token."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    temperature: Annotated[float, Field(ge=0)] = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

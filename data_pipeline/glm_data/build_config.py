@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from glm_data.errors import DataError
+from glm_data.settings import Settings
 from glm_data.text import Reading
 from glm_data.tokenizer_training import LARGEST_VOCABULARY, SMALLEST_VOCABULARY
 
 SHARD_BYTES = 256_000_000
 
 
-class BuildConfig(BaseModel):
+class BuildConfig(Settings):
     """What to build, from what, and where.
 
     Attributes:
@@ -29,8 +30,6 @@ class BuildConfig(BaseModel):
         origin: where the text comes from, for the record.
         overwrite: replace what the output holds.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     inputs: list[Path] = Field(min_length=1)
     output: Path

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from glm_data.errors import DataError, LimitError
 from glm_data.held_out import remark_on
@@ -21,6 +21,7 @@ from glm_data.index import TOKENIZER_NAME, Index, load_index
 from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
 from glm_data.packing import RowPlan, count_rows, plan_rows
+from glm_data.settings import Settings
 from glm_data.shards import EMPTY_LENGTH, SplitReader
 from glm_data.tokenizer import Tokenizer
 
@@ -29,16 +30,14 @@ NO_LABEL = -100  # what torch's cross entropy ignores
 _PLANS_KEPT = 2  # per source: one epoch may still be read while the next begins
 
 
-class SourceConfig(BaseModel):
+class SourceConfig(Settings):
     """A built data set and its share of the training samples, relative to the other weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     path: Path
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0)
 
 
-class DataConfig(BaseModel):
+class DataConfig(Settings):
     """What to read and how.
 
     Attributes:
@@ -50,10 +49,8 @@ class DataConfig(BaseModel):
             order of everything else stays the same, and is counted.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     sources: list[SourceConfig] = Field(min_length=1)
-    sequence_length: int = Field(ge=2)
+    sequence_length: int = Field(ge=2, lt=2**31)
     seed: int = Field(default=0, ge=0)
     workers: int = Field(default=1, ge=0)
     on_bad_sample: Literal["stop", "skip"] = "stop"

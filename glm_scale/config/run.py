@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from glm_data import DataConfig
+from glm_data.settings import Settings
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.config import ParallelConfig
 from glm_scale.tracking.config import TrackingConfig
@@ -14,15 +15,16 @@ from glm_scale.training.config import CheckpointConfig, EvaluationConfig, Traini
 
 __all__ = ["LadderConfig", "RunConfig"]
 
+_LONGEST_NAME = 200
+"""Characters of a name; file systems allow 255."""
 
-class LadderConfig(BaseModel):
+
+class LadderConfig(Settings):
     """Runs that differ only in mixer and size: every one of `mixers` at every one of `sizes`.
 
     A mixer is a spelling ("lattice:2^k") or a list of them that repeats through the depth. A size is a group of
     overrides of the run's keys, such as {model.layers: 4, model.width: 128}; an empty one changes nothing.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mixers: list[str | list[str]] = Field(min_length=1)
     sizes: list[dict[str, Any]] = Field(default=[{}], min_length=1)
@@ -30,10 +32,8 @@ class LadderConfig(BaseModel):
     prompt: str = "The state of the union is"
 
 
-class RunConfig(BaseModel):
+class RunConfig(Settings):
     """One run: `glm-scale train` trains it into run_root/name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     run_root: Path = Path("runs")
@@ -55,6 +55,8 @@ class RunConfig(BaseModel):
     def _name_is_a_directory_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+^_=-]*", name):
             raise ValueError("names a directory: letters, digits and . + ^ _ = - only, starting with a letter or digit")
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(f"is {len(name)} characters long; at most {_LONGEST_NAME}, for the names made from it")
         return name
 
     @model_validator(mode="after")

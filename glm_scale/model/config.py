@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from glm_data.settings import Settings
 from glm_scale.layers.rotary import Rotary
 from glm_scale.mixers import MixerDims, MixerSpec, parse_mixer
 
-Size = Annotated[int, Field(ge=1)]
+# The product of any three, in bytes, is one that torch can still count.
+Size = Annotated[int, Field(ge=1, le=2**20)]
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """Sizes and mixers of a model. Sizes count numbers, not bytes.
 
     `mixers` repeats through the depth: layer i has mixer i modulo the length of the list. `head_dim` defaults to
@@ -20,10 +22,8 @@ class ModelConfig(BaseModel):
     weights of a plain one four times as wide as the model (Touvron et al. 2023, arXiv 2302.13971).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     vocab_size: Size
-    layers: Size
+    layers: Annotated[int, Field(ge=1, le=10_000)]
     width: Size
     heads: Size
     head_dim: Size | None = None
@@ -32,7 +32,7 @@ class ModelConfig(BaseModel):
     conv_width: Annotated[int, Field(ge=0)] = 0
     """Rows of the short convolution in front of every mixer, the row itself among them; 0 for none."""
     tie_embeddings: bool = False
-    rotary_base: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10000.0
+    rotary_base: Annotated[float, Field(gt=1)] = 10000.0
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     ssm_state: Size = 64
     """State expansion N of the `ssm` mixer: its state is N × head_dim a head."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from glm_data.settings import Settings
 from glm_scale.parallel.strategies import SequenceStrategy
 
 __all__ = ["ParallelConfig"]
 
 
-class ParallelConfig(BaseModel):
+class ParallelConfig(Settings):
     """The mesh: tensor × sequence × data processes, one for each GPU.
 
     `tensor` ranks split the weights of every layer, `sequence` ranks the rows of every sequence, `data` ranks the
@@ -18,8 +19,6 @@ class ParallelConfig(BaseModel):
     `shard_activations` is Megatron's sequence parallelism: between layers the tensor ranks split the rows, too.
     `hang_seconds`: a run in which nothing moves for so long is ended, and says where every rank stands.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tensor: int = Field(1, ge=1)
     sequence: int = Field(1, ge=1)

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from glm_data.settings import Settings
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -13,14 +15,12 @@ _SQLITE = "sqlite:///"
 _NAMED_STORES = ("databricks", "databricks-uc", "uc")
 
 
-class TrackingConfig(BaseModel):
+class TrackingConfig(Settings):
     """MLflow tracking of a run. The run directory's metrics.jsonl is written whatever is set here.
 
     `uri`: any MLflow tracking URI; a relative sqlite path is relative to the working directory in which the run
     starts. `system_metrics`: seconds between samples of CPU, memory and GPU; null takes none.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = True
     uri: str = DEFAULT_URI

@@ -2,18 +2,16 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from glm_data.settings import Settings
 
 __all__ = [
     "CheckpointConfig", "EvaluationConfig", "OptimizerConfig", "ScheduleConfig", "SpikeConfig", "TrainingConfig",
 ]  # fmt: skip
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class OptimizerConfig(_Config):
+class OptimizerConfig(Settings):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) with clipping of the global gradient norm.
 
     `weight_decay` acts on matrices of the blocks and of the output head alone, see `optimizer.parameter_groups`.
@@ -33,7 +31,7 @@ class OptimizerConfig(_Config):
         return self
 
 
-class ScheduleConfig(_Config):
+class ScheduleConfig(Settings):
     """Learning rate against tokens, see `schedule.learning_rate`.
 
     `decay_tokens` is the length of the last phase of `wsd` (default: a fifth of the budget); `cosine` decays from the
@@ -53,7 +51,7 @@ class ScheduleConfig(_Config):
         return self
 
 
-class SpikeConfig(_Config):
+class SpikeConfig(Settings):
     """What is done about outliers of the loss and of the gradient norm.
 
     A step is skipped if one of them lies more than `threshold` robust standard deviations above the median of the last
@@ -75,7 +73,7 @@ class SpikeConfig(_Config):
         return self
 
 
-class TrainingConfig(_Config):
+class TrainingConfig(Settings):
     """How one run is trained. All token counts are positions of packed rows, padding included.
 
     `tokens` is the budget of the run, `batch_tokens` of one optimizer step, `micro_batch` the rows of one forward
@@ -136,14 +134,14 @@ class TrainingConfig(_Config):
         return self
 
 
-class EvaluationConfig(_Config):
+class EvaluationConfig(Settings):
     """Validation every `every` steps (null: only at the end) on the first `rows` rows (null: the whole split)."""
 
     every: int | None = Field(None, gt=0)
     rows: int | None = Field(None, gt=0)
 
 
-class CheckpointConfig(_Config):
+class CheckpointConfig(Settings):
     """A checkpoint every `every` steps (null: only at the end).
 
     On disk stay the newest `keep`, those of steps that are multiples of `keep_every` (null: none besides), and the

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
+from glm_data.settings import Settings
 from glm_launch.slurm import minutes_of
 from glm_scale.config import ConfigError, Problem, validate
 from glm_scale.tracking.config import is_secret
@@ -22,18 +23,14 @@ PROFILES = Path("configs/cluster")
 Duration = Annotated[int, BeforeValidator(minutes_of), Field(gt=0)]
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Container(_Config):
+class Container(Settings):
     """The image in which the processes run. `mounts`: host:container paths, or paths that are the same in both.
     `python`: the interpreter in the image.
     """
 
     engine: Literal["apptainer", "pyxis"]
     image: str
-    mounts: list[str] = []
+    mounts: list[str] = Field([])
     python: str = "python3"
 
     def command(self, directory: Path) -> str:
@@ -54,7 +51,7 @@ class Container(_Config):
         ]
 
 
-class Cluster(_Config):
+class Cluster(Settings):
     """Settings of a site. Options of `glm-scale submit` of the same name replace them.
 
     `time` is a SLURM duration and becomes minutes. `sbatch`: further options of sbatch, such as {reservation: spring};
@@ -72,12 +69,12 @@ class Cluster(_Config):
     cpus_per_task: int | None = Field(None, gt=0)
     memory: str | None = None
     time: Duration = 24 * 60
-    sbatch: dict[str, str | int | bool] = {}
+    sbatch: dict[str, str | int | bool] = Field({})
     container: Container | None = None
-    modules: list[str] = []
-    environment: dict[str, str] = {}
+    modules: list[str] = Field([])
+    environment: dict[str, str] = Field({})
     network_interface: str | None = None
-    setup: list[str] = []
+    setup: list[str] = Field([])
     python: str | None = None
 
     @field_validator("environment")
