@@ -5,9 +5,8 @@ Commands import what is heavy (torch, DeepSpeed, MLflow) when they run, so that 
 
 import sys
 
-import typer
-
 from glm_scale.cli import bench, checkpoint, data, track
+from glm_scale.cli.commands import Commands
 from glm_scale.cli.compare import compare
 from glm_scale.cli.config import config
 from glm_scale.cli.evaluate import evaluate
@@ -23,7 +22,7 @@ __all__ = ["app", "main"]
 # Errors of the layers below, which know nothing of this package: module and name.
 _ERRORS_BELOW = (("glm_data", "DataError"), ("glm_kernels", "PatternError"))
 
-app = typer.Typer(
+app = Commands(
     name="glm-scale",
     help="Pretrain language models whose token mixers are structured generalized linear recurrences, and compare them.",
     no_args_is_help=True,
@@ -42,11 +41,11 @@ app.command(rich_help_panel="Look at runs")(evaluate)
 app.command(rich_help_panel="Look at runs")(generate)
 app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Look at runs")
 
-_track = typer.Typer(no_args_is_help=True, help="The MLflow side of runs.")
+_track = Commands(no_args_is_help=True, help="The MLflow side of runs.")
 _track.command()(track.sync)
 app.add_typer(_track, name="track", rich_help_panel="Look at runs")
 
-_bench = typer.Typer(no_args_is_help=True, help="The speed of operators, measured by python -m glm_kernels.bench.")
+_bench = Commands(no_args_is_help=True, help="The speed of operators, measured by python -m glm_kernels.bench.")
 _bench.command()(bench.plot)
 app.add_typer(_bench, name="bench", rich_help_panel="Prepare")
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from glm_scale.cli.commands import Commands
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from glm_scale.training.checkpoint.reading import Checkpoint
     from glm_scale.training.checkpoint.retention import Reason
 
-app = typer.Typer(no_args_is_help=True, help="Look at the checkpoints of runs, check them, take weights out of them.")
+app = Commands(no_args_is_help=True, help="Look at the checkpoints of runs, check them, take weights out of them.")
 
 RunOrCheckpoint = Annotated[
     Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (its newest checkpoint) or a checkpoint.")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glm_scale.cli.commands import Commands
+
 if TYPE_CHECKING:
     from glm_data.builder import BuildResult
     from glm_data.index import Index
 
-app = typer.Typer(no_args_is_help=True, help="Turn text into tokenised data sets, and look into them.")
+app = Commands(no_args_is_help=True, help="Turn text into tokenised data sets, and look into them.")
 
 
 class OnBadRecord(StrEnum):

@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     split: Annotated[Literal["train", "validation"], typer.Option(help="Which part of the data.")] = "validation",
     sequence_length: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of a row. Default: as in training.")
+        int | None, typer.Option(min=2, max=2**24, help="Tokens of a row. Default: as in training.")
     ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows to read. Default: all of them; of train, one epoch.")

@@ -17,7 +17,7 @@ def generate(
     top_p: Annotated[
         float, typer.Option(min=1e-6, max=1, help="Draw among the fewest tokens that reach this probability.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed draws the same text.")] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
 ) -> None:
     """Stream a continuation of a prompt to stdout; speed and cache size go to stderr."""

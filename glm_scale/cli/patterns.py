@@ -38,8 +38,10 @@ def patterns(
             show_default=False,
         ),
     ] = None,
-    length: Annotated[int, typer.Option(min=2, help="Rows of the document that is measured.")] = 4096,
-    head_dim: Annotated[int, typer.Option(min=1, help="Key and value size of a head; the SSM's state size.")] = 64,
+    length: Annotated[int, typer.Option(min=2, max=2**20, help="Rows of the document that is measured.")] = 4096,
+    head_dim: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Key and value size of a head; the SSM's state size.")
+    ] = 64,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Also draw A, B and (I − B)^-1 of the first rows.")
     ] = None,

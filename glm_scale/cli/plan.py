@@ -23,7 +23,7 @@ _WIDE = 180
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="How many GPUs; none of them is needed.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, max=2**20, help="How many GPUs; none of them is needed.")] = 1,
     gpu: Annotated[str, typer.Option(help="Their kind: h100, h200, b200, a100, l40s.")] = "h100",
     everything: Annotated[bool, typer.Option("--all", help="All layouts, not only the best dozen.")] = False,
     json: Annotated[bool, typer.Option("--json", help="All layouts as JSON, in bytes and seconds.")] = False,
