@@ -27,12 +27,19 @@ class FileLock:
         self.path = path
         self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if _try_flock(self._file, fcntl.LOCK_EX, patience) is False:
-            holder = _holder(path)
+            who = holder(path)
             os.close(self._file)
-            raise PassingError(f"process {holder} is {purpose} {path.parent}; wait for it, or stop it first")
+            raise PassingError(f"process {who} is {purpose} {path.parent}; wait for it, or stop it first")
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         _close_in_forked_children(self)
+
+    def is_in_place(self) -> bool:
+        """Whether the file that is held is still the one of its path."""
+        try:
+            return self._file is not None and os.path.samestat(os.fstat(self._file), self.path.stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Let go; calling it again does nothing."""
@@ -75,7 +82,8 @@ def _try_flock(file: int, kind: int, patience: float) -> bool | None:
             raise
 
 
-def _holder(path: Path) -> str:
+def holder(path: Path) -> str:
+    """Who holds a file, or held it last, such as "123 on host"."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if text := path.read_text().strip():
             return text

@@ -12,28 +12,41 @@ This module imports neither torch nor MLflow, so that listing runs is quick.
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from glm_scale import __version__
 from glm_scale.errors import UserError
-from glm_scale.locking import FileLock, is_held
+from glm_scale.locking import FileLock, holder, is_held
 from glm_scale.version import code_version
 
-RunStatus = Literal["running", "finished", "failed", "killed"]
+FinalStatus = Literal["finished", "failed", "stopped", "cancelled", "killed"]
+RunStatus = Literal["running", "finished", "failed", "stopped", "cancelled", "killed"]
+"""How a run stands, by the same word in summary.json, on the screen, in `status`, in `compare` and in MLflow.
+
+    running      a process trains in its directory
+    finished     it has spent its budget of tokens
+    failed       it ended by an error, and nothing starts it again
+    stopped      it was asked to end (Ctrl-C, a signal, its time limit), and has saved: the same command goes on
+    cancelled    it was ended by `glm-scale cancel`, and has saved if there was time: `glm-scale resume` takes that back
+    killed       its processes are gone without a word; summaries of earlier versions say so of stopped runs as well
+
+What waits for its turn or lies between two attempts has further words, which `glm-scale status` adds.
+"""
+
+_FOREIGN = ", or is not the summary of a run"
 
 COMMITTED = "COMMITTED"
 """A file of this name is in every folder that is a whole checkpoint."""
-
-# Folders of runs may be grouped (a sweep inside runs/); deeper than this nobody means.
-_SEARCH_DEPTH = 3
 
 
 class RunSummary(BaseModel):
@@ -110,6 +123,11 @@ class RunDirectory:
         return self.path / "tracking.log"
 
     @property
+    def cancelled(self) -> Path:
+        """Is there once `glm-scale cancel` was told to end the run, until it is submitted again."""
+        return self.path / "launch" / "cancelled"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -148,15 +166,35 @@ class RunDirectory:
 
     def exists(self) -> bool:
         """Whether a run has been started here."""
-        return self.summary.is_file()
+        return os.path.isfile(self.summary)  # noqa: PTH113  # unlike Path.is_file it bears a folder it may not enter
 
-    def must_be_new(self) -> None:
-        """Raises UserError if a run has been started here."""
-        if self.exists() or any(self.checkpoints.glob("step-*")):
-            raise UserError(
-                f"{self.path} holds a run already, and --fresh overwrites none: choose another name (name=…), remove "
-                "the directory, or leave --fresh out to go on with the run"
-            )
+    def set_aside(self) -> Path | None:
+        """Make room for a new run: one that was started here is moved to NAME.1, NAME.2, … beside it, whole.
+
+        Returns where it is now, under which name it can go on; None if there was none.
+        Raises UserError if a process trains in it, or it cannot be moved.
+        """
+        while self.exists() or self.config.exists() or self.metrics.exists() or any(self.checkpoints.glob("step-*")):
+            with self.lock() as lock:
+                # Whoever held it may have moved the run, and started another one here.
+                if not lock.is_in_place():
+                    continue
+                moved = RunDirectory(self._move_away())
+                with contextlib.suppress(UserError, OSError):
+                    moved.update_summary(name=moved.name)
+                return moved.path
+        return None
+
+    def _move_away(self) -> Path:
+        for number in itertools.count(1):
+            place = self.path.with_name(f"{self.name}.{number}")
+            try:
+                if not os.path.lexists(place):
+                    return self.path.rename(place)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise UserError(f"cannot move {self.path} to {place}: {error.strerror}") from error
+        raise AssertionError
 
     # Small files -----------------------------------------------------------------------------------------------
 
@@ -166,9 +204,10 @@ class RunDirectory:
             return RunSummary.model_validate_json(self.summary.read_bytes())
         except FileNotFoundError as error:
             raise UserError(f"{self.path} is not a run directory: it holds no summary.json") from error
-        except (OSError, ValidationError) as error:
-            reason = _first_problem(error) if isinstance(error, ValidationError) else error.strerror
-            raise UserError(f"{self.summary} is not the summary of a run: {reason}") from error
+        except OSError as error:
+            raise UserError(f"{self.summary} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise UserError(unreadable(self.summary, error, self.read_version().get("glm_scale"), _FOREIGN)) from error
 
     def write_summary(self, summary: RunSummary) -> None:
         write_atomically(self.summary, summary.model_dump_json(indent=2) + "\n")
@@ -207,26 +246,56 @@ class RunDirectory:
         """Whether a process (this one included) trains here now."""
         return is_held(self.path / "run.lock")
 
+    def lock_holder(self) -> str:
+        """The process that trains here, such as "process 123 on host"."""
+        return f"process {holder(self.path / 'run.lock')}"
+
+    def was_cancelled(self) -> bool:
+        """Whether `glm-scale cancel` was told to end the run since training began the last time."""
+        try:
+            # The configuration is written whenever training begins.
+            return self.cancelled.stat().st_mtime >= self.config.stat().st_mtime
+        except OSError:
+            return False
+
     def status(self) -> RunStatus:
-        """How the run stands: a run that says "running" but whose process is gone was killed."""
+        """How the run stands: one that says "running" but whose process is gone was killed, or cancelled."""
         status = self.read_summary().status
-        return "killed" if status == "running" and not self.is_locked() else status
+        if status == "running" and not self.is_locked():
+            return "cancelled" if self.was_cancelled() else "killed"
+        return status
 
     def settle(self) -> RunStatus:
-        """Like `status`, and writes "killed" into summary.json if that is what happened."""
-        if self.status() != "killed" or self.read_summary().status == "killed":
-            return self.read_summary().status
-        with contextlib.suppress(UserError), self.lock():
-            if self.read_summary().status == "running":
-                ended = self.metrics.stat().st_mtime if self.metrics.exists() else time.time()
-                self.update_summary(status="killed", ended=ended)
+        """Like `status`, and writes into summary.json what has become of a run whose process is gone."""
+        status = self.status()
+        if status in ("killed", "cancelled") and self.read_summary().status == "running":
+            self.conclude(status)
         return self.read_summary().status
 
+    def conclude(self, status: FinalStatus) -> None:
+        """Write into summary.json how the run ended, where what trained could not: it was gone, or did not know.
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    return f"{place}: {problem['msg']}" if place else problem["msg"]
+        Left alone are runs that have finished or failed, and those in which a process trains.
+        """
+        with contextlib.suppress(UserError, OSError), self.lock():
+            if (summary := self.read_summary()).status in ("running", "stopped", "killed"):
+                measured = self.metrics.stat().st_mtime if self.metrics.exists() else time.time()
+                self.update_summary(status=status, ended=summary.ended or measured)
+
+
+def unreadable(path: Path, error: ValidationError, version: str | None = None, instead: str = "") -> str:
+    """What a user is told of a record that is none: damaged, or `instead` what else, or of a newer `version`."""
+    problems = error.errors()
+    unknown = [str(problem["loc"][-1]) for problem in problems if problem["type"] == "extra_forbidden"]
+    if len(unknown) == len(problems):
+        by = f" (version {version})" if version and version != __version__ else ""
+        return (
+            f"{path} was written by a newer glm-scale{by} and says what version {__version__} does not know: "
+            f"{', '.join(unknown)}. Use the newer one"
+        )
+    place = ".".join(str(part) for part in problems[0]["loc"])
+    reason = f"{place}: {problems[0]['msg']}" if place else problems[0]["msg"]
+    return f"{path} is damaged{instead}: {reason}"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -244,33 +313,3 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunDirectory]:
-    """The runs at `paths`, each a run directory or a folder that holds some, each run once, in order.
-
-    Raises UserError for a path that does not exist or holds no run.
-    """
-    found: dict[Path, RunDirectory] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            raise UserError(f"{path} is not a folder; give run directories, or a folder that holds them")
-        runs = list(_search(path, _SEARCH_DEPTH))
-        if not runs:
-            raise UserError(
-                f"no run in {path}: neither it nor a folder inside holds a summary.json. "
-                "`glm-scale train` makes runs in runs/."
-            )
-        for run in runs:
-            found.setdefault(run.path.resolve(), run)
-    return list(found.values())
-
-
-def _search(folder: Path, depth: int) -> Iterator[RunDirectory]:
-    run = RunDirectory(folder)
-    if run.exists():
-        yield run
-    elif depth > 0:
-        for child in sorted(folder.iterdir()):
-            if child.is_dir() and not child.name.startswith("."):
-                yield from _search(child, depth - 1)

@@ -36,7 +36,7 @@ def compare(
 ) -> None:
     """Compare runs: a table, and their losses against tokens and FLOPs as HTML and PNG."""
     from glm_scale.errors import UserError
-    from glm_scale.runs import find_runs
+    from glm_scale.finding import find_runs
     from glm_scale.tracking.config import check_uri
 
     if tracking_uri is not None:

@@ -15,13 +15,13 @@ def sync(
     experiment: Annotated[
         str | None, typer.Option(help="MLflow experiment; default: the one the run was tracked with.")
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Give up on a dead server after this many seconds.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Give up on a dead server after this many seconds.")] = 60.0,
 ) -> None:
     """Deliver to MLflow what it has missed: metrics, artifacts and the final status of runs."""
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from glm_scale.runs import find_runs
+    from glm_scale.finding import find_runs
     from glm_scale.tracking.sync import sync as replay
 
     console = Console()

@@ -8,7 +8,9 @@ import typer
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
 
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start a new run; an error if RUN_ROOT/NAME holds one already.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start a new run; one that is in RUN_ROOT/NAME is moved to NAME.1, NAME.2, …")
+]
 
 
 def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False) -> None:
@@ -29,13 +31,13 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
     if layout.processes > 1 and "RANK" not in os.environ:
         from glm_scale.launching import launch
         from glm_scale.runs import RunDirectory
+        from glm_scale.training.anew import start_anew
         from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
         command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(config), *(overrides or ())]
         if fresh:
-            # Told here it needs no process. That nobody else was faster, rank 0 finds out when it holds the lock.
-            RunDirectory(run.run_root / run.name).must_be_new()
-            command.append("--fresh")
+            # Before the ranks write there. Should somebody else be faster now, rank 0 does not get the lock.
+            start_anew(RunDirectory(run.run_root / run.name), run)
         logs = run.run_root / run.name / "ranks"
         raise typer.Exit(launch(command, layout.processes, logs=logs, no_failures=[REQUEUE_EXIT_CODE]))
 

@@ -2,7 +2,7 @@
 
 from glm_scale.config.environment import check_environment
 from glm_scale.config.layout import check_layout, layout_of
-from glm_scale.config.loading import load_config, resolved_yaml, validate
+from glm_scale.config.loading import load_config, replaced, resolved_yaml, validate
 from glm_scale.config.problems import ConfigError, Problem
 from glm_scale.config.run import LadderConfig, RunConfig
 
@@ -15,6 +15,7 @@ __all__ = [
     "check_layout",
     "layout_of",
     "load_config",
+    "replaced",
     "resolved_yaml",
     "validate",
 ]

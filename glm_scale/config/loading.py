@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from glm_scale.config.problems import ConfigError, Problem, booleans_for_numbers, problems_of
 from glm_scale.config.run import RunConfig
 
-__all__ = ["load_config", "resolved_yaml", "validate"]
+__all__ = ["load_config", "replaced", "resolved_yaml", "validate"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -28,9 +28,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: naming every problem, the file and the keys.
     """
-    merged = _merge(_read(path), overrides, str(path))
+    return _with_overrides(_read(path), overrides, str(path))
+
+
+def replaced(values: dict[str, Any], overrides: Sequence[str], origin: str) -> RunConfig:
+    """Like `load_config`, of what was read from `origin` already."""
+    return _with_overrides(OmegaConf.create(values), overrides, origin)
+
+
+def _with_overrides(values: DictConfig, overrides: Sequence[str], origin: str) -> RunConfig:
     keys = [override.partition("=")[0] for override in overrides]
-    return validate(RunConfig, merged, str(path), keys)
+    return validate(RunConfig, _merge(values, overrides, origin), origin, keys)
 
 
 def validate(schema: type[Config], values: Any, origin: str, overridden: Sequence[str] = ()) -> Config:

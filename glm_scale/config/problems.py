@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from glm_scale.errors import UserError
 
-__all__ = ["ConfigError", "Problem", "booleans_for_numbers", "problems_of"]
+__all__ = ["ConfigError", "Problem", "booleans_for_numbers", "dotted", "problems_of", "walk"]
 
 _PLAIN = {
     "int_type": "must be an integer",
@@ -83,8 +83,8 @@ def _plain_types(annotation: Any) -> set[Any]:
 
 
 def _problem(detail: Mapping[str, Any], schema: type[BaseModel]) -> Problem:
-    location, parent = _walk(detail["loc"], schema)
-    path = _dotted(location)
+    location, parent = walk(detail["loc"], schema)
+    path = dotted(location)
     kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         return Problem(path, _unknown_key(location, parent, schema), value)
@@ -99,7 +99,7 @@ def _problem(detail: Mapping[str, Any], schema: type[BaseModel]) -> Problem:
 
 def _unknown_key(location: tuple[str | int, ...], parent: type[BaseModel], schema: type[BaseModel]) -> str:
     key, siblings = str(location[-1]), list(parent.model_fields)
-    prefix = _dotted(location[:-1])
+    prefix = dotted(location[:-1])
     near = difflib.get_close_matches(key, siblings, n=1) or [name for name in siblings if _initials(name) == key]
     if near:
         suggestion = f"{prefix}.{near[0]}" if prefix else near[0]
@@ -111,7 +111,7 @@ def _unknown_key(location: tuple[str | int, ...], parent: type[BaseModel], schem
     return f"is not a known key; {hint}Known here: {', '.join(sorted(siblings))}"
 
 
-def _walk(loc: Sequence[str | int], schema: type[BaseModel]) -> tuple[tuple[str | int, ...], type[BaseModel]]:
+def walk(loc: Sequence[str | int], schema: type[BaseModel]) -> tuple[tuple[str | int, ...], type[BaseModel]]:
     """The path of keys within pydantic's location (which mixes in names of union members), and the last group."""
     location: list[str | int] = []
     group: type[BaseModel] | None = schema
@@ -142,7 +142,8 @@ def _paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _paths(group, f"{prefix}{name}.")
 
 
-def _dotted(location: Sequence[str | int]) -> str:
+def dotted(location: Sequence[str | int]) -> str:
+    """Keys and positions in lists as a user writes them: data.sources[0].path."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return text.removeprefix(".")
 

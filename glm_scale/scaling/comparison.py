@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from glm_scale.errors import UserError
+from glm_scale.finding import usable
 from glm_scale.runs import RunDirectory
 from glm_scale.scaling.curves import TrainedRun, load_run
 from glm_scale.scaling.fit import MINIMUM_POINTS, PowerLaw, fit_power_law
@@ -48,8 +49,11 @@ class ScalingCurve:
 
 
 def compare(directories: Iterable[RunDirectory], *, scaling: bool = False) -> Comparison:
-    """Load the runs and order them. `scaling`: the runs are meant to differ in size, and in tokens with it."""
-    runs = [load_run(directory) for directory in directories]
+    """Load the runs and order them. `scaling`: the runs are meant to differ in size, and in tokens with it.
+
+    A run that cannot be read is named on stderr and left out. Raises UserError if that is all of them.
+    """
+    runs = usable(directories, load_run)
     runs.sort(key=lambda run: (math.inf if run.validation_loss is None else run.validation_loss, run.name))
     return Comparison(tuple(runs), tuple(_remarks(runs, scaling)))
 
@@ -81,7 +85,8 @@ def _remarks(runs: Sequence[TrainedRun], scaling: bool) -> Iterable[str]:
     for run in runs:
         if run.status != "finished":
             at = f"at {run.tokens:,} tokens"
-            yield f"{run.name} is still running, {at}" if run.status == "running" else f"{run.name} {_ended(run)} {at}"
+            was = {"running": "is still running,", "failed": "failed"}.get(run.status, f"was {run.status}")
+            yield f"{run.name} {was} {at}"
         elif run.provisional:
             yield f"{run.name} has no final validation loss"
     if difference := _difference(runs, lambda run: run.summary.tokenizer_fingerprint):
@@ -95,10 +100,6 @@ def _remarks(runs: Sequence[TrainedRun], scaling: bool) -> Iterable[str]:
         yield from _uneven_ladder(runs)
     elif budgets and max(budgets) > min(budgets) * (1 + _SAME_TOKENS):
         yield f"trained tokens differ, from {min(budgets):,} to {max(budgets):,}: compare at equal tokens in the figure"
-
-
-def _ended(run: TrainedRun) -> str:
-    return "failed" if run.status == "failed" else "was stopped or killed"
 
 
 def _difference(runs: Sequence[TrainedRun], key: Callable[[TrainedRun], Any], show: bool = False) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory, RunStatus, RunSummary
 from glm_scale.tracking.metrics_log import Record, read_metrics
 
@@ -96,9 +97,12 @@ class TrainedRun:
 
 
 def load_run(directory: RunDirectory) -> TrainedRun:
-    """Read a run. Raises UserError if its summary is damaged."""
+    """Read a run. Raises UserError if its summary is damaged, or a file cannot be read."""
     summary, status = directory.read_summary(), directory.status()
-    records = list(read_metrics(directory.metrics))
+    try:
+        records = list(read_metrics(directory.metrics))
+    except OSError as error:
+        raise UserError(f"{directory.metrics} cannot be read: {error.strerror}") from error
     steps = [record for record in records if record.kind == "train"]
     validations = [r for r in records if r.kind == "validation" and _finite(r.number("loss")) is not None]
     final = next((r for r in reversed(validations) if r.values.get("final") is True), None)
@@ -130,6 +134,6 @@ def _finite(value: float | None) -> float | None:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

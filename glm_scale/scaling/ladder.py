@@ -15,10 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-import yaml
-
 from glm_scale.config import ConfigError, LadderConfig, Problem, RunConfig, load_config
 from glm_scale.runs import RunDirectory
+from glm_scale.training.recorded import recorded_config
 from glm_scale.training.resume import is_same_run
 
 __all__ = ["Rung", "RungOutcome", "climb", "plan"]
@@ -106,8 +105,7 @@ def _is_finished(rung: Rung) -> bool:
     run = rung.run
     if not run.exists() or run.status() != "finished":
         return False
-    recorded = yaml.safe_load(run.config.read_text())
-    return is_same_run(recorded, rung.config.model_dump(mode="json"))
+    return is_same_run(recorded_config(run).values, rung.config.model_dump(mode="json"))
 
 
 def _run(command: list[str]) -> int:

@@ -47,7 +47,9 @@ from glm_scale.tracking.state import Mark, TrackingState
 UID_TAG = "glm_scale.uid"
 _COMPARED = ("loss", "bits_per_byte")
 _BAD_KEY_CHARACTER = re.compile(r"[^\w\-. /:]")
-_MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+STATUS_TAG = "glm_scale.status"
+"""Our own word for how the run stands, of which MLflow has fewer."""
+_MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 
 _logger = logging.getLogger(__name__)
 
@@ -85,7 +87,8 @@ class Mirror:
             return
         self._upload_artifacts(client)
         ended = None if summary.ended is None else round(summary.ended * 1000)
-        client.set_terminated(self._run_id, _MLFLOW_STATUS[summary.status], ended)
+        client.set_tag(self._run_id, STATUS_TAG, summary.status)
+        client.set_terminated(self._run_id, _MLFLOW_STATUS.get(summary.status, "KILLED"), ended)
         self.state.complete = True
         self.state.write(self.run)
 
@@ -293,6 +296,7 @@ def run_tags(run: RunDirectory, summary: RunSummary) -> dict[str, str]:
         "non_embedding_parameters": str(summary.non_embedding_parameters),
         "sequence_length": str(summary.sequence_length),
         "run_directory": str(run.path),
+        STATUS_TAG: summary.status,
     }
     if commit := version.get("git_commit"):
         dirty = bool(version.get("git_dirty"))

@@ -10,15 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
-from glm_scale.runs import RunDirectory
+from glm_scale.runs import FinalStatus, RunDirectory
 from glm_scale.tracking.config import TrackingConfig
 from glm_scale.tracking.metrics_log import MetricsLog
 from glm_scale.tracking.state import Order
 from glm_scale.tracking.system import SystemMonitor
-
-FinalStatus = Literal["finished", "failed", "killed"]
 
 _logger = logging.getLogger("glm_scale.tracking")
 

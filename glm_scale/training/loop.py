@@ -66,7 +66,7 @@ class Trainer:
         self.alive = alive
         self.spikes = spikes
 
-    def train(self) -> Literal["finished", "killed"]:
+    def train(self) -> Literal["finished", "stopped"]:
         """Train until the budget is spent or `stop` is set; either way the last step is on disk afterwards.
 
         At least one step is made: who is stopped and started again all the time comes to the end, too.
@@ -99,7 +99,7 @@ class Trainer:
             self.evaluate(self.validator, final=True)
         self.save()
         self.saver.finish()
-        return "finished" if self.finished else "killed"
+        return "finished" if self.finished else "stopped"
 
     def close(self) -> None:
         """End what reads the data."""

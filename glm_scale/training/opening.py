@@ -1,7 +1,5 @@
 """What has to be known of a run and its data before it starts or goes on."""
 
-import yaml
-
 from glm_data import PackedRows
 from glm_data.rows import SplitName
 from glm_scale.config import RunConfig
@@ -9,9 +7,10 @@ from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory
 from glm_scale.training.checkpoint import Checkpoint
 from glm_scale.training.progress import Progress
-from glm_scale.training.resume import check_resumable
+from glm_scale.training.recorded import recorded_config
+from glm_scale.training.resume import check_resumable, names_other_data
 
-__all__ = ["is_complete", "open_rows", "tell_changes"]
+__all__ = ["check_goes_on", "is_complete", "open_rows", "tell_changes"]
 
 
 def open_rows(config: RunConfig, split: SplitName, run: RunDirectory) -> PackedRows:
@@ -33,14 +32,31 @@ def open_rows(config: RunConfig, split: SplitName, run: RunDirectory) -> PackedR
 
 def tell_changes(run: RunDirectory, config: RunConfig, checkpoint: Checkpoint | None, progress: Progress) -> None:
     """What is different from when the run was started. Raises UserError if that makes it another run."""
-    before = yaml.safe_load(run.config.read_text())
     tokens = int(checkpoint.state["counters"]["tokens"]) if checkpoint else 0
+    for remark in check_goes_on(run, config, tokens):
+        progress.say(remark)
+
+
+def check_goes_on(run: RunDirectory, config: RunConfig, tokens: int, *, data_are_here: bool = True) -> list[str]:
+    """What is different from when a run was started that has consumed so many tokens, each in a sentence.
+
+    data_are_here: that data under another path are the same is looked at, too.
+    Raises UserError if anything makes it another run.
+    """
+    recorded = recorded_config(run)
     after = config.model_copy(update={"ladder": None}).model_dump(mode="json")
-    for remark in check_resumable(before, after, tokens, str(run.path)):
-        progress.say(f"changed since the run was started: {remark}")
+    remarks = check_resumable(recorded.values, after, tokens, str(run.path))
+    if data_are_here and names_other_data(recorded.values, after):
+        if not run.exists() or run.read_summary().data_fingerprint is None:
+            raise UserError(
+                f"{run.path} does not say which data it was started on, so these cannot be told from others: "
+                "go on with data.sources as before, or give this run a new name (name=…)."
+            )
+        open_rows(config, "train", run).close()
+    return [*recorded.remarks, *(f"changed since the run was started: {remark}" for remark in remarks)]
 
 
 def is_complete(run: RunDirectory, config: RunConfig, checkpoint: Checkpoint | None) -> bool:
     """Whether the run has spent its budget already."""
     done = int(checkpoint.state["counters"]["tokens"]) if checkpoint else 0
-    return run.read_summary().status == "finished" and done >= config.training.tokens
+    return run.exists() and run.read_summary().status == "finished" and done >= config.training.tokens

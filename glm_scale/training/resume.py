@@ -1,12 +1,13 @@
 """What may change in the configuration of a run that goes on, and what would make it another run."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from glm_scale.errors import UserError
 
-__all__ = ["Change", "changes", "check_resumable", "is_same_run"]
+__all__ = ["Change", "changes", "check_resumable", "is_free", "is_same_run", "names_other_data"]
 
 # What does not touch which numbers are computed on which data: where, how fast, how often looked at.
 _FREE = (
@@ -42,6 +43,9 @@ _ROUNDING = (
     "parallel.shard_activations",
 )
 _BUDGET = "training.tokens"
+# The directory of a run is run_root/name: one that holds a run of another name was renamed.
+_NAME = "name"
+_SOURCE_PATH = re.compile(r"data\.sources\[\d+\]\.path")
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,23 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 
 def is_same_run(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether two resolved configurations compute the same numbers on the same data, rounding aside."""
-    return all(_is_any(change.key, _FREE) for change in changes(before, after))
+    return all(is_free(change.key) for change in changes(before, after))
+
+
+def is_free(key: str) -> bool:
+    """Whether a key does not touch which numbers are computed on which data, rounding aside."""
+    return _is_any(key, _FREE)
+
+
+def names_other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a source of data has another path than before, so that its fingerprint decides."""
+    return any(_SOURCE_PATH.fullmatch(change.key) for change in changes(before, after))
 
 
 def check_resumable(before: Mapping[str, Any], after: Mapping[str, Any], tokens_done: int, where: str) -> list[str]:
     """Remarks for the user about a run that goes on with a changed configuration.
+
+    Data may lie elsewhere than before; that they are the same has to be seen where they can be read.
 
     Raises:
         UserError: a change would make it another run; names every such key.
@@ -78,7 +94,11 @@ def check_resumable(before: Mapping[str, Any], after: Mapping[str, Any], tokens_
     for change in changes(before, after):
         if change.key == _BUDGET and change.after >= tokens_done:
             remarks.append(f"{change}; the learning-rate schedule stretches with the budget from here on")
-        elif not _is_any(change.key, _FREE):
+        elif change.key == _NAME:
+            remarks.append(f"{change}; its directory was renamed, and it goes on under the new name")
+        elif _SOURCE_PATH.fullmatch(change.key) and None not in (change.before, change.after):
+            remarks.append(f"{change}; the data are the same")
+        elif not is_free(change.key):
             refused.append(change)
         elif _is_any(change.key, _ROUNDING):
             remarks.append(f"{change}; losses may differ from the earlier ones by rounding")

@@ -14,10 +14,10 @@ from glm_scale.config import RunConfig, check_layout, layout_of, resolved_yaml
 from glm_scale.errors import UserError
 from glm_scale.launching import Watchdog
 from glm_scale.model import LanguageModel
-from glm_scale.runs import RunDirectory, RunSummary, write_atomically
+from glm_scale.runs import FinalStatus, RunDirectory, RunSummary, write_atomically
 from glm_scale.tracking import MetricsLog, Tracker
-from glm_scale.tracking.tracker import FinalStatus
 from glm_scale.training import distributed
+from glm_scale.training.anew import start_anew
 from glm_scale.training.checkpoint import Checkpoint, CheckpointStore, Retention, Saver
 from glm_scale.training.checkpoint.loading import CONFIG_NAME, TOKENIZER_NAME
 from glm_scale.training.clock import Clock
@@ -54,20 +54,22 @@ def train(config: RunConfig, *, fresh: bool = False, earlier: Sequence[int] = ()
     """Train the run that `config` describes, from its newest checkpoint if there is one.
 
     Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
-    `fresh`: it is to be a new run. `earlier`: see StopRequest.
+    `fresh`: it is a new run; one that is there is moved aside. `earlier`: see StopRequest.
 
     Raises:
-        UserError: it cannot be started, or is not new though it is to be, or stopped because it diverged (it is marked
-            as failed then).
+        UserError: it cannot be started, or stopped because it diverged (it is marked as failed then).
     """
     layout = layout_of(config)
     check_layout(config, layout, config.name)
     device = distributed.resolve_device(config.training.device)
-    run = RunDirectory(config.run_root / config.name).create()
+    run = RunDirectory(config.run_root / config.name)
+    if fresh:
+        start_anew(run, config)
+    run.create()
     if layout.processes == 1:
-        return _train(config, run, Ranks(), device, _nobody_waits, fresh, earlier)
+        return _train(config, run, Ranks(), device, _nobody_waits, earlier)
     with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, joined(config, layout, device, run) as ranks:
-        return _train(config, run, ranks, device, watchdog.step, fresh, earlier)
+        return _train(config, run, ranks, device, watchdog.step, earlier)
 
 
 def _train(
@@ -76,7 +78,6 @@ def _train(
     ranks: Ranks,
     device: torch.device,
     alive: Callable[[int | str], None],
-    fresh: bool,
     earlier: Sequence[int],
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
@@ -86,11 +87,9 @@ def _train(
 
         def open_run() -> tuple[Checkpoint | None, bool]:
             stack.enter_context(run.lock())
-            if fresh:
-                run.must_be_new()
             stack.enter_context(logging_to(run.log))
             checkpoint = _store(config, run, progress).newest(config.checkpoint.verify)
-            if not run.exists():
+            if not run.exists() and checkpoint is None:
                 return checkpoint, False
             tell_changes(run, config, checkpoint, progress)
             return checkpoint, is_complete(run, config, checkpoint)
@@ -101,7 +100,7 @@ def _train(
             return Outcome("finished")
         stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
         status = _Session(config, run, ranks, device, progress, stop, alive, checkpoint).run_to_end()
-        return Outcome(status, stop.reason, stop.exit_code) if status == "killed" else Outcome(status)
+        return Outcome(status) if status == "finished" else Outcome(status, stop.reason, stop.exit_code)
 
 
 class _Session:
@@ -151,7 +150,7 @@ class _Session:
             try:
                 status = self._train(engine, saver, counters, clock, self._journal(log, clock, summary))
             except KeyboardInterrupt:
-                status = "killed"
+                status = "stopped"
                 raise
             except Exception as error:
                 expected = isinstance(error, UserError | DataError)
@@ -213,10 +212,12 @@ class _Session:
                 if self.ranks.first:
                     self.run.update_summary(step=reached.step, tokens=reached.tokens, samples=reached.samples)
         logging.getLogger(__name__).info("%s", journal.time_spent())
-        if status == "killed":
-            self.progress.say(
-                f"stopped by {self.stop.reason} at step {reached.step}; the same command goes on from there"
-            )
+        if status == "finished":
+            return status
+        if self.run.was_cancelled():
+            self.progress.say(f"cancelled at step {reached.step}; glm-scale resume {self.run.path} goes on from there")
+            return "cancelled"
+        self.progress.say(f"stopped by {self.stop.reason} at step {reached.step}; the same command goes on from there")
         return status
 
     def _write_papers(self) -> RunSummary:

@@ -73,6 +73,10 @@ def end(folder: LaunchFolder, submission: Submission, code: int, scheduler: Caus
             decided=decision.action, delay=decision.delay,
         )
     )  # fmt: skip
+    if decision.action == "give up":
+        folder.run.conclude("failed")
+    elif cause.kind == "cancelled":
+        folder.run.conclude("cancelled")
     return decision
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ from glm_scale.locking import is_held
 from glm_scale.runs import RunDirectory
 from glm_scale.training.checkpoint.layout import places
 from glm_scale.training.checkpoint.saver import SAVE_SECONDS
-from glm_scale.training.resume import check_resumable
+from glm_scale.training.opening import check_goes_on
 
-__all__ = ["check_run", "lead_of", "must_be_idle", "runs_of_sweep"]
+__all__ = [
+    "check_run", "is_active", "lead_of", "must_be_idle", "pause_of", "runs_of_sweep", "wait_until_saved", "works",
+]  # fmt: skip
 
 _LEAST_LEAD = 120
+_PATIENCE = 600.0
+"""Seconds for a cancelled run to save, which a command that needs it idle waits."""
+_ASK, _LOOK = 10.0, 0.2
+"""Seconds between questions to SLURM whether a job is still there, and between looks at what is on this machine."""
 
 
 def runs_of_sweep(configs: Sequence[Path], overrides: Sequence[str], vary: Sequence[str]) -> list[RunConfig]:
@@ -45,22 +52,18 @@ def runs_of_sweep(configs: Sequence[Path], overrides: Sequence[str], vary: Seque
     return list(found.values())
 
 
-def check_run(run: RunConfig, processes: int, *, data_comes_later: bool) -> None:
+def check_run(run: RunConfig, processes: int, *, data_comes_later: bool, fresh: bool = False) -> None:
     """Raise what `glm-scale train` would raise on so many processes, before it uses any of them.
 
-    data_comes_later: a job before this one makes the data.
+    data_comes_later: a job before this one makes the data. fresh: a run that is there does not go on.
     """
     missing = [source.path for source in run.data.sources if not source.path.exists()]
     if not (data_comes_later and missing):
         check_environment(run, run.name)
     check_layout(run, layout_of(run, processes), run.name)
     directory = RunDirectory(run.run_root / run.name)
-    if directory.exists():
-        before = yaml.safe_load(directory.config.read_text())
-        tokens = directory.read_summary().tokens
-        check_resumable(
-            before, run.model_copy(update={"ladder": None}).model_dump(mode="json"), tokens, str(directory.path)
-        )
+    if directory.exists() and not fresh:
+        check_goes_on(directory, run, directory.read_summary().tokens, data_are_here=not missing)
 
 
 def must_be_idle(folder: LaunchFolder) -> None:
@@ -68,15 +71,48 @@ def must_be_idle(folder: LaunchFolder) -> None:
     submission = folder.submission()
     if submission is not None and is_active(folder, submission):
         what = f"job {submission.job}" if submission.kind == "slurm" else f"process {submission.job}"
+        run = shlex.quote(str(folder.run.path))
+        if folder.cancelled.exists():
+            raise UserError(
+                f"{folder.run.path} was cancelled, and {what} on {submission.host} still saves; wait for it with: "
+                f"glm-scale cancel --wait {run}"
+            )
         raise UserError(
             f"{folder.run.path} belongs to {what} already, on {submission.host}; wait for it, or end it with: "
-            f"glm-scale cancel {shlex.quote(str(folder.run.path))}"
+            f"glm-scale cancel {run}"
         )
     if folder.run.is_locked():
         raise UserError(f"a process is training in {folder.run.path}; wait for it, or stop it first")
 
 
+def wait_until_saved(folder: LaunchFolder, tell: Callable[[str], None], patience: float = _PATIENCE) -> None:
+    """Wait for a run that was cancelled and is about to end; `tell` hears of it. Any other run is left to itself."""
+    if not (folder.cancelled.exists() and works(folder)):
+        return
+    tell(f"{folder.run.path} was cancelled and is still saving; waiting for it to end")
+    deadline = time.monotonic() + patience
+    while works(folder) and time.monotonic() < deadline:
+        time.sleep(pause_of(folder))
+
+
+def works(folder: LaunchFolder) -> bool:
+    """Whether somebody works on a run, launched or not, or waits to. Where SLURM does not answer that is assumed."""
+    if (submission := folder.submission()) is None:
+        return folder.run.is_locked()
+    try:
+        return is_active(folder, submission)
+    except UserError:
+        return True
+
+
+def pause_of(folder: LaunchFolder) -> float:
+    """Seconds between two questions whether somebody works on the run. What is here is asked for nothing."""
+    submission = folder.submission()
+    return _ASK if submission is not None and submission.kind == "slurm" else _LOOK
+
+
 def is_active(folder: LaunchFolder, submission: Submission) -> bool:
+    """Whether a job or a supervisor works on the run or waits to. Raises UserError if SLURM does not answer."""
     if submission.kind == "local":
         return is_held(folder.supervisor_lock)
     state = job_states([submission.job]).get(submission.job)

@@ -9,15 +9,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from glm_launch.checks import is_active
+from glm_launch.checks import pause_of, works
 from glm_launch.records import LaunchFolder
-from glm_scale.errors import UserError
 
 __all__ = ["files_of", "follow_files", "last_lines"]
 
 _POLL = 0.5
-_ASK = 10.0
-"""Seconds between questions to SLURM whether the job is still there."""
 
 
 def files_of(folder: LaunchFolder, rank: int | None, batch: bool) -> list[Path]:
@@ -50,14 +47,14 @@ def follow_files(folder: LaunchFolder, files: Callable[[], list[Path]], shown: M
     shown: how many bytes of them were shown before.
     """
     places = dict(shown)
-    asked, active = time.monotonic(), _works(folder)
+    asked, active = time.monotonic(), works(folder)
     while True:
         for path in files():
             places[path] = _print_from(path, places.get(path, 0))
         if not active:
             return
-        if time.monotonic() - asked >= _pause(folder):
-            asked, active = time.monotonic(), _works(folder)
+        if time.monotonic() - asked >= pause_of(folder):
+            asked, active = time.monotonic(), works(folder)
         time.sleep(_POLL)
 
 
@@ -75,19 +72,3 @@ def _print_from(path: Path, place: int) -> int:
         half_a_character, _ = decoder.getstate()
         return place + len(added) - len(half_a_character)
     return size
-
-
-def _pause(folder: LaunchFolder) -> float:
-    """Seconds between questions whether somebody works on the run. What is here is asked for nothing."""
-    submission = folder.submission()
-    return _ASK if submission is not None and submission.kind == "slurm" else 0.0
-
-
-def _works(folder: LaunchFolder) -> bool:
-    submission = folder.submission()
-    if submission is None:
-        return folder.run.is_locked()
-    try:
-        return is_active(folder, submission)
-    except UserError:
-        return True  # SLURM does not answer; that says nothing about the run

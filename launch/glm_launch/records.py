@@ -12,17 +12,16 @@ runs/NAME/launch/
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory, write_atomically
+from glm_scale.runs import RunDirectory, unreadable, write_atomically
 
 __all__ = ["Attempt", "Beginning", "End", "EndKind", "LaunchFolder", "RankReport", "Submission"]
 
@@ -84,6 +83,9 @@ class End(_Record):
     delay: float = 0.0
 
 
+_EVENT: TypeAdapter[Beginning | End] = TypeAdapter(Annotated[Beginning | End, Field(discriminator="event")])
+
+
 class Attempt(_Record):
     """One attempt of a run. `end` is None while it runs, and where nobody was left to tell, as when a node died."""
 
@@ -124,7 +126,7 @@ class LaunchFolder:
 
     @property
     def cancelled(self) -> Path:
-        return self.path / "cancelled"
+        return self.run.cancelled
 
     @property
     def supervisor_lock(self) -> Path:
@@ -134,6 +136,10 @@ class LaunchFolder:
     def supervisor_log(self) -> Path:
         return self.path / "supervisor.log"
 
+    def exists(self) -> bool:
+        """Whether a run has been submitted here."""
+        return os.path.isfile(self.submission_file)  # noqa: PTH113  # bears a folder that it may not enter
+
     def attempt(self, number: int) -> Path:
         return self.path / f"attempt-{number:04d}"
 
@@ -141,23 +147,27 @@ class LaunchFolder:
         write_atomically(self.submission_file, submission.model_dump_json(indent=2) + "\n")
 
     def submission(self) -> Submission | None:
-        """None if the run was not launched by `glm-scale submit`. Raises UserError if the file is damaged."""
+        """None if the run was not launched by `glm-scale submit`. Raises UserError if the file cannot be read."""
         try:
             return Submission.model_validate_json(self.submission_file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UserError(f"{self.submission_file} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise UserError(f"{self.submission_file} is damaged: {error.errors()[0]['msg']}") from error
+            raise UserError(unreadable(self.submission_file, error)) from error
 
     def attempts(self) -> list[Attempt]:
-        """All attempts in order. A line that a dying machine has torn is left out."""
+        """All attempts in order. A line that a dying machine has torn, or that says what is no event, is left out.
+
+        Raises UserError if the history cannot be read.
+        """
         found: dict[int, Attempt] = {}
-        for content in self._events():
-            if content.get("event") == "begin":
-                beginning = Beginning.model_validate(content)
-                found[beginning.attempt] = Attempt(beginning=beginning)
-            elif (known := found.get(content["attempt"])) is not None:
-                found[content["attempt"]] = Attempt(beginning=known.beginning, end=End.model_validate(content))
+        for event in self._events():
+            if isinstance(event, Beginning):
+                found[event.attempt] = Attempt(beginning=event)
+            elif (known := found.get(event.attempt)) is not None:
+                found[event.attempt] = Attempt(beginning=known.beginning, end=event)
         return list(found.values())
 
     def note(self, event: Beginning | End) -> None:
@@ -184,9 +194,13 @@ class LaunchFolder:
         """Whoever decides from now on whether the run is started again decides against it."""
         write_atomically(self.cancelled, f"{time.time()}\n")
 
-    def _events(self) -> Iterator[dict[str, Any]]:
-        if not self.history.exists():
+    def _events(self) -> Iterator[Beginning | End]:
+        try:
+            lines = self.history.read_bytes().split(b"\n")
+        except FileNotFoundError:
             return
-        for line in self.history.read_bytes().split(b"\n"):
+        except OSError as error:
+            raise UserError(f"{self.history} cannot be read: {error.strerror}") from error
+        for line in lines:
             with contextlib.suppress(ValueError):
-                yield json.loads(line)
+                yield _EVENT.validate_json(line)

@@ -26,7 +26,7 @@ class Request:
 
     `tasks_per_node`: processes of a node; None: one for each GPU. `after`: ids of jobs that have to succeed first.
     `parallel`: how many runs of a sweep train at a time. `lead`: seconds that are kept for saving; None: by what is
-    known.
+    known. `fresh`: runs that are there are moved aside, and new ones begin.
     """
 
     runs: list[RunConfig]
@@ -63,11 +63,8 @@ def job_of(request: Request) -> Job:
         wants_gpu = run.training.device != "cpu"
         if wants_gpu and 0 < cluster.gpus_per_node < tasks:
             raise UserError(f"--tasks-per-node {tasks}, but a node has {cluster.gpus_per_node} GPUs: one process a GPU")
-        check_run(run, request.nodes * tasks, data_comes_later=bool(request.after))
-        directory = RunDirectory(run.run_root / run.name)
-        if request.fresh:
-            directory.must_be_new()
-        must_be_idle(LaunchFolder(directory))
+        check_run(run, request.nodes * tasks, data_comes_later=bool(request.after), fresh=request.fresh)
+        must_be_idle(LaunchFolder(RunDirectory(run.run_root / run.name)))
     options = JobOptions(
         name=request.runs[0].name if len(request.runs) == 1 else f"{request.runs[0].name}+{len(request.runs) - 1}",
         nodes=request.nodes,
@@ -79,7 +76,7 @@ def job_of(request: Request) -> Job:
     )
     return Job(
         request.runs, cluster, options, request.retries, request.retry_delay, _folder_for(request.runs),
-        request.directory, request.remembered(),
+        request.directory, request.remembered(), request.fresh,
     )  # fmt: skip
 
 

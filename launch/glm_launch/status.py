@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from glm_launch.records import Attempt, LaunchFolder, Submission
 from glm_launch.slurm import JobState, job_states
 from glm_scale.errors import UserError
+from glm_scale.finding import note, usable
 from glm_scale.locking import is_held
 from glm_scale.runs import COMMITTED, RunDirectory
 
@@ -41,26 +43,35 @@ class RunState:
     restarts: tuple[str, ...]
 
 
-def states_of(runs: Sequence[RunDirectory]) -> tuple[list[RunState], str]:
-    """How the runs stand, and what the user has to know about it ("" if nothing): that SLURM does not answer."""
-    launches = [LaunchFolder(run) for run in runs]
-    submissions = [launch.submission() for launch in launches]
+def states_of(runs: Sequence[RunDirectory], tell: Callable[[str], None] = note) -> tuple[list[RunState], str]:
+    """How the runs stand, and what the user has to know about it ("" if nothing): that SLURM does not answer.
+
+    `tell` hears of runs whose files cannot be read. Raises UserError if that is all of them.
+    """
+    pairs = usable(runs, lambda run: (LaunchFolder(run), LaunchFolder(run).submission()), tell)
     jobs: dict[str, JobState] | None = None
     remark = ""
     try:
-        jobs = job_states(s.job for s in submissions if s is not None and s.kind == "slurm")
+        jobs = job_states(s.job for _, s in pairs if s is not None and s.kind == "slurm")
     except UserError as error:
         remark = f"states are those of the last attempt, because {error}"
-    return [_state(*pair, jobs) for pair in zip(launches, submissions, strict=True)], remark
+    return usable(pairs, lambda pair: _state(*pair, jobs), tell), remark
 
 
 def _state(launch: LaunchFolder, submission: Submission | None, jobs: dict[str, JobState] | None) -> RunState:
+    try:
+        return _looked_at(launch, submission, jobs)
+    except OSError as error:
+        raise UserError(f"{error.filename or launch.run.path} cannot be read: {error.strerror}") from error
+
+
+def _looked_at(launch: LaunchFolder, submission: Submission | None, jobs: dict[str, JobState] | None) -> RunState:
     # Asked first: who is gone by now has written down everything that is read below.
     supervised = submission is not None and submission.kind == "local" and is_held(launch.supervisor_lock)
     run, attempts = launch.run, launch.attempts() if submission else []
     last = _last_measurement(run.metrics)
     steps = _steps(launch)
-    step, rate = int(last.get("step", 0)), last.get("tokens_per_second")
+    step, rate = last.get("step", 0), _number(last.get("tokens_per_second"))
     saved = max(run.saved_steps(), default=None)
     word = _word(launch, submission, attempts, jobs, supervised)
     left = None
@@ -74,7 +85,7 @@ def _state(launch: LaunchFolder, submission: Submission | None, jobs: dict[str, 
         step=step,
         steps=steps,
         loss=_number(last.get("loss")),
-        tokens_per_second=_number(rate) if word.startswith("running") else None,
+        tokens_per_second=rate if word.startswith("running") else None,
         eta=left,
         checkpoint=saved,
         checkpoint_age=None if saved is None else _age(run, saved),
@@ -92,7 +103,10 @@ def _word(
     if submission is None:
         return launch.run.status() if launch.run.exists() else "not started"
     if submission.kind == "local":
-        return _running(launch, attempts) if supervised else _ended(launch, attempts)
+        if supervised:
+            return _running(launch, attempts)
+        # It may have been started again by `glm-scale train`.
+        return "running" if launch.run.is_locked() else _ended(launch, attempts)
     if jobs is None:
         over = attempts and attempts[-1].end and attempts[-1].end.decided != "restart"
         return _ended(launch, attempts) if over or launch.cancelled.exists() else "unknown"
@@ -108,6 +122,8 @@ def _word(
 
 
 def _running(launch: LaunchFolder, attempts: list[Attempt]) -> str:
+    if launch.cancelled.exists():
+        return "cancelling"
     if not attempts:
         return "starting"
     latest = attempts[-1]
@@ -126,9 +142,10 @@ def _ended(launch: LaunchFolder, attempts: list[Attempt], state: JobState | None
     if (end is None or end.kind != "finished") and (launch.cancelled.exists() or by_slurm):
         return "cancelled"
     if end is None:
-        return "lost: " + (f"SLURM says {state.word}" if state else "nobody works on it any more")
+        return "killed: " + (f"SLURM says {state.word}" if state else "nobody works on it any more")
     if end.decided == "restart":
-        return f"lost: to be restarted after {end.cause}, but nobody works on it any more"
+        word = launch.run.status() if launch.run.exists() else "killed"
+        return f"{word}: to be restarted after {end.cause}, but nobody works on it any more"
     return "finished" if end.kind == "finished" else f"failed ({end.kind}): {end.cause}"
 
 
@@ -139,14 +156,14 @@ def _why(attempt: Attempt) -> str:
 def _steps(launch: LaunchFolder) -> int | None:
     """The length of the run; None if its configuration cannot be read."""
     for path in (launch.config, launch.run.config):
-        if path.exists():
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError, LookupError, TypeError, ArithmeticError):
             training = yaml.safe_load(path.read_text())["training"]
             return -(-training["tokens"] // training["batch_tokens"])
     return None
 
 
 def _last_measurement(metrics: Path) -> dict[str, Any]:
-    """The last record of training; only the end of the log is read."""
+    """The last record of training, with its step and tokens; only the end of the log is read."""
     try:
         with metrics.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
@@ -155,15 +172,19 @@ def _last_measurement(metrics: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         if b'"kind": "train"' in line:
-            try:
-                return json.loads(line)
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and all(isinstance(record.get(key), int) for key in ("step", "tokens")):
+                    return record
     return {}
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    """A measured value, of which NaN and infinities are texts; None if there is none."""
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _age(run: RunDirectory, step: int) -> float | None:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,14 +25,18 @@ from glm_launch.snapshot import snapshot_code, snapshot_config
 from glm_launch.task import TrainTask
 from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
+from glm_scale.finding import note
 from glm_scale.runs import RunDirectory
 
-__all__ = ["Job", "script_of", "sent", "submit"]
+__all__ = ["Job", "move_aside", "script_of", "sent", "submit"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Runs that are submitted together, and how. `folder` gets what they share; of one run that is its own."""
+    """Runs that are submitted together, and how. `folder` gets what they share; of one run that is its own.
+
+    `fresh`: runs that are there are moved aside.
+    """
 
     runs: list[RunConfig]
     cluster: Cluster
@@ -42,6 +46,7 @@ class Job:
     folder: Path
     directory: Path = field(default_factory=Path.cwd)
     remarks: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = False
 
     @property
     def launches(self) -> list[LaunchFolder]:
@@ -68,6 +73,8 @@ def submit(job: Job) -> list[Submission]:
     Raises UserError if SLURM refuses, and says what it said.
     """
     run_slurm("sbatch", "--version")
+    if job.fresh:
+        move_aside(launch.run for launch in job.launches)
     job.folder.mkdir(parents=True, exist_ok=True)
     for config, launch in zip(job.runs, job.launches, strict=True):
         launch.run.create()
@@ -88,6 +95,13 @@ def submit(job: Job) -> list[Submission]:
             cancel(ids[0].partition("_")[0])
             raise
     return submissions
+
+
+def move_aside(runs: Iterable[RunDirectory]) -> None:
+    """Make room for new runs, and say where those are now that were there. Raises UserError if one cannot be moved."""
+    for run in runs:
+        if (place := run.set_aside()) is not None:
+            note(f"the run that was in {run.path} is now in {place}")
 
 
 def _ask_whether_it_can_run(job: Job) -> None:

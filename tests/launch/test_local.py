@@ -101,7 +101,7 @@ def test_a_run_that_loses_a_rank_is_cancelled_and_resumed(place: Place, launch: 
     code, told = glm("resume", "runs/tiny", "--dry-run")
     assert (code, state(launch).state) == (0, "cancelled")
     assert glm("resume", "runs/tiny")[0] == 0
-    finished = wait_until(launch, lambda run: run.state.startswith(("finished", "failed", "lost")))
+    finished = wait_until(launch, lambda run: run.state.startswith(("finished", "failed", "killed")))
     assert (finished.state, finished.step, finished.checkpoint) == ("finished", STEPS, STEPS)
     assert finished.restarts[1].startswith("cancelled")
     assert launch.attempts()[2].beginning.step == saved.checkpoint

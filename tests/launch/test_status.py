@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glm_launch import following, status
+from glm_launch import checks, following, status
 from glm_launch.following import files_of, follow_files
 from glm_launch.records import Beginning, End, EndKind, LaunchFolder, Submission
 from glm_launch.status import states_of
@@ -105,7 +105,7 @@ def test_the_newest_checkpoint_is_told(slurm: FakeSlurm, launch: LaunchFolder, g
         ("finished", "done", "finished"),
         ("deterministic", "give up", "failed (deterministic): a cause"),
         ("cancelled", "done", "cancelled"),
-        ("transient", "restart", "lost: to be restarted after a cause, but nobody works on it any more"),
+        ("transient", "restart", "killed: to be restarted after a cause, but nobody works on it any more"),
     ],
 )
 def test_a_job_that_slurm_has_forgotten_is_what_its_last_attempt_was(
@@ -121,9 +121,9 @@ def test_a_job_that_slurm_has_forgotten_is_what_its_last_attempt_was(
 def test_a_job_that_nobody_knows_how_it_ended(slurm: FakeSlurm, launch: LaunchFolder, glm: Command) -> None:
     began(launch, 1)
     slurm.now("101", None)
-    assert state(glm)["state"] == "lost: nobody works on it any more"
+    assert state(glm)["state"] == "killed: nobody works on it any more"
     slurm.says("accounted", "99|FAILED|n1\n101|NODE_FAIL|n1\n")
-    assert state(glm)["state"] == "lost: SLURM says NODE_FAIL"
+    assert state(glm)["state"] == "killed: SLURM says NODE_FAIL"
     slurm.says("accounted", "101|CANCELLED by 1000|n1\n")
     assert state(glm)["state"] == "cancelled"
     slurm.says("accounted", "101|RUNNING|n1\n")
@@ -225,7 +225,7 @@ def test_following_does_not_ask_slurm_all_the_time(
     slurm: FakeSlurm, launch: LaunchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "_POLL", 0.01)
-    monkeypatch.setattr(following, "_ASK", 0.5)
+    monkeypatch.setattr(checks, "_ASK", 0.5)
     before = len(slurm.calls("squeue"))
     threading.Timer(1.2, slurm.now, ("101", "COMPLETED")).start()
     follow_files(launch, list, {})
@@ -236,7 +236,7 @@ def test_following_bears_a_controller_that_is_away(
     slurm: FakeSlurm, launch: LaunchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "_POLL", 0.01)
-    monkeypatch.setattr(following, "_ASK", 0.05)
+    monkeypatch.setattr(checks, "_ASK", 0.05)
     slurm.says("silent")
     thread = threading.Thread(target=follow_files, args=(launch, list, {}))
     thread.start()
@@ -266,7 +266,7 @@ def test_a_local_run_is_active_as_long_as_its_supervisor(place: Place, glm: Comm
         )
     )
     began(launch, 1)
-    assert state(glm)["state"] == "lost: nobody works on it any more"
+    assert state(glm)["state"] == "killed: nobody works on it any more"
     with FileLock(launch.supervisor_lock, "supervising"):
         assert state(glm)["state"] == "starting"
         assert "belongs to process 1 already, on elsewhere" in glm("submit", "tiny.yaml", "--local", 2)[1]

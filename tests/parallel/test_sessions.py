@@ -79,7 +79,7 @@ def test_a_request_to_one_rank_stops_all(processes, data, tmp_path):
     config = configured(data, tmp_path, {"tensor": 2, "sequence": 2})
     outcomes = processes.run(4, run_with_signal, config, 2, 3)
     assert [(outcome.status, outcome.stopped_by, outcome.exit_code) for outcome in outcomes] == [
-        ("killed", "SIGTERM", REQUEUE_EXIT_CODE)
+        ("stopped", "SIGTERM", REQUEUE_EXIT_CODE)
     ] * 4
     assert len(losses(folder_of(config))) == 3
     assert (folder_of(config) / "checkpoints" / "step-00000003").is_dir()

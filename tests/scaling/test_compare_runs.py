@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from glm_scale.cli.compare import compare as compare_command
 from glm_scale.errors import UserError
-from glm_scale.runs import find_runs
+from glm_scale.finding import find_runs
 from glm_scale.scaling.comparison import compare, quantity, render_table, scaling_curves
 from glm_scale.scaling.curves import Curve, load_run
 from glm_scale.scaling.style import family, styles
@@ -81,7 +81,7 @@ def test_runs_that_did_not_finish_are_marked_and_those_without_losses_come_last(
     remarks = "\n".join(comparison.remarks)
     assert "going is still running, at 600,000 tokens" in remarks
     assert "half failed at 500,000 tokens" in remarks
-    assert "gone was stopped or killed at 300,000 tokens" in remarks
+    assert "gone was killed at 300,000 tokens" in remarks
 
 
 def test_differences_that_spoil_a_comparison_are_named(tmp_path):
@@ -179,7 +179,7 @@ def test_mistakes_are_explained(tmp_path, three_mixers, monkeypatch):
         invoke("empty")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "summary.json").write_text('{"accuracy": 1}')
-    with pytest.raises(UserError, match=r"foreign/summary\.json is not the summary of a run"):
+    with pytest.raises(UserError, match=r"foreign/summary\.json is damaged, or is not the summary of a run"):
         invoke("foreign")
     with pytest.raises(UserError, match="--tracking-uri"):
         invoke(three_mixers, "--tracking-uri", "file:///tmp/x")

@@ -96,7 +96,7 @@ class Lab:
 
         def there() -> bool:
             found[:] = [self.state(launch)]
-            if found[0].state.startswith(("finished", "failed", "cancelled", "lost")):
+            if found[0].state.startswith(("finished", "failed", "cancelled", "killed")):
                 assert found[0].state.startswith(words), (found[0], self.everything(launch))
             return found[0].state.startswith(words)
 

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory, find_runs, write_atomically
+from glm_scale.finding import find_runs
+from glm_scale.runs import RunDirectory, write_atomically
 from glm_scale.version import code_version
 
 HOLD = (

@@ -111,12 +111,14 @@ def test_a_finished_run_is_left_alone(tree: Tree) -> None:
     assert run_of(tree).metrics.read_bytes() == before
 
 
-def test_a_run_that_is_to_be_new_overwrites_none(tree: Tree) -> None:
+def test_a_run_that_is_to_be_new_leaves_an_earlier_one_whole(tree: Tree) -> None:
     train(config(tree), fresh=True)
-    before = run_of(tree).summary.read_bytes()
-    with pytest.raises(UserError, match=r"runs/tiny holds a run already.*name="):
-        train(config(tree), fresh=True)
-    assert run_of(tree).summary.read_bytes() == before
+    before = run_of(tree).metrics.read_bytes()
+    train(config(tree, training__seed=1), fresh=True)
+    earlier = RunDirectory(f"{run_of(tree).path}.1")
+    assert earlier.metrics.read_bytes() == before
+    assert (earlier.read_summary().name, earlier.saved_steps()) == ("tiny.1", [4, 6])
+    assert run_of(tree).metrics.read_bytes() != before
 
 
 @pytest.mark.parametrize(
@@ -193,10 +195,10 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Counters, "after", interrupted)
         outcome = train(config(tree, name="torn", checkpoint__every=None))
-    assert (outcome.status, outcome.stopped_by) == ("killed", number.name)
+    assert (outcome.status, outcome.stopped_by) == ("stopped", number.name)
     assert outcome.exit_code == (130 if number == signal.SIGINT else REQUEUE_EXIT_CODE)
     run = run_of(tree, "torn")
-    assert run.read_summary().status == "killed"
+    assert run.read_summary().status == "stopped"
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000003"]
     train(config(tree, name="torn", checkpoint__every=None))
     train(config(tree, name="whole"))
@@ -207,7 +209,7 @@ def test_the_time_limit_saves_and_asks_for_another_start(tree: Tree) -> None:
     """However short it is, the run comes to its end: every start makes a step."""
     for step in range(1, STEPS):
         outcome = train(config(tree, training__time_limit_minutes=1e-9, checkpoint__every=None))
-        assert (outcome.status, outcome.stopped_by) == ("killed", "its time limit")
+        assert (outcome.status, outcome.stopped_by) == ("stopped", "its time limit")
         assert outcome.exit_code == REQUEUE_EXIT_CODE
         assert run_of(tree).read_summary().step == step
     assert train(config(tree, training__time_limit_minutes=1e-9)).status == "finished"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from glm_launch.cli.submit import DryRun, tell
 from glm_scale.cli.arguments import Overrides
 from glm_scale.errors import UserError
+
+if TYPE_CHECKING:
+    from glm_launch.records import LaunchFolder
+    from glm_scale.config import RunConfig
 
 
 def resume(
@@ -30,20 +35,23 @@ def resume(
     Nodes, processes and layout may be others than before, and so may the values that do not make it another run.
     Relative paths in the configuration are relative to where it was submitted first, wherever this is typed.
     """
-    from glm_launch.checks import check_run, must_be_idle
+    from glm_launch.checks import check_run, must_be_idle, wait_until_saved
     from glm_launch.finding import launched
     from glm_launch.local import start
     from glm_launch.profile import Cluster
     from glm_launch.requests import Request, job_of
     from glm_launch.submit import script_of, submit
-    from glm_scale.config import load_config, validate
+    from glm_scale.config import validate
+    from glm_scale.finding import note
 
     folder, before = launched(run)
     if not before.working_directory.is_dir():
         raise UserError(f"{before.working_directory}, where {folder.run.path} was submitted, is not there any more")
     elsewhere = not before.working_directory.samefile(Path.cwd())
     os.chdir(before.working_directory)
-    config = load_config(folder.config, overrides or ())
+    config = _configured(folder, overrides or [])
+    if not dry_run:
+        wait_until_saved(folder, note)
     # What is shown has to be right where this is typed.
     shown = config.model_copy(update={"run_root": folder.run.path.parent}) if elsewhere else config
     if local or before.kind == "local":
@@ -69,3 +77,25 @@ def resume(
         sys.stdout.write(script_of(job))
         return
     tell([shown], submit(job))
+
+
+def _configured(folder: LaunchFolder, overrides: list[str]) -> RunConfig:
+    """How the run was submitted, with what is changed now, for the directory in which it lies today.
+
+    A run whose directory was renamed or moved goes on where it is. Copies of the configuration that cannot be read are
+    passed over for the next best one. Raises UserError if there is none.
+    """
+    from glm_scale.config import replaced
+    from glm_scale.finding import note
+    from glm_scale.training.recorded import recorded_config
+
+    recorded = recorded_config(folder.run, first=folder.config)
+    for remark in recorded.remarks:
+        note(remark)
+    config = replaced(recorded.values, overrides, str(folder.config))
+    place = config.run_root / config.name
+    if place.exists() and place.samefile(folder.run.path):
+        return config
+    note(f"the run was submitted as {place}, and goes on as {folder.run.path}")
+    moved = [f"name={folder.run.name}", f"run_root={json.dumps(str(folder.run.path.parent))}"]
+    return replaced(recorded.values, [*overrides, *moved], str(folder.config))

@@ -60,7 +60,9 @@ def submit(
     local: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="No SLURM: N processes of this machine, in the background.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="New runs; an error if one is there already.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="New runs; one that is there is moved to NAME.1, NAME.2, …")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     r"""Submit runs to SLURM, and go home: they save before they are stopped, are requeued, and go on.
@@ -125,6 +127,7 @@ def _start_here(
     from glm_launch.checks import check_run, must_be_idle
     from glm_launch.local import start
     from glm_launch.records import LaunchFolder
+    from glm_launch.submit import move_aside
     from glm_scale.runs import RunDirectory
 
     if len(runs) > 1:
@@ -132,14 +135,14 @@ def _start_here(
             f"--local starts one run at a time, not {len(runs)}; `glm-scale ladder` trains one after another"
         )
     (run,) = runs
-    check_run(run, processes, data_comes_later=False)
+    check_run(run, processes, data_comes_later=False, fresh=fresh)
     directory = RunDirectory(run.run_root / run.name)
-    if fresh:
-        directory.must_be_new()
     must_be_idle(LaunchFolder(directory))
     if dry_run:
         print(f"{run.name} would train in {directory.path} on {processes} processes of this machine")
         return
+    if fresh:
+        move_aside([directory])
     tell(runs, [start(run, processes, retries=retries, retry_delay=retry_delay)])
 
 

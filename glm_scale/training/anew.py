@@ -1,0 +1,22 @@
+"""Makes room for a new run where there is one already. Imports nothing heavy."""
+
+import os
+
+from glm_scale.config import RunConfig
+from glm_scale.runs import RunDirectory
+from glm_scale.training.progress import open_progress
+
+__all__ = ["start_anew"]
+
+
+def start_anew(run: RunDirectory, config: RunConfig) -> None:
+    """Move a run that is there aside, and say where to. Of several processes the first does it.
+
+    What a scheduler starts again is no new run. Raises UserError if somebody trains there.
+    """
+    restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    if os.environ.get("RANK", "0") != "0" or any(count not in ("", "0") for count in restarts):
+        return
+    if (place := run.set_aside()) is not None:
+        with open_progress(config.name) as progress:
+            progress.say(f"the run that was in {run.path} is now in {place}; a new one begins")
