@@ -1,11 +1,11 @@
 """A ladder: the same training for several mixers at several sizes, one run each.
 
 Every run is a `glm-scale train` of its own, in a process of its own: it can be repeated by hand, and one that fails
-takes nothing along. Runs that are finished are left alone, so a ladder can be stopped and started again.
+takes nothing along. Runs that are finished are left alone, so a ladder can be stopped and started again. Names are made
+by `glm_scale.naming`; a run that is there under the name of an earlier version keeps it.
 """
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from glm_scale.config import ConfigError, LadderConfig, Problem, RunConfig, load_config
+from glm_scale.naming import former_slug, name_in_use, setting, slug
 from glm_scale.runs import RunDirectory
 from glm_scale.training.recorded import recorded_config
 from glm_scale.training.resume import is_same_run
@@ -82,7 +83,10 @@ def _rung(
     size: dict[str, Any],
 ) -> Rung:
     mixers = [mixer] if isinstance(mixer, str) else mixer
-    name = "-".join([base.name, _slug("+".join(mixers)), *([_size_name(size)] if len(ladder.sizes) > 1 else [])])
+    sizes = [size] if len(ladder.sizes) > 1 else []
+    former = "-".join([base.name, former_slug("+".join(mixers)), *map(_former_size, sizes)])
+    name = "-".join([base.name, slug("+".join(mixers)), *map(_size_name, sizes)])
+    name = name_in_use(base.run_root, name, former)
     own = [f"name={name}", f"model.mixers={json.dumps(mixers)}"]
     own += [f"{key}={json.dumps(value)}" for key, value in size.items()]
     changed = (*overrides, *own)
@@ -125,10 +129,9 @@ def _run(command: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def _slug(text: str) -> str:
-    """`text` as a part of a directory name: "local:128 > lattice:2^k" gives "local-128-lattice-2^k"."""
-    return re.sub(r"[^A-Za-z0-9.+^_]+", "-", text).strip("-")
-
-
 def _size_name(size: dict[str, Any]) -> str:
-    return "-".join(f"{key.rsplit('.', 1)[-1]}{_slug(str(value))}" for key, value in size.items()) or "base"
+    return "-".join(setting(key, value) for key, value in size.items()) or "base"
+
+
+def _former_size(size: dict[str, Any]) -> str:
+    return "-".join(f"{key.rsplit('.', 1)[-1]}{former_slug(str(value))}" for key, value in size.items()) or "base"

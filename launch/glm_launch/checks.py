@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from glm_launch.slurm import job_states
 from glm_scale.config import ConfigError, Problem, RunConfig, check_environment, check_layout, layout_of, load_config
 from glm_scale.errors import UserError
 from glm_scale.locking import is_held
+from glm_scale.naming import former_slug, name_in_use, setting
 from glm_scale.runs import RunDirectory
 from glm_scale.training.checkpoint.layout import places
 from glm_scale.training.checkpoint.saver import SAVE_SECONDS
@@ -44,8 +44,10 @@ def runs_of_sweep(configs: Sequence[Path], overrides: Sequence[str], vary: Seque
         for values in product(*(choices for _, choices in axes)):
             pairs = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
             changed = [*overrides, *(f"{key}={_inline(value)}" for key, value in pairs)]
-            suffix = "".join(f"-{key.rsplit('.', 1)[-1]}={_slug(value)}" for key, value in pairs)
-            run = load_config(path, [*changed, f"name={load_config(path, changed).name}{suffix}"])
+            base = load_config(path, changed)
+            name = "-".join([base.name, *(setting(key, value) for key, value in pairs)])
+            former = base.name + "".join(f"-{key.rsplit('.', 1)[-1]}={former_slug(str(v))}" for key, v in pairs)
+            run = load_config(path, [*changed, f"name={name_in_use(base.run_root, name, former)}"])
             if run.name in found:
                 raise ConfigError(str(path), [Problem("name", "two runs of this sweep have it", run.name)])
             found[run.name] = run
@@ -160,7 +162,3 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 def _inline(value: Any) -> str:
     """A value as YAML on one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-
-
-def _slug(value: Any) -> str:
-    return re.sub(r"[^A-Za-z0-9.+^_]+", "-", str(value)).strip("-")

@@ -25,11 +25,11 @@ def test_trains_every_mixer_at_every_size(tmp_path: Path) -> None:
     rungs = plan(ladder_file(tmp_path, tmp_path / "data", mixers=mixers, sizes=SIZES), ["training.seed=3"])
     assert [rung.config.name for rung in rungs] == [
         "tiny-attention-layers1",
-        "tiny-ssm+lattice-2^k-layers1",
-        "tiny-local-8-window-4-layers1",
+        "tiny-ssm-plus-lattice-2-pow-k-layers1",
+        "tiny-local-8-then-window-4-layers1",
         "tiny-attention-layers2-width32",
-        "tiny-ssm+lattice-2^k-layers2-width32",
-        "tiny-local-8-window-4-layers2-width32",
+        "tiny-ssm-plus-lattice-2-pow-k-layers2-width32",
+        "tiny-local-8-then-window-4-layers2-width32",
     ]
     assert [(rung.config.model.layers, rung.config.model.width) for rung in rungs] == [(1, 16)] * 3 + [(2, 32)] * 3
     assert rungs[1].config.model.mixers == ("ssm", "lattice:2^k")

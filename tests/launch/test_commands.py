@@ -76,7 +76,7 @@ def test_one_run_of_a_sweep_trains_at_a_time_unless_told_otherwise(slurm: FakeSl
     assert slurm.submitted == 1
     assert "#SBATCH --array=0-1%1\n" in slurm.script
     there = {path.parent.parent.name for path in (place.folder / "runs").glob("*/launch/submission.json")}
-    assert there == {"tiny-seed=1", "tiny-seed=2"}
+    assert there == {"tiny-seed1", "tiny-seed2"}
 
 
 def test_a_run_that_waits_is_refused_with_the_way_out(slurm: FakeSlurm, place: Place) -> None:

@@ -71,7 +71,7 @@ def test_a_sweep_is_an_array_whose_tasks_know_their_runs(slurm: FakeSlurm, place
     code, told = glm(*asked)
     assert code == 0
     assert slurm.submitted == 1
-    names = [f"tiny-seed={seed}" for seed in (1, 2, 3)]
+    names = [f"tiny-seed{seed}" for seed in (1, 2, 3)]
     submissions = [place.launch(name).submission() for name in names]
     assert [each and each.job for each in submissions] == ["101_0", "101_1", "101_2"]
     assert "glm-scale cancel runs\n" in told
@@ -86,15 +86,15 @@ def test_the_log_of_the_batch_script_of_each_task_of_an_array_is_found(
     slurm: FakeSlurm, place: Place, glm: Command
 ) -> None:
     glm("submit", "tiny.yaml", *SMALL, "--vary", "training.seed=[1, 2]")
-    submission = place.launch("tiny-seed=2").submission()
+    submission = place.launch("tiny-seed2").submission()
     assert submission is not None
     (pattern,) = [o.partition("=")[2] for o in options_of(slurm.script) if o.startswith("--output")]
     for index in (0, 1):
         # To SLURM each task is a job with an id of its own, and in patterns %j stands for that.
         name = pattern.replace("%A", "101").replace("%a", str(index)).replace("%j", str(102 - index))
         (submission.folder / name).write_text(f"task {index}\n")
-    assert glm("logs", "--batch", "runs/tiny-seed=2") == (0, "task 1\n")
-    assert glm("logs", "--batch", "runs/tiny-seed=1") == (0, "task 0\n")
+    assert glm("logs", "--batch", "runs/tiny-seed2") == (0, "task 1\n")
+    assert glm("logs", "--batch", "runs/tiny-seed1") == (0, "task 0\n")
 
 
 @pytest.mark.parametrize(
