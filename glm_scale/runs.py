@@ -55,7 +55,9 @@ class RunSummary(BaseModel):
     `mixer` is the spelling of the mixer, joined by "+" for hybrids. `parameters` counts all parameters and
     `non_embedding_parameters` those outside the embedding and the output head. `train_flops_per_token` is the
     FLOPs of forward and backward. `started` and `ended` are unix seconds. `step` counts optimizer steps, `tokens`
-    and `samples` what was consumed up to it. The fingerprints tell whether two runs saw the same text.
+    and `samples` what was consumed up to it. The fingerprints tell whether two runs had the same tokenizer, the same
+    rows of tokens in the same order (`data_fingerprint`), and the same texts, whatever became of them
+    (`documents_fingerprint`, which early runs lack).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +76,7 @@ class RunSummary(BaseModel):
     samples: int = Field(default=0, ge=0)
     tokenizer_fingerprint: str | None = None
     data_fingerprint: str | None = None
+    documents_fingerprint: str | None = None
 
 
 class RunDirectory:

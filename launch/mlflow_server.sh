@@ -5,7 +5,8 @@
 #
 #     launch/mlflow_server.sh [FOLDER] [PORT]
 #
-# Runs find it by tracking.uri=http://HOST:PORT. From elsewhere: ssh -L 5000:HOST:5000 LOGIN, and http://localhost:5000
+# Runs find it by tracking.uri=http://HOST:PORT, or by MLFLOW_TRACKING_URI. From elsewhere: ssh -L 5000:HOST:5000 LOGIN, and
+# http://localhost:5000
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-mlflow}

@@ -134,6 +134,7 @@ class PackedRows:
         vocabulary_size: number of token ids of the sources.
         tokenizer_fingerprint: SHA-256 of their tokenizer.
         fingerprint: SHA-256 of everything that decides what `rows[i]` is.
+        documents_fingerprint: SHA-256 of the texts of the split alone: not of tokenizer, weights, order or row length.
 
     Raises:
         DataError: a source is missing, unfinished or damaged, or the tokenizers differ.
@@ -180,6 +181,13 @@ class PackedRows:
             ],
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def documents_fingerprint(self) -> str:
+        """Two `PackedRows` of equal fingerprint hold the same documents, however these are cut, mixed and ordered."""
+        splits = ((source.index.documents_sha256, source.index.splits[self.split]) for source in self._sources)
+        identity = sorted((documents, split.documents, split.text_bytes) for documents, split in splits)
+        return hashlib.sha256(json.dumps([self.split, identity]).encode()).hexdigest()
 
     def __len__(self) -> int:
         if self.split == "train":

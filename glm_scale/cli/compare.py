@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from glm_scale.runs import RunDirectory
     from glm_scale.scaling.report import Report
+    from glm_scale.scaling.selection import Filter
 
 # Where output goes to a file or a pipe, rich would assume 80 columns and fold the table.
 _WIDE = 160
@@ -24,28 +25,48 @@ def compare(
         list[Path] | None,
         typer.Argument(help="Run directories, or folders that hold some.", show_default="runs"),
     ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="KEY=VALUE",
+            help="Only runs of which this holds; may be repeated. KEY: a column (run, mixer, parameters, tokens, "
+            "flops, train_loss, validation_loss, bits_per_byte, tokens_per_second, status) or a key of the "
+            "configuration. Also != < <= > >=; * stands for anything.",
+        ),
+    ] = None,
+    finished: Annotated[bool, typer.Option("--finished", help="Only runs that have finished.")] = False,
     curve: Annotated[bool, typer.Option("--curve", help="Scaling curve: final loss of each mixer by size.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for the figures; default: `comparison` beside the runs."),
     ] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store to log to; default: the one the runs were tracked with.")
+        str | None,
+        typer.Option(help="MLflow store to log to. Default: where the first run of the table that was tracked is."),
     ] = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Do not log to MLflow.")] = False,
 ) -> None:
-    """Compare runs: a table, and their losses against tokens and FLOPs as HTML and PNG."""
-    from glm_scale.errors import UserError
-    from glm_scale.finding import find_runs
-    from glm_scale.tracking.config import check_uri
+    """Compare runs: a table, and their losses against tokens and FLOPs as HTML and PNG.
 
-    if tracking_uri is not None:
-        try:
-            check_uri(tracking_uri)
-        except ValueError as error:
-            raise UserError(f"--tracking-uri: {error}") from error
+    glm-scale compare runs/ --finished --filter 'mixer=lattice:*' --filter model.width=512 --filter 'parameters>=1e6'
+    """
+    from glm_scale.finding import find_runs
+    from glm_scale.scaling.selection import Filter
+    from glm_scale.tracking.where import check_option
+
+    check_option(tracking_uri)
+    chosen = [Filter.parse(text) for text in filters or ()]
     found = find_runs(runs or [Path("runs")])
-    present(found, output, scaling=curve, tracking_uri=tracking_uri, tracking=not no_tracking)
+    present(
+        found,
+        output,
+        scaling=curve,
+        filters=chosen,
+        finished=finished,
+        tracking_uri=tracking_uri,
+        tracking=not no_tracking,
+    )
 
 
 def present(
@@ -53,6 +74,8 @@ def present(
     output: Path | None = None,
     *,
     scaling: bool = False,
+    filters: Sequence[Filter] = (),
+    finished: bool = False,
     tracking_uri: str | None = None,
     tracking: bool = True,
 ) -> None:
@@ -64,7 +87,7 @@ def present(
     parents = {run.path.parent for run in runs}
     folder = output or (parents.pop() if len(parents) == 1 else Path.cwd()) / "comparison"
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
-    report = write_report(runs, folder, scaling=scaling)
+    report = write_report(runs, folder, scaling=scaling, filters=filters, finished=finished)
     show(report, console)
     if tracking:
         _publish(report, tracking_uri, console)
@@ -84,6 +107,8 @@ def show(report: Report, console: Console) -> None:
         budgets = len(np.unique(curve.flops))
         console.print(f"  training FLOPs C: {describe_law(curve.by_flops, budgets, 'C')}", markup=False)
     console.print()
+    if count := report.comparison.unfinished:
+        console.print(f"{count} unfinished run{'s' * (count > 1)} shown; --finished leaves them out", markup=False)
     for remark in report.comparison.remarks:
         console.print(f"note: {remark}", style="yellow", markup=False)
     for path in report.files[:2]:
@@ -92,14 +117,11 @@ def show(report: Report, console: Console) -> None:
 
 def _publish(report: Report, uri: str | None, console: Console) -> None:
     """Log to MLflow where that is possible; a comparison is good without it."""
-    from glm_scale.scaling.publish import publish, where_tracked
-    from glm_scale.tracking.config import TrackingConfig
+    from glm_scale.scaling.publish import publish, where_to_publish
 
-    tracked = where_tracked(report)
-    experiment = tracked[1] if tracked else TrackingConfig().experiment
-    store = uri or (tracked[0] if tracked else None)
-    if store is None:
+    if (where := where_to_publish(report, uri)) is None:
         return
+    store, experiment = where
     try:
         with console.status("logging to MLflow"):
             run_id = publish(report, store, experiment)

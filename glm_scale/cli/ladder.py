@@ -40,7 +40,7 @@ def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
     if trained:
         _sample(trained, console)
         _compare(trained, base)
-        say_where_curves_are(base, console)
+        say_where_curves_are(trained[0].config, console)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
         console.print(f"failed: {', '.join(failed)}; the reason is in train.log in {base.run_root}/NAME")

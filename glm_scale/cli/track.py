@@ -10,7 +10,12 @@ import typer
 def sync(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold some.")],
     tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store; default: the one the run was tracked with.")
+        str | None,
+        typer.Option(
+            help="MLflow store. Default: where the run is tracked already, else tracking.uri of its configuration, "
+            "else what MLFLOW_TRACKING_URI says, else sqlite:///mlflow.db.",
+            show_default=False,
+        ),
     ] = None,
     experiment: Annotated[
         str | None, typer.Option(help="MLflow experiment; default: the one the run was tracked with.")

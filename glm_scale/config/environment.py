@@ -7,13 +7,16 @@ from pathlib import Path
 from glm_data import DataError, load_index
 from glm_scale.config.problems import ConfigError, Problem
 from glm_scale.config.run import RunConfig
+from glm_scale.errors import UserError
+from glm_scale.runs import RunDirectory
+from glm_scale.tracking.where import where_tracked
 
 __all__ = ["check_environment"]
 
 
 def check_environment(config: RunConfig, origin: str) -> None:
     """Raise a ConfigError naming everything that is missing here; done before anything heavy is loaded."""
-    problems = [*_data_problems(config), *_folder_problems(config.run_root)]
+    problems = [*_data_problems(config), *_folder_problems(config.run_root), *_tracking_problems(config)]
     if problems:
         raise ConfigError(origin, problems)
 
@@ -41,3 +44,11 @@ def _folder_problems(folder: Path) -> Iterator[Problem]:
         yield Problem("run_root", f"cannot be a folder: {existing} is a file", str(folder))
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield Problem("run_root", f"cannot be written: no permission in {existing}; set a folder of yours", str(folder))
+
+
+def _tracking_problems(config: RunConfig) -> Iterator[Problem]:
+    if config.tracking.enabled:
+        try:
+            where_tracked(RunDirectory(config.run_root / config.name), config.tracking)
+        except UserError as error:
+            yield Problem("tracking.uri", str(error), show_value=False)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ from glm_scale.errors import UserError
 from glm_scale.finding import usable
 from glm_scale.runs import RunDirectory
 from glm_scale.scaling.curves import TrainedRun, load_run
+from glm_scale.scaling.differences import remarks_on
 from glm_scale.scaling.fit import MINIMUM_POINTS, PowerLaw, fit_power_law
+from glm_scale.scaling.selection import Filter, select
 
-# Token budgets are rounded to whole batches.
-_SAME_TOKENS = 0.01
 _SUPERSCRIPT = str.maketrans("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -29,6 +28,11 @@ class Comparison:
 
     runs: tuple[TrainedRun, ...]
     remarks: tuple[str, ...]
+
+    @property
+    def unfinished(self) -> int:
+        """How many of the runs have not finished."""
+        return sum(run.status != "finished" for run in self.runs)
 
     def label(self, run: TrainedRun) -> str:
         """What a figure calls the run: its mixer if that says which run it is, else mixer and name."""
@@ -48,14 +52,21 @@ class ScalingCurve:
     by_flops: PowerLaw | None
 
 
-def compare(directories: Iterable[RunDirectory], *, scaling: bool = False) -> Comparison:
-    """Load the runs and order them. `scaling`: the runs are meant to differ in size, and in tokens with it.
+def compare(
+    directories: Iterable[RunDirectory],
+    *,
+    scaling: bool = False,
+    filters: Iterable[Filter] = (),
+    finished: bool = False,
+) -> Comparison:
+    """Load the runs, choose and order them.
 
+    `scaling`: the runs are meant to differ in size, and in tokens with it. `filters` and `finished`: see `select`.
     A run that cannot be read is named on stderr and left out. Raises UserError if that is all of them.
     """
-    runs = usable(directories, load_run)
+    runs = select(usable(directories, load_run), filters, finished)
     runs.sort(key=lambda run: (math.inf if run.validation_loss is None else run.validation_loss, run.name))
-    return Comparison(tuple(runs), tuple(_remarks(runs, scaling)))
+    return Comparison(tuple(runs), tuple(remarks_on(runs, scaling)))
 
 
 def scaling_curves(comparison: Comparison) -> list[ScalingCurve]:
@@ -79,50 +90,6 @@ def scaling_curves(comparison: Comparison) -> list[ScalingCurve]:
 
 def _is_final(run: TrainedRun) -> bool:
     return run.status == "finished" and not run.provisional
-
-
-def _remarks(runs: Sequence[TrainedRun], scaling: bool) -> Iterable[str]:
-    for run in runs:
-        if run.status != "finished":
-            at = f"at {run.tokens:,} tokens"
-            was = {"running": "is still running,", "failed": "failed"}.get(run.status, f"was {run.status}")
-            yield f"{run.name} {was} {at}"
-        elif run.provisional:
-            yield f"{run.name} has no final validation loss"
-    if difference := _difference(runs, lambda run: run.summary.tokenizer_fingerprint):
-        yield f"tokenizers differ, so losses per token cannot be compared, only bits per byte: {difference}"
-    if difference := _difference(runs, lambda run: run.summary.data_fingerprint or run.sources or None):
-        yield f"training data differ: {difference}"
-    if difference := _difference(runs, lambda run: run.summary.sequence_length, show=True):
-        yield f"sequence lengths differ: {difference}"
-    budgets = [run.tokens for run in runs]
-    if scaling:
-        yield from _uneven_ladder(runs)
-    elif budgets and max(budgets) > min(budgets) * (1 + _SAME_TOKENS):
-        yield f"trained tokens differ, from {min(budgets):,} to {max(budgets):,}: compare at equal tokens in the figure"
-
-
-def _difference(runs: Sequence[TrainedRun], key: Callable[[TrainedRun], Any], show: bool = False) -> str:
-    """Which runs have which value, where there is more than one; runs that do not tell are left out."""
-    groups: dict[Any, list[str]] = {}
-    for run in runs:
-        if (value := key(run)) is not None:
-            groups.setdefault(value, []).append(run.name)
-    if len(groups) < 2:
-        return ""
-    return " | ".join(
-        (f"{value}: " if show else "") + ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
-        for value, names in groups.items()
-    )
-
-
-def _uneven_ladder(runs: Sequence[TrainedRun]) -> Iterable[str]:
-    budgets = {
-        mixer: Counter(float(f"{run.tokens:.2g}") for run in runs if run.mixer == mixer)
-        for mixer in {run.mixer for run in runs}
-    }
-    if len({tuple(sorted(budget.items())) for budget in budgets.values()}) > 1:
-        yield "the mixers were not trained at the same sizes or for the same tokens"
 
 
 def render_table(comparison: Comparison) -> Table:

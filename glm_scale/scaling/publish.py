@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -11,11 +10,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from glm_scale.naming import slug
 from glm_scale.scaling.fit import PowerLaw
 from glm_scale.scaling.report import Report
-from glm_scale.tracking.config import resolve_uri, store_folder
+from glm_scale.tracking.config import TrackingConfig
+from glm_scale.tracking.reach import check_store, explain
 from glm_scale.tracking.state import TrackingState
 from glm_scale.tracking.tracker import mlflow_environment
+from glm_scale.tracking.uris import resolve_uri
+from glm_scale.tracking.where import where_tracked
+
+_ANSWER_S = 10.0
 
 
 class Publication(BaseModel):
@@ -31,12 +36,18 @@ class Publication(BaseModel):
     artifacts: list[Path]
 
 
-def where_tracked(report: Report) -> tuple[str, str] | None:
-    """Tracking URI and experiment of the first compared run that has been tracked; None if none has."""
-    for run in report.comparison.runs:
-        if (state := TrackingState.read(run.directory)) is not None:
-            return state.uri, state.experiment
-    return None
+def where_to_publish(report: Report, uri: str | None) -> tuple[str, str] | None:
+    """Tracking URI and experiment for a report: `uri`, or those of the first compared run that has been tracked.
+
+    A copied run that has not been trained on itself has not been tracked: it counts only where no other run does, and
+    then as if it went on now. None if no run has been tracked, nor a run that one of them was copied from.
+    """
+    runs = [run.directory for run in report.comparison.runs]
+    tracked = [run for run in runs if TrackingState.read_own(run)] or [run for run in runs if TrackingState.read(run)]
+    if not tracked:
+        return None if uri is None else (resolve_uri(uri), TrackingConfig().experiment)
+    store, experiment = where_tracked(tracked[0])
+    return (store if uri is None else resolve_uri(uri)), experiment
 
 
 def publish(report: Report, uri: str, experiment: str, timeout: float = 30.0) -> str:
@@ -45,7 +56,7 @@ def publish(report: Report, uri: str, experiment: str, timeout: float = 30.0) ->
     Returns its run id. Raises RuntimeError with the reason if that was not possible within `timeout` seconds.
     """
     publication = Publication(
-        uri=resolve_uri(uri),
+        uri=uri,
         experiment=experiment,
         name=report.name,
         metrics=dict(_metrics(report)),
@@ -75,11 +86,11 @@ def _metrics(report: Report) -> Iterator[tuple[str, float]]:
     for run in report.comparison.runs:
         for name, value in (("validation_loss", run.validation_loss), ("bits_per_byte", run.bits_per_byte)):
             if value is not None:
-                yield f"{name}/{run.name}", value
+                yield f"{name}/{slug(run.name)}", value
     for curve in report.curves:
         for basis, law in (("by_parameters", curve.by_parameters), ("by_flops", curve.by_flops)):
             if law is not None:
-                yield from _law_metrics(f"scaling/{curve.mixer}/{basis}", law)
+                yield from _law_metrics(f"scaling/{slug(curve.mixer)}/{basis}", law)
 
 
 def _law_metrics(prefix: str, law: PowerLaw) -> Iterator[tuple[str, float]]:
@@ -89,31 +100,34 @@ def _law_metrics(prefix: str, law: PowerLaw) -> Iterator[tuple[str, float]]:
 
 def main() -> int:
     publication = Publication.model_validate_json(sys.stdin.read())
+    try:
+        check_store(publication.uri, _ANSWER_S)
+        print(_log(publication))
+    except Exception as error:
+        print(explain(error, publication.uri))
+        return 1
+    return 0
+
+
+def _log(publication: Publication) -> str:
     from mlflow.entities import Metric
     from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
-    from glm_scale.tracking.mirror import find_or_create_experiment, first_line, open_store, usable_key
+    from glm_scale.tracking.mirror import usable_key
+    from glm_scale.tracking.store import find_or_create_experiment, open_store
 
-    try:
-        if (folder := store_folder(publication.uri)) is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            os.chdir(folder)
-        client = open_store(publication.uri)
-        experiment = find_or_create_experiment(client, publication.experiment)
-        run_id = client.create_run(experiment, run_name=publication.name, tags=publication.tags).info.run_id
-        now = round(time.time() * 1000)
-        metrics = [Metric(usable_key(name), value, now, 0) for name, value in publication.metrics.items()]
-        for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
-            batch = metrics[start : start + MAX_METRICS_PER_BATCH]
-            client.log_batch(run_id, metrics=batch, synchronous=True)
-        for path in publication.artifacts:
-            client.log_artifact(run_id, str(path))
-        client.set_terminated(run_id)
-    except Exception as error:
-        print(first_line(error))
-        return 1
-    print(run_id)
-    return 0
+    client = open_store(publication.uri)
+    experiment = find_or_create_experiment(client, publication.experiment)
+    run_id = client.create_run(experiment, run_name=publication.name, tags=publication.tags).info.run_id
+    now = round(time.time() * 1000)
+    metrics = [Metric(usable_key(name), value, now, 0) for name, value in publication.metrics.items()]
+    for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+        batch = metrics[start : start + MAX_METRICS_PER_BATCH]
+        client.log_batch(run_id, metrics=batch, synchronous=True)
+    for path in publication.artifacts:
+        client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id)
+    return run_id
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory, write_atomically
 from glm_scale.scaling import html, png
 from glm_scale.scaling.comparison import Comparison, ScalingCurve, compare, numbers, scaling_curves
+from glm_scale.scaling.selection import Filter
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,20 @@ class Report:
     files: tuple[Path, ...]
 
 
-def write_report(directories: Iterable[RunDirectory], output: Path, *, scaling: bool = False) -> Report:
+def write_report(
+    directories: Iterable[RunDirectory],
+    output: Path,
+    *,
+    scaling: bool = False,
+    filters: Iterable[Filter] = (),
+    finished: bool = False,
+) -> Report:
     """Compare the runs and write comparison.{html,png,json} into `output`, or scaling.{html,png,json}.
 
-    Raises UserError for damaged runs, for a scaling report without finished runs, and if `output` is not writable.
+    `filters` and `finished` choose among the runs, see `select`. Raises UserError for damaged runs, if no run is left,
+    for a scaling report without finished runs, and if `output` is not writable.
     """
-    comparison = compare(directories, scaling=scaling)
+    comparison = compare(directories, scaling=scaling, filters=filters, finished=finished)
     curves = tuple(scaling_curves(comparison)) if scaling else ()
     kind = "scaling" if scaling else "comparison"
     page, picture, data = (output / f"{kind}.{suffix}" for suffix in ("html", "png", "json"))

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import (
@@ -38,13 +38,18 @@ from mlflow.utils.validation import (
     MAX_TAG_VAL_LENGTH,
 )
 
-from glm_scale.locking import folder_lock
+from glm_scale.naming import slug
 from glm_scale.runs import RunDirectory, RunSummary
-from glm_scale.tracking.config import store_folder, without_secrets
 from glm_scale.tracking.metrics_log import Record
+from glm_scale.tracking.place import Place
 from glm_scale.tracking.state import Mark, TrackingState
+from glm_scale.tracking.store import active_run, find_or_create_experiment, first_line, open_store
+from glm_scale.tracking.uris import without_secrets
 
 UID_TAG = "glm_scale.uid"
+PLACE_TAG = "glm_scale.place"
+COPY_TAG = "glm_scale.copy_of"
+_DIRECTORY_TAG = "run_directory"
 _COMPARED = ("loss", "bits_per_byte")
 _BAD_KEY_CHARACTER = re.compile(r"[^\w\-. /:]")
 STATUS_TAG = "glm_scale.status"
@@ -111,11 +116,16 @@ class Mirror:
         return self._client
 
     def _find_or_create_run(self, client: MlflowClient, summary: RunSummary) -> None:
-        if self.state.run_id is not None and _is_active(client, self.state.run_id):
-            return
         if self.state.run_id is not None:
-            _logger.warning("the MLflow run %s is gone; starting another and replaying", self.state.run_id)
-            self.state.marks.clear()
+            known = active_run(client, self.state.run_id)
+            if known is not None and not self._belongs_elsewhere(known):
+                self._claim(client)
+                return
+            if known is None:
+                _logger.warning("the MLflow run %s is gone; starting another and replaying", self.state.run_id)
+                self.state.marks.clear()
+            else:
+                self.state.start_anew()
         experiment = find_or_create_experiment(client, self.state.experiment)
         # A creation whose answer got lost has left a run behind; its tag finds it.
         left_behind = client.search_runs([experiment], f"tags.`{UID_TAG}` = '{self.state.uid}'", max_results=1)
@@ -124,8 +134,26 @@ class Mirror:
         else:
             self.state.write(self.run)
             tags = {UID_TAG: self.state.uid, "mlflow.user": _user(), "mlflow.source.name": "glm-scale"}
+            if self.state.copy_of is not None:
+                tags[COPY_TAG] = self.state.copy_of
+                _logger.info("a copied run gets an MLflow run of its own; the original's is %s", self.state.copy_of)
             created = client.create_run(experiment, round(summary.started * 1000), tags, run_name=summary.name)
             self.state.run_id = created.info.run_id
+        self.state.write(self.run)
+        self._claim(client)
+
+    def _belongs_elsewhere(self, known: Run) -> bool:
+        tags = known.data.tags
+        return self.state.belongs_elsewhere(self.run, Place.from_tag(tags.get(PLACE_TAG)), tags.get(_DIRECTORY_TAG))
+
+    def _claim(self, client: MlflowClient) -> None:
+        """Write into the MLflow run that it is the run of this directory."""
+        here = Place.of(self.run)
+        # Known before the tag says so: if this ends in between, the tag is still one of ours.
+        self.state.places = [place for place in self.state.places if place != here] + [here]
+        self.state.write(self.run)
+        client.set_tag(self._run_id, PLACE_TAG, here.tag)
+        self.state.places = [here]
         self.state.write(self.run)
 
     def _describe(self, client: MlflowClient, summary: RunSummary) -> None:
@@ -225,42 +253,9 @@ def metric_points(record: Record) -> Iterator[Metric]:
 
 
 def usable_key(name: str) -> str:
-    """`name` with the characters and the length that MLflow allows for keys."""
-    return _BAD_KEY_CHARACTER.sub("_", name)[:MAX_ENTITY_KEY_LENGTH]
-
-
-def open_store(uri: str) -> MlflowClient:
-    """A client of the store. Of several processes that open a new sqlite store, one makes its tables."""
-    if (folder := store_folder(uri)) is None:
-        return MlflowClient(tracking_uri=uri)
-    with folder_lock(folder, patience=60.0):
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-        return client
-
-
-def find_or_create_experiment(client: MlflowClient, name: str) -> str:
-    """The id of the experiment called `name`; another process may be creating it at the same time."""
-    if (experiment := client.get_experiment_by_name(name)) is None:
-        try:
-            return client.create_experiment(name)
-        except MlflowException:
-            if (experiment := client.get_experiment_by_name(name)) is None:
-                raise
-    if experiment.lifecycle_stage != "active":
-        raise ValueError(
-            f"the experiment {name!r} was deleted in MLflow; set tracking.experiment to another name, or restore it"
-        )
-    return experiment.experiment_id
-
-
-def _is_active(client: MlflowClient, run_id: str) -> bool:
-    try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
+    """`name` with the characters and the length that MLflow allows for keys; what is no good becomes a slug."""
+    parts = (slug(part) if _BAD_KEY_CHARACTER.search(part) else part for part in name.split("/"))
+    return "/".join(parts)[:MAX_ENTITY_KEY_LENGTH]
 
 
 def run_parameters(run: RunDirectory) -> dict[str, str]:
@@ -270,10 +265,7 @@ def run_parameters(run: RunDirectory) -> dict[str, str]:
     except (OSError, yaml.YAMLError):
         return {}
     flat = without_secrets(dict(_flatten(content if isinstance(content, dict) else {})))
-    return {
-        _BAD_KEY_CHARACTER.sub("_", key)[:MAX_ENTITY_KEY_LENGTH]: text[:MAX_PARAM_VAL_LENGTH]
-        for key, text in flat.items()
-    }
+    return {usable_key(key): text[:MAX_PARAM_VAL_LENGTH] for key, text in flat.items()}
 
 
 def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -295,7 +287,7 @@ def run_tags(run: RunDirectory, summary: RunSummary) -> dict[str, str]:
         "parameters": str(summary.parameters),
         "non_embedding_parameters": str(summary.non_embedding_parameters),
         "sequence_length": str(summary.sequence_length),
-        "run_directory": str(run.path),
+        _DIRECTORY_TAG: str(run.path),
         STATUS_TAG: summary.status,
     }
     if commit := version.get("git_commit"):
@@ -312,9 +304,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, cut to a length that fits a log line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-
-import yaml
 
 from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory
-from glm_scale.tracking.config import TrackingConfig, check_uri
 from glm_scale.tracking.state import Order, TrackingState
 from glm_scale.tracking.tracker import Worker
+from glm_scale.tracking.where import check_option, chosen_uri, configured_tracking
+
+_logger = logging.getLogger("glm_scale.tracking")
 
 
 def sync(
@@ -24,34 +25,24 @@ def sync(
     URI that MLflow cannot use.
     """
     run.read_summary()
-    configured = _configured(run)
-    if uri is not None:
-        try:
-            check_uri(uri)
-        except ValueError as error:
-            raise UserError(f"--tracking-uri: {error}") from error
-    state = TrackingState.read(run)
-    if state is not None:
-        uri, experiment = uri or state.requested_uri, experiment or state.experiment
+    check_option(uri)
+    configured, state = configured_tracking(run), TrackingState.read_own(run)
+    if state is None:
+        uri = uri or configured.uri
+        chosen_uri(uri)
     order = Order(
         run=run.path,
-        uri=uri or configured.uri,
-        experiment=experiment or configured.experiment,
+        uri=uri,
+        experiment=experiment or (state.experiment if state else configured.experiment),
         base=Path.cwd(),
         patience=timeout,
     )
     try:
-        worker = Worker(run, order)
+        worker = Worker(run, order, _logger.error)
     except OSError as error:
         raise UserError(f"the process that speaks to MLflow could not be started: {error}") from error
     # The worker gives up by itself when nothing gets through; a long log may take as long as it needs.
-    return TrackingState.read(run) if worker.wait(None) == 0 else None
-
-
-def _configured(run: RunDirectory) -> TrackingConfig:
-    """The tracking section of the run's config.yaml; the defaults where it has none."""
-    try:
-        content = yaml.safe_load(run.config.read_text())
-        return TrackingConfig.model_validate((content or {}).get("tracking") or {})
-    except (OSError, yaml.YAMLError, AttributeError, ValueError):
-        return TrackingConfig()
+    if worker.wait(None) == 0:
+        return TrackingState.read(run)
+    _logger.error("%s", worker.missed or f"see {run.tracking_log}")
+    return None

@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from glm_scale.runs import FinalStatus, RunDirectory
 from glm_scale.tracking.config import TrackingConfig
 from glm_scale.tracking.metrics_log import MetricsLog
-from glm_scale.tracking.state import Order
+from glm_scale.tracking.state import MISSED, Order
 from glm_scale.tracking.system import SystemMonitor
 
 _logger = logging.getLogger("glm_scale.tracking")
+_SILENCE = 2.0
+"""Seconds that a user waits for MLflow without being told."""
 
 
 class Tracker:
@@ -27,16 +31,22 @@ class Tracker:
     What reaches MLflow is read from the run directory alone: metrics.jsonl, config.yaml (parameters), summary.json
     and version.json (tags), plots/ and samples/ (artifacts). So `start` comes when config, version and summary are
     written, and after `MetricsLog.truncate`. No call waits for MLflow, but for `close`, up to its deadline.
+
+    `tell` gets what the user has to know, one line each: a store that does not take the run, as soon as that is known,
+    and in the end what is to be done if not everything has arrived. By default these are warnings in the log.
     """
 
-    def __init__(self, config: TrackingConfig, run: RunDirectory, log: MetricsLog) -> None:
+    def __init__(
+        self, config: TrackingConfig, run: RunDirectory, log: MetricsLog, tell: Callable[[str], None] = _logger.warning
+    ) -> None:
         self._config = config
         self._run = run
+        self._tell = tell
         self._worker: Worker | None = None
         self._monitor = None if config.system_metrics is None else SystemMonitor(log, config.system_metrics)
 
     def start(self) -> None:
-        """Begin. A store that cannot be reached is a warning in the log, now or later, never an error."""
+        """Begin. A store that cannot be reached is told, now or later, and is never an error."""
         if self._monitor is not None:
             self._monitor.start()
         if self._config.enabled:
@@ -48,15 +58,15 @@ class Tracker:
                 parent=os.getpid(),
             )
             try:
-                self._worker = Worker(self._run, order)
+                self._worker = Worker(self._run, order, self._tell)
             except OSError as error:
-                _logger.warning("the MLflow mirror could not be started (%s); %s", error, replay_hint(self._run))
+                self._tell(f"the process that speaks to MLflow cannot be started ({error}); {replay_hint(self._run)}")
 
     def close(self, status: FinalStatus, deadline: float = 15.0) -> bool:
         """Record how the run ended, in summary.json and in MLflow; whether MLflow has received everything.
 
-        Waits at most `deadline` seconds. What is missing by then stays in the run directory, and the log says which
-        command replays it.
+        Waits at most `deadline` seconds. What is missing by then stays in the run directory, and the user is told which
+        command delivers it.
         """
         if self._monitor is not None:
             self._monitor.stop()
@@ -66,21 +76,28 @@ class Tracker:
         if self._worker is None:
             return False
         worker, self._worker = self._worker, None
-        complete = worker.stop(deadline) == 0
-        if not complete:
-            _logger.warning("MLflow has not received all of this run; %s", replay_hint(self._run))
-        return complete
+        if (code := worker.stop(deadline)) == 0:
+            return True
+        silent = f"no answer within {deadline:.0f} s" if code is None else f"see {self._run.tracking_log}"
+        self._tell(f"MLflow has not received all of this run ({worker.missed or silent}); {replay_hint(self._run)}")
+        return False
 
 
 def replay_hint(run: RunDirectory) -> str:
     """How the user delivers what MLflow has missed."""
-    return f"replay it with: glm-scale track sync {run.path}"
+    return f"deliver it with: glm-scale track sync {shlex.quote(str(run.path))}"
 
 
 class Worker:
-    """The mirroring process. Its messages go to this process's log. Raises OSError if it cannot be started."""
+    """The mirroring process. Raises OSError if it cannot be started.
 
-    def __init__(self, run: RunDirectory, order: Order) -> None:
+    What the user has to know goes to `tell`, its other messages to this process's log. `missed`: why not everything has
+    been received, once it has ended.
+    """
+
+    def __init__(self, run: RunDirectory, order: Order, tell: Callable[[str], None]) -> None:
+        self.missed = ""
+        self._tell = tell
         with run.tracking_log.open("ab") as errors:
             self._process = subprocess.Popen(
                 # -P: a file that lies about in the working directory must not shadow a module.
@@ -97,7 +114,7 @@ class Worker:
         assert self._process.stdout is not None
         self._say(order.model_dump_json())
         self._listener = threading.Thread(
-            target=_relay, args=(self._process.stdout,), name="mlflow-messages", daemon=True
+            target=self._relay, args=(self._process.stdout,), name="mlflow-messages", daemon=True
         )
         self._listener.start()
 
@@ -118,7 +135,12 @@ class Worker:
     def stop(self, timeout: float) -> int | None:
         """Ask it to deliver the rest and to end; then like `wait`."""
         self._say(f"stop {timeout}")
-        return self.wait(timeout)
+        silence = min(timeout, _SILENCE)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(silence)
+        if self._process.returncode is None and timeout > silence:
+            self._tell(f"waiting up to {timeout:.0f} s for MLflow to receive the rest")
+        return self.wait(timeout - silence)
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -127,12 +149,17 @@ class Worker:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
-
-def _relay(messages: IO[str]) -> None:
-    with messages:
-        for line in messages:
-            level, _, text = line.rstrip("\n").partition(" ")
-            _logger.log(logging.getLevelNamesMapping().get(level, logging.WARNING), "%s", text)
+    def _relay(self, messages: IO[str]) -> None:
+        with messages:
+            for line in messages:
+                word, _, text = line.rstrip("\n").partition(" ")
+                level = logging.getLevelNamesMapping().get(word, logging.WARNING)
+                if word == MISSED:
+                    self.missed = text
+                elif level >= logging.ERROR:
+                    self._tell(text)
+                else:
+                    _logger.log(level, "%s", text)
 
 
 def mlflow_environment() -> dict[str, str]:

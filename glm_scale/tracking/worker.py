@@ -5,8 +5,9 @@ a dead server cannot be interrupted, MLflow's time limits are environment variab
 outlives the trainer can report that the trainer was killed.
 
 It reads one JSON object on its standard input (`glm_scale.tracking.state.Order`), then a line "stop SECONDS", or
-the end of the file. On standard output it writes what the user should know, one line each, "LEVEL text"; libraries
-speak on standard error.
+the end of the file. On standard output it writes what there is to be known, one line each, "LEVEL text", of which
+ERROR is for the user at once; if not everything has been received, the last one is "MISSED text" and says why.
+Libraries speak on standard error.
 Exit code: 0 if everything has been received, 1 if not, 2 if the run cannot be mirrored.
 """
 
@@ -20,11 +21,15 @@ import sys
 import time
 from collections.abc import Callable
 from io import FileIO, RawIOBase
+from typing import TYPE_CHECKING
 
 from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory
-from glm_scale.tracking.config import resolve_uri, store_folder
-from glm_scale.tracking.state import Order, TrackingState
+from glm_scale.tracking.reach import check_store, explain
+from glm_scale.tracking.state import MISSED, Order, TrackingState, open_state
+
+if TYPE_CHECKING:
+    from glm_scale.tracking.mirror import Mirror
 
 _POLL_S = 1.0
 _LONGEST_PAUSE_S = 60.0
@@ -34,31 +39,24 @@ _ORPHAN_PATIENCE_S = 20.0
 _logger = logging.getLogger("glm_scale.tracking")
 
 
-def open_state(run: RunDirectory, order: Order) -> TrackingState:
-    """The state to go on from: what tracking.json says, unless the order names another store or experiment."""
-    state = TrackingState.read(run)
-    if state is not None and order.uri in (state.requested_uri, state.uri) and order.experiment == state.experiment:
-        return state
-    return TrackingState(requested_uri=order.uri, uri=resolve_uri(order.uri, order.base), experiment=order.experiment)
-
-
 def mirror(run: RunDirectory, state: TrackingState, stop: Callable[[float], float | None]) -> bool:
     """Mirror until told to stop; whether everything was received.
 
     `stop(seconds)` waits that long for a request to stop; it returns for how many seconds to go on trying, or None.
+    What keeps being wrong when the request comes, or will not pass by itself, is tried only once more.
     """
-    # The import is part of what must not hold up the caller.
-    from glm_scale.tracking.mirror import Mirror, first_line
-
-    mirrored = Mirror(run, state)
+    mirrored: Mirror | None = None
     deadline: float | None = None
-    pause, failures = 0.0, 0
+    pause, failures, hopeless = 0.0, 0, False
     while True:
         if deadline is not None:
             time.sleep(pause)
         elif (patience := stop(pause)) is not None:
-            deadline = time.monotonic() + patience
+            deadline, hopeless = time.monotonic() + patience, failures > 0
         try:
+            if mirrored is None or not mirrored.connected:
+                check_store(state.uri, _answer_seconds())
+            mirrored = mirrored or _mirror_of(run, state)
             mirrored.catch_up()
             if failures:
                 _logger.info("MLflow at %s answers again; what it missed was replayed", state.uri)
@@ -68,15 +66,33 @@ def mirror(run: RunDirectory, state: TrackingState, stop: Callable[[float], floa
                 mirrored.finish()
                 return True
         except Exception as error:
-            mirrored.disconnect()
+            if mirrored is not None:
+                mirrored.disconnect()
             failures += 1
-            if failures == 1:
-                _logger.warning("MLflow at %s cannot be reached and is tried again: %s", state.uri, first_line(error))
+            trouble = explain(error, state.uri)
+            if failures == 1 and deadline is None:
+                _logger.error("MLflow at %s does not take this run: %s. It is tried again", state.uri, trouble)
             pause = min(_POLL_S * 2 ** (failures - 1), _LONGEST_PAUSE_S)
             if deadline is not None:
                 pause = min(pause, _POLL_S)
-                if time.monotonic() + pause >= deadline:
+                if hopeless or not trouble.passing or time.monotonic() + pause >= deadline:
+                    print(MISSED, f"MLflow at {state.uri} does not take it: {trouble}", flush=True)
                     return False
+
+
+def _mirror_of(run: RunDirectory, state: TrackingState) -> Mirror:
+    # The import is part of what must not hold up the caller, and of what may fail.
+    from glm_scale.tracking.mirror import Mirror
+
+    return Mirror(run, state)
+
+
+def _answer_seconds() -> float:
+    """How long MLflow would wait for an answer of a server."""
+    try:
+        return float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    except (KeyError, ValueError):
+        return 10.0
 
 
 def _stop_request(requests: RawIOBase, parent: int) -> Callable[[float], float | None]:
@@ -117,14 +133,12 @@ def main() -> int:
             state = open_state(run, order)
             state.complete = False
             state.write(run)
-            if (folder := store_folder(state.uri)) is not None:
-                # MLflow puts the artifacts of a new sqlite store into ./mlruns: keep them beside the database.
-                folder.mkdir(parents=True, exist_ok=True)
-                os.chdir(folder)
             parent, patience = order.parent, order.patience
             return 0 if mirror(run, state, _stop_request(requests, parent) if parent else lambda _: patience) else 1
-    except (UserError, OSError) as error:
-        _logger.warning("%s", error)
+    except (UserError, OSError, ValueError) as error:
+        if order.parent:
+            _logger.error("MLflow does not receive this run: %s", error)
+        print(MISSED, " ".join(str(error).split()), flush=True)
         return 2
 
 

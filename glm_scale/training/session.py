@@ -144,7 +144,7 @@ class _Session:
             # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
             finished = counters.tokens >= self.config.training.tokens
             log.truncate(counters.step, again=("validation",) if finished else ())
-            tracker = Tracker(self.config.tracking, self.run, log)
+            tracker = Tracker(self.config.tracking, self.run, log, self.progress.say)
             tracker.start()
             status: FinalStatus = "failed"
             try:
@@ -240,6 +240,7 @@ class _Session:
             step=self.checkpoint.step if self.checkpoint else 0,
             tokenizer_fingerprint=self.rows.tokenizer_fingerprint,
             data_fingerprint=self.rows.fingerprint,
+            documents_fingerprint=self.rows.documents_fingerprint,
         )
         self.run.write_summary(summary)
         mesh = self.ranks.mesh

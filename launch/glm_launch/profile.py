@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from glm_data.settings import Settings
 from glm_launch.slurm import minutes_of
 from glm_scale.config import ConfigError, Problem, validate
-from glm_scale.tracking.config import is_secret
+from glm_scale.tracking.uris import is_secret
 
 __all__ = ["Cluster", "Container", "load_cluster"]
 

@@ -81,7 +81,7 @@ def test_runs_that_did_not_finish_are_marked_and_those_without_losses_come_last(
     remarks = "\n".join(comparison.remarks)
     assert "going is still running, at 600,000 tokens" in remarks
     assert "half failed at 500,000 tokens" in remarks
-    assert "gone was killed at 300,000 tokens" in remarks
+    assert "2 runs were killed at 0 to 300,000 tokens: gone, fresh" in remarks
 
 
 def test_differences_that_spoil_a_comparison_are_named(tmp_path):
@@ -147,7 +147,7 @@ def test_the_scaling_report_reaches_the_store_that_is_named(tmp_path):
     (run,) = client.search_runs([client.get_experiment_by_name("glm-scale").experiment_id])
     assert run.info.run_name == "scaling: figures"
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["scaling/lattice:2_k/by_parameters/exponent"] == pytest.approx(0.3, rel=1e-4)
+    assert run.data.metrics["scaling/lattice-2-pow-k/by_parameters/exponent"] == pytest.approx(0.3, rel=1e-4)
     assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"scaling.html", "scaling.png", "scaling.json"}
 
 

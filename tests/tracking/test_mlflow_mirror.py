@@ -193,7 +193,7 @@ def test_long_and_odd_parameters_fit_mlflows_limits(make_run):
     parameters = run_parameters(run)
     assert {len(key) for key in parameters if "bbb" in key} == {250}
     assert max(len(text) for text in parameters.values()) == 6000
-    assert parameters["a.näme_"] == "null"
+    assert [text for key, text in parameters.items() if key.startswith("a.name-")] == ["null"]
     assert parameters["empty"] == "{}"
     assert parameters["list"] == "[1, 2.5]"
 

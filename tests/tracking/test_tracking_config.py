@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from glm_scale.tracking import TrackingConfig
-from glm_scale.tracking.config import resolve_uri, store_folder, without_secrets
+from glm_scale.tracking.uris import resolve_uri, store_folder, without_secrets
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "file:mlruns", "mlruns", "./mlflow.db", "/data/mlflow", ""])

@@ -25,8 +25,13 @@ def doctor(
         Path, typer.Option(help="Where runs are to lie. On a cluster: a folder that all nodes see.")
     ] = Path("runs"),
     tracking_uri: Annotated[
-        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Where runs are to be tracked, as tracking.uri.")
-    ] = "sqlite:///mlflow.db",
+        str | None,
+        typer.Option(
+            help="Where runs are to be tracked, as tracking.uri. Default: what MLFLOW_TRACKING_URI says, else "
+            "sqlite:///mlflow.db.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="As JSON, one object for each check, when all are done.")
     ] = False,

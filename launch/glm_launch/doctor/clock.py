@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from glm_launch.doctor.findings import Asked, Finding, State
 from glm_launch.doctor.folder import probe, unwritable
 from glm_launch.doctor.tracking import ask
+from glm_scale.tracking.uris import choose_uri
 
 __all__ = ["clock_of_folder", "clock_of_mlflow"]
 
@@ -33,11 +34,15 @@ def clock_of_folder(asked: Asked) -> Finding:
 
 def clock_of_mlflow(asked: Asked) -> Finding:
     name = "clock of MLflow"
-    if not asked.tracking_uri.startswith(("http://", "https://")):
+    try:
+        uri = choose_uri(asked.tracking_uri)
+    except ValueError:
+        uri = ""
+    if not uri.startswith(("http://", "https://")):
         return Finding(name, "not applicable", "no server")
     before = time.time()
     ask.cache_clear()
-    answer = ask(asked.tracking_uri, asked.patience)
+    answer = ask(uri, asked.patience)
     if answer.date is None:
         return Finding(name, "not applicable", "the server has not told its time")
     # The header has whole seconds.

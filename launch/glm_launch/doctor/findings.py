@@ -14,10 +14,13 @@ State = Literal["ok", "warning", "problem", "not applicable"]
 
 @dataclass(frozen=True)
 class Asked:
-    """Where runs are to lie and be tracked. `patience`: seconds that a server or SLURM has to answer."""
+    """Where runs are to lie and be tracked, None: where they would be tracked now if they were told nothing.
+
+    `patience`: seconds that a server or SLURM has to answer.
+    """
 
     folder: Path = Path("runs")
-    tracking_uri: str = "sqlite:///mlflow.db"
+    tracking_uri: str | None = None
     patience: float = 5.0
 
 
