@@ -76,8 +76,9 @@ def compare(what: str) -> None:
     """A recurrence by its strategy, attention, or a whole model, over four ranks and on one."""
     spelling, _, strategy = what.partition(" by ")
     if spelling == "model":
-        whole, batch = models.model(["lattice:2^k"]), models.batch()
-        models.assert_same(models.over_ranks(whole, *batch), models.loss_and_gradients(whole, *batch))
+        mixers, batch = ["lattice:2^k"], models.batch()
+        whole = models.model(mixers)
+        models.assert_same(models.over_ranks(whole, *batch), models.loss_and_gradients(whole, *batch), mixers)
         return
     starts = recurrences.documents(2, 64, 4)
     if spelling == "attention":
