@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from glm_data import PackedRows
 from glm_launch.checks import check_run
 from glm_launch.records import LaunchFolder
-from glm_scale.config import RunConfig
+from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.runs import COMMITTED, RunDirectory
 from glm_scale.training import opening, recorded
 from glm_scale.training.anew import start_anew
 from glm_scale.training.recorded import recorded_config
 from tests.commands import Commands
+from tests.scaling.synthetic_runs import write_run
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
 
@@ -29,13 +31,25 @@ def trained(fork_server, tmp_path_factory):
 
 
 class Place:
-    """A copy of the trained run: its directory, and what it is configured to be."""
+    """A run directory, and what the run is configured to be."""
 
-    def __init__(self, trained: Path, folder: Path) -> None:
-        shutil.copytree(trained / "runs", folder / "runs")
-        self.tree = yaml.safe_load((trained / "tiny.yaml").read_text()) | {"run_root": str(folder / "runs")}
+    def __init__(self, data: Path, folder: Path) -> None:
+        self.tree = tiny_config(data, folder)
         self.file = write_config(folder / "tiny.yaml", self.tree)
         self.run = RunDirectory(folder / "runs/tiny")
+
+    def write(self) -> None:
+        """The papers of a run that has finished, without its tensors."""
+        config = RunConfig.model_validate(self.tree)
+        write_run(self.run.path.parent, self.run.name, "ssm", steps=20)
+        self.run.config.write_text(resolved_yaml(config))
+        rows = PackedRows(config.data)
+        self.run.update_summary(data_fingerprint=rows.fingerprint, tokenizer_fingerprint=rows.tokenizer_fingerprint)
+        self.run.write_version()
+        for step in (4, 6):
+            self.run.checkpoint(step).mkdir()
+            (self.run.checkpoint(step) / COMMITTED).touch()
+            shutil.copy(self.run.config, self.run.checkpoint(step))
 
     def goes_on(self, **groups: object) -> list[str]:
         """Remarks about the run that goes on with these groups of values replaced."""
@@ -56,22 +70,32 @@ class Place:
 
 
 @pytest.fixture
-def place(trained, tmp_path):
-    return Place(trained, tmp_path)
+def place(tmp_path, tmp_path_factory):
+    """A run that looks as if it had finished."""
+    made = Place(tiny_data(tmp_path_factory), tmp_path)
+    made.write()
+    return made
 
 
-def test_a_renamed_run_goes_on_with_its_data_elsewhere(place, command, tmp_path):
-    shutil.copytree(place.tree["data"]["sources"][0]["path"], tmp_path / "moved")
-    place.run.path.rename(place.run.path.with_name("better"))
+@pytest.fixture
+def whole(trained, tmp_path, tmp_path_factory):
+    """A copy of a run that has finished."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return Place(tiny_data(tmp_path_factory), tmp_path)
+
+
+def test_a_renamed_run_goes_on_with_its_data_elsewhere(whole, command, tmp_path):
+    shutil.copytree(whole.tree["data"]["sources"][0]["path"], tmp_path / "moved")
+    whole.run.path.rename(whole.run.path.with_name("better"))
     changes = ("name=better", f"data.sources=[{{path: {tmp_path}/moved}}]", "training.tokens=1024")
-    done = command("train", place.file, *changes)
+    done = command("train", whole.file, *changes)
     assert done.code == 0, done.output
     assert "name: 'tiny' → 'better'; its directory was renamed" in done.stdout
     assert "moved'; the data are the same" in done.stdout
     assert "going on from step 6" in done.stdout
     summary = RunDirectory(tmp_path / "runs/better").read_summary()
     assert (summary.name, summary.step, summary.status) == ("better", 8, "finished")
-    assert not place.run.path.exists()
+    assert not whole.run.path.exists()
 
 
 def test_what_lies_elsewhere_has_to_be_the_same_data(place, tmp_path):
@@ -144,9 +168,9 @@ def test_a_lost_configuration_is_taken_from_the_newest_checkpoint(place, damage)
         place.goes_on()
 
 
-def test_a_run_that_lost_its_summary_is_still_held_to_its_configuration(place, command):
-    place.run.summary.unlink()
-    refused = command("train", place.file, "training.seed=3")
+def test_a_run_that_lost_its_summary_is_still_held_to_its_configuration(whole, command):
+    whole.run.summary.unlink()
+    refused = command("train", whole.file, "training.seed=3")
     assert refused.code == 2, refused.output
     assert "training.seed: 0 → 3" in refused.stderr
 
@@ -168,15 +192,15 @@ def test_records_of_a_newer_version_are_called_that(place):
 # Anew -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_fresh_run_moves_the_earlier_one_aside_and_either_goes_on(place, command):
-    before = place.run.metrics.read_bytes()
-    anew = command("train", place.file, "--fresh", "training.seed=5", "training.tokens=128")
+def test_a_fresh_run_moves_the_earlier_one_aside_and_either_goes_on(whole, command):
+    before = whole.run.metrics.read_bytes()
+    anew = command("train", whole.file, "--fresh", "training.seed=5", "training.tokens=128")
     assert anew.code == 0, anew.output
-    assert f"is now in {place.run.path}.1" in anew.stdout.replace("\n", "")
-    aside = RunDirectory(f"{place.run.path}.1")
+    assert f"is now in {whole.run.path}.1" in anew.stdout.rewhole("\n", "")
+    aside = RunDirectory(f"{whole.run.path}.1")
     assert (aside.read_summary().name, aside.metrics.read_bytes()) == ("tiny.1", before)
-    assert place.run.read_summary().step == 1
-    again = command("train", place.file, "name=tiny.1")
+    assert whole.run.read_summary().step == 1
+    again = command("train", whole.file, "name=tiny.1")
     assert (again.code, "finished already" in again.stdout) == (0, True), again.output
 
 
