@@ -1,14 +1,14 @@
 """Streaming generation: prefill the prompt, then decode token by token with the caches of the mixers.
 
 Nothing here knows a mixer: the cache of a lattice is O(log n) rows, that of attention O(n), and the report says how
-many bytes it came to.
+many rows and bytes it came to.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 import torch
@@ -100,7 +100,11 @@ class Report:
     cached_tokens: int = 0
     """Tokens that the caches have seen: all but the last one drawn."""
     cache_bytes: int = 0
-    """Of the caches, which have room for the longest text that was allowed."""
+    """Of the caches, as far as these tokens fill them."""
+    cache_rows: Mapping[str, int | None] = field(default_factory=dict)
+    """Rows that one layer of each mixer remembers; None: a state whose size does not depend on the text."""
+    allocated_bytes: int = 0
+    """Of the caches with their room for the longest text that was allowed."""
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     ended: bool = False
@@ -125,7 +129,16 @@ class Report:
         return (
             f"{self.prompt_tokens} prompt tokens in {self.prefill_seconds:.2f} s, {self.new_tokens} new tokens at "
             f"{self.tokens_per_second:.1f} tokens/s, cache {self.cache_bytes:,} bytes after "
-            f"{self.cached_tokens} tokens{ending}"
+            f"{self.cached_tokens} tokens ({self._rows()}; {self.allocated_bytes:,} bytes allocated){ending}"
+        )
+
+    def _rows(self) -> str:
+        """ "13 rows a layer", or mixer by mixer where layers differ."""
+        several = len(self.cache_rows) > 1
+        return ", ".join(
+            f"{'one state' if rows is None else '1 row' if rows == 1 else f'{rows} rows'} a layer"
+            + f" of {mixer}" * several
+            for mixer, rows in self.cache_rows.items()
         )
 
 
@@ -177,7 +190,9 @@ class Generation:
                     yield token
         finally:
             tensors = (leaf for leaf in tree_leaves(caches) if isinstance(leaf, Tensor))
-            report.cache_bytes = sum(tensor.nbytes for tensor in tensors)
+            report.allocated_bytes = sum(tensor.nbytes for tensor in tensors)
+            report.cache_bytes = self._model.cache_bytes(report.cached_tokens)
+            report.cache_rows = self._model.cache_rows(report.cached_tokens)
 
     @torch.inference_mode()
     def _advance(self, tokens: list[int], caches: ModelCache) -> tuple[Tensor, ModelCache]:

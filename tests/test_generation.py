@@ -85,10 +85,22 @@ def test_the_report_counts_tokens_and_the_bytes_of_the_caches():
     assert list(generation)
     report = generation.report
     assert (report.prompt_tokens, report.new_tokens, report.cached_tokens) == (4, 10, 13)
-    assert report.cache_bytes == untrained.cache_bytes(13)
+    # Two layers of 13 keys and 13 values of 16 numbers, and the row that the convolution reads; and what has room.
+    assert report.cache_bytes == untrained.cache_bytes(13) == 2 * (2 * 13 * 16 + 16) * 4
+    assert report.allocated_bytes == 2 * (2 * 256 * 16 + 16) * 4
+    assert report.cache_rows == {"attention": 13}
     assert report.tokens_per_second == pytest.approx(9 / report.decode_seconds)
     assert "4 prompt tokens" in str(report)
-    assert f"cache {report.cache_bytes:,} bytes after 13 tokens" in str(report)
+    assert f"cache {report.cache_bytes:,} bytes after 13 tokens (13 rows a layer; " in str(report)
+    assert f"{report.allocated_bytes:,} bytes allocated)" in str(report)
+
+
+def test_rows_of_the_caches_are_told_mixer_by_mixer():
+    hybrid = Generation(model(("lattice:2^k", "ssm")), CODEC, "abc", max_tokens=10, sampling=Sampling(temperature=0))
+    assert list(hybrid)
+    rows = hybrid.report.cache_rows
+    assert rows["ssm"] is None
+    assert f"{rows['lattice:2^k']} rows a layer of lattice:2^k, one state a layer of ssm" in str(hybrid.report)
 
 
 def test_generation_stops_at_the_end_of_the_document():

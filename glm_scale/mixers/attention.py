@@ -104,8 +104,10 @@ class AttentionMixing(HeadMixing):
         return projection_flops(self.q, self.k) + 4 * self.heads * self.head_dim * pairs / length
 
     def cache_bytes(self, length: int) -> int:
-        rows = _paged(length) if self.window is None else min(length, self.window - 1)
-        return 2 * rows * self.heads * self.head_dim * self.k.weight.element_size()
+        return 2 * self.cache_rows(length) * self.heads * self.head_dim * self.k.weight.element_size()
+
+    def cache_rows(self, length: int) -> int:
+        return length if self.window is None else min(length, self.window - 1)
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return attention_traffic(self.window, strategy, spread, self.head_dim)

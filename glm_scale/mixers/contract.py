@@ -95,7 +95,11 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def cache_bytes(self, length: int) -> int:
-        """Bytes of the cache of one document after `length` tokens."""
+        """Bytes that the cache of one document needs after `length` tokens; what is allocated may be more."""
+
+    def cache_rows(self, length: int) -> int | None:
+        """Rows that the cache of one document remembers after `length` tokens; None if it is a state of one size."""
+        return None
 
     def require_sequence_strategy(self, strategy: SequenceStrategy | None, ranks: int, tensor_ranks: int = 1) -> None:
         """Refuse to spread rows over `ranks` by a strategy, or by any if it is None, under which this mixer would not

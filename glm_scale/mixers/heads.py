@@ -49,6 +49,9 @@ class HeadMixing(nn.Module, ABC):
     @abstractmethod
     def cache_bytes(self, length: int) -> int: ...
 
+    def cache_rows(self, length: int) -> int | None:
+        return None
+
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         """What ranks exchange under one of `sequence_strategies`. Raises ValueError for a stage that has none."""
         raise ValueError(f"{type(self).__name__} cannot be spread over ranks by {strategy!r}")
@@ -119,6 +122,10 @@ class MultiHead(Mixer):
 
     def cache_bytes(self, length: int) -> int:
         return sum(stage.cache_bytes(length) for stage in self._stages())
+
+    def cache_rows(self, length: int) -> int | None:
+        rows = [stage.cache_rows(length) for stage in self._stages()]
+        return sum(filter(None, rows)) if any(count is not None for count in rows) else None
 
 
 @dataclass(frozen=True)

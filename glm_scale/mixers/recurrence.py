@@ -94,7 +94,10 @@ class RecurrenceMixing(HeadMixing):
 
     def cache_bytes(self, length: int) -> int:
         position, fp32 = 8, 4
-        return position + 2 * self.pattern.slot_count(length) * self.heads * self.head_dim * fp32
+        return position + 2 * self.cache_rows(length) * self.heads * self.head_dim * fp32
+
+    def cache_rows(self, length: int) -> int:
+        return self.pattern.slot_count(length)
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return recurrence_traffic(self.pattern, strategy, spread, self.head_dim)

@@ -107,5 +107,9 @@ class LanguageModel(nn.Module):
         return projection_flops(self.head) + sum(block.flops_per_token(length) for block in self._blocks())
 
     def cache_bytes(self, length: int) -> int:
-        """Bytes of the caches of one document after `length` tokens."""
+        """Bytes that the caches of one document need after `length` tokens; what is allocated may be more."""
         return sum(block.cache_bytes(length) for block in self._blocks())
+
+    def cache_rows(self, length: int) -> dict[str, int | None]:
+        """Rows that a layer remembers of one document after `length` tokens, by mixer; None: a state of one size."""
+        return {block.mixer.name: block.mixer.cache_rows(length) for block in self._blocks()}

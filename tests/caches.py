@@ -1,0 +1,27 @@
+"""How many bytes the caches of mixers hold, and how many of them count."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from glm_scale.mixers.attention import AttentionCache
+
+__all__ = ["bytes_held", "bytes_that_count"]
+
+
+def bytes_held(caches: Any) -> int:
+    """Of all tensors, room for further rows among them."""
+    return sum(leaf.nbytes for leaf in tree_leaves(caches) if isinstance(leaf, Tensor))
+
+
+def bytes_that_count(caches: Any) -> int:
+    """Unlimited attention alone holds more than these, whole pages of rows."""
+    leaves = tree_leaves(caches, is_leaf=lambda node: isinstance(node, AttentionCache))
+    return sum(map(_that_count, leaves))
+
+
+def _that_count(leaf: Any) -> int:
+    if isinstance(leaf, AttentionCache):
+        return bytes_held((leaf.k[:, : leaf.rows], leaf.v[:, : leaf.rows]))
+    return bytes_held(leaf)
