@@ -26,6 +26,15 @@ def code_version() -> dict[str, Any]:
     return version | (_copied_state() or _git_state(Path(glm_scale.__file__).parent))
 
 
+def version_text() -> str:
+    """What `code_version` knows, for people: two lines that belong into a bug report."""
+    version = code_version()
+    commit = version["git_commit"]
+    state = f" (commit {commit[:12]}{', changed since' if version['git_dirty'] else ''})" if commit else ""
+    libraries = ", ".join(f"{name} {version[name] or 'not installed'}" for name in ("torch", "deepspeed"))
+    return f"glm-scale {version['glm_scale']}{state}\nPython {version['python']}, {libraries}"
+
+
 def _copied_state() -> dict[str, Any] | None:
     try:
         copied = json.loads((Path(glm_scale.__file__).parents[1] / SNAPSHOT).read_text())

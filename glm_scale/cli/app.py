@@ -4,6 +4,7 @@ Commands import what is heavy (torch, DeepSpeed, MLflow) when they run, so that 
 """
 
 import sys
+from typing import Annotated
 
 from glm_scale.cli import bench, checkpoint, data, track
 from glm_scale.cli.commands import Commands
@@ -48,6 +49,29 @@ app.add_typer(_track, name="track", rich_help_panel="Look at runs")
 _bench = Commands(no_args_is_help=True, help="The speed of operators, measured by python -m glm_kernels.bench.")
 _bench.command()(bench.plot)
 app.add_typer(_bench, name="bench", rich_help_panel="Prepare")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from glm_scale.version import version_text
+
+        typer.echo(version_text())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the versions of glm-scale, Python, torch and DeepSpeed, and the git commit, and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

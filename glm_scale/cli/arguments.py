@@ -10,3 +10,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help=r"Replace values, such as training.seed=7 or 'model.mixers=\[ssm]'."),
 ]
+TrainedModel = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|CHECKPOINT|EXPORTED",
+        help="A run directory (its newest checkpoint), a checkpoint, or a folder of `glm-scale checkpoint export`.",
+    ),
+]

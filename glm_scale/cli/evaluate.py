@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from glm_scale.cli.arguments import TrainedModel
+
 
 def evaluate(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (its newest checkpoint) or a checkpoint.")
-    ],
+    checkpoint: TrainedModel,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -39,8 +39,9 @@ def evaluate(
     with Console(stderr=True).status("evaluating"):
         result = evaluate_model(loaded, data, split, sequence_length, rows, checkpoint)
     console.print(
-        f"{checkpoint} at step {loaded.step}, {split} split of {data or 'the training data'}", highlight=False
-    )
+        f"{checkpoint} at step {loaded.step}, {split} split of {data or 'the training data'}",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
     console.print(f"  loss            {result.loss:.4f} nats per token")
     console.print(f"  bits per byte   {result.bits_per_byte:.4f}")
     console.print(f"  counted         {result.tokens:,} tokens, {result.bytes:,} bytes")

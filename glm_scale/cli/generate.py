@@ -1,15 +1,14 @@
 """`glm-scale generate`."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from glm_scale.cli.arguments import TrainedModel
+
 
 def generate(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (its newest checkpoint) or a checkpoint.")
-    ],
+    checkpoint: TrainedModel,
     prompt: Annotated[str, typer.Option(help="The text to continue; empty for a new document.")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")] = 200,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token every time.")] = 0.8,

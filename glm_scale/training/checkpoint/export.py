@@ -15,12 +15,12 @@ from torch import Tensor
 
 from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel
+from glm_scale.training.checkpoint.exported import WEIGHTS_NAME
 from glm_scale.training.checkpoint.loading import CONFIG_NAME, TOKENIZER_NAME, read_config
 from glm_scale.training.checkpoint.reading import Checkpoint
 
 __all__ = ["WEIGHTS_NAME", "export_weights"]
 
-WEIGHTS_NAME = "model.safetensors"
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 # Headers are padded so that tensors begin at a multiple of this, as readers that map the file like it.
 _ALIGNMENT = 8
