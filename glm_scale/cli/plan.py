@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from glm_scale.planning import Planning
 
 _SHOWN = 12
-# Where output goes to a file or a pipe, rich would assume 80 columns and fold the tables.
-_WIDE = 180
+# Wider tables are hard to read; and where output goes to a file or a pipe, rich would assume 80 columns.
+_WIDTH = 100
 
 
 def plan(
@@ -26,11 +27,15 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, max=2**20, help="How many GPUs; none of them is needed.")] = 1,
     gpu: Annotated[str, typer.Option(help="Their kind: h100, h200, b200, a100, l40s.")] = "h100",
     everything: Annotated[bool, typer.Option("--all", help="All layouts, not only the best dozen.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also what ranks send, and what takes how much of a step.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="All layouts as JSON, in bytes and seconds.")] = False,
 ) -> None:
     """Lay a run out over many GPUs: memory, bytes sent and the time of a step of every layout, best first.
 
-    Times are those of a roofline: what the GPU's data sheet allows if nothing is hidden behind anything else.
+    Times are upper bounds of speed, by a roofline: what the GPU's data sheet allows if nothing is hidden behind
+    anything else. They tell which layout is better; real steps take longer, how long is said by a usual MFU.
     """
     from glm_scale.config import load_config
     from glm_scale.errors import UserError
@@ -47,30 +52,39 @@ def plan(
         return
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=min(Console().width, _WIDTH) if known else _WIDTH, highlight=False)
     training = run.training
     console.print(
         f"{run.name} on {gpus} × {gpu}: steps of {training.batch_tokens:,} tokens, {training.micro_batch} rows of "
         f"{run.data.sequence_length:,} at a time, {training.precision}, ZeRO {training.zero_stage}"
         f"{', activation checkpointing' if training.activation_checkpointing else ''}",
-        soft_wrap=True,
     )
-    _show(planning, console, None if everything else _SHOWN)
+    _show(planning, console, None if everything else _SHOWN, details)
 
 
-def _show(planning: Planning, console: Console, most: int | None) -> None:
-    from glm_scale.planning.report import exchanges_table, memory_table
+def _show(planning: Planning, console: Console, most: int | None, details: bool) -> None:
+    from glm_scale.planning import report
 
     plans, impossible = planning.plans[:most], planning.impossible[:most]
     if plans:
-        console.print("\nmemory in GB of one rank", style="bold")
-        console.print(memory_table(plans))
-        console.print("sent by one rank in a step, GB", style="bold")
-        console.print(exchanges_table(plans))
+        console.print("\nlayouts, best first", style="bold")
+        console.print(report.summary_table(plans))
+        console.print(report.likely(plans[0]), markup=False)
+        console.print("\nmemory of one GPU, GB", style="bold")
+        console.print(report.memory_table(plans))
+        if details:
+            console.print("sent by one rank in a step, GB", style="bold")
+            console.print(report.exchanges_table(plans))
+            console.print("what takes how much of a step, at the least", style="bold")
+            console.print(report.times_table(plans))
+        for term, meaning in (report.LEGEND | (report.DETAILS if details else {})).items():
+            console.print(f"{term}: {meaning}", markup=False, style="dim")
+        console.print()
     _say_how_many(len(planning.plans) - len(plans), "more layouts are possible", console)
     for layout in impossible:
         reasons = "\n    ".join(layout.reasons)
-        console.print(f"not {layout.layout}:\n    {reasons}", markup=False, soft_wrap=True)
+        console.print(f"not {layout.layout}:\n    {reasons}", markup=False)
     _say_how_many(len(planning.impossible) - len(impossible), "more are not", console)
 
 

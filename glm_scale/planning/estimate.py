@@ -165,6 +165,12 @@ class Estimate:
         return tokens * (3 * (blocks + head) + blocks * self._recomputes)
 
     @property
+    def model_flops(self) -> float:
+        """Of one rank and step, without recomputation: what MFU counts."""
+        blocks, head = self.part.block_flops_per_token(self.config.data.sequence_length), self.part.head_flops_per_token
+        return self.accumulation * self._rows * self._length * 3 * (blocks + head)
+
+    @property
     def memory_traffic(self) -> float:
         """Bytes that a rank reads and writes in its own memory in one step."""
         state, weights = self._zero.state(), self.part.numbers * self._itemsize

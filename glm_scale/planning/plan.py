@@ -53,6 +53,15 @@ class Plan:
     def seconds(self) -> Seconds:
         return self.estimate.seconds(self.gpu)
 
+    def mfu(self, seconds: float) -> float:
+        """Model FLOPs utilisation, if a step takes so long."""
+        peak = self.gpu.peak_flops(self.estimate.config.training.precision)
+        return self.estimate.model_flops / peak / seconds
+
+    def seconds_at(self, mfu: float) -> float:
+        """Of a step at this utilisation, or at the best that is possible."""
+        return max(self.seconds.total, self.seconds.total * self.mfu(self.seconds.total) / mfu)
+
     @property
     def sent_per_token(self) -> float:
         """Bytes that such a rank sends for each token that it works on."""

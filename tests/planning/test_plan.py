@@ -1,6 +1,7 @@
 """`glm-scale plan`: which layouts there are, which fit, and how they are shown."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from glm_scale.cli.app import main
 from glm_scale.config import load_config
 from glm_scale.parallel.mesh import Layout
 from glm_scale.planning import GPUS, plan_layouts
 from glm_scale.planning.plan import USABLE, layouts_over
+from glm_scale.planning.report import DETAILS, LEGEND
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -72,18 +75,60 @@ def test_ten_thousand_gpus_take_seconds():
     assert time.perf_counter() - started < 20
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_command(options):
-    command = [sys.executable, "-m", "glm_scale.cli.app", "plan", str(CONFIGS / "1.3b.yaml"), "--gpus", "8", *options]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if not options:
-        assert "data×seq×tensor" in shown
-        assert "all-reduce" in shown
-        return
-    best = json.loads(shown)["plans"][0]
+def shown(capsys, monkeypatch, *options, columns=None):
+    """What the command prints into a pipe."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "argv", ["glm-scale", "plan", str(CONFIGS / "1.3b.yaml"), "--gpus", "8", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+def test_what_programs_read(capsys, monkeypatch):
+    best = json.loads(shown(capsys, monkeypatch, "--json"))["plans"][0]
     assert best["data"] * best["sequence"] * best["tensor"] == 8
     assert best["memory"]["total"] == sum(v for name, v in best["memory"].items() if name != "total")
     assert {"axis", "collective", "sent", "calls"} == best["sent"][0].keys()
+    assert 0 < best["mfu"] <= 1
+
+
+@pytest.mark.parametrize("columns", [None, 60, 300])
+def test_tables_are_narrow_and_fold_where_the_terminal_is_narrower(capsys, monkeypatch, columns):
+    lines = shown(capsys, monkeypatch, "--details", "--all", columns=columns).splitlines()
+    assert max(map(len, lines)) <= min(columns or 100, 100)
+
+
+def test_times_are_said_to_be_upper_bounds_with_what_to_expect(capsys, monkeypatch):
+    text = " ".join(shown(capsys, monkeypatch).split())
+    assert "upper bounds of speed, by data sheets; real training takes longer. At an MFU of 15% to 40%" in text
+    assert "tokens/s ≤" in text
+
+
+@pytest.mark.parametrize("options", [[], ["--details"]])
+def test_every_column_is_explained(capsys, monkeypatch, options):
+    text = shown(capsys, monkeypatch, *options)
+    tables = [line for line in text.splitlines() if "data×seq×tensor   " in line]
+    explained = " ".join((LEGEND | (DETAILS if options else {})).keys()) + " ".join((LEGEND | DETAILS).values())
+    columns = {column for line in tables for column in re.split(r"\s{2,}", line.strip())}
+    assert len(tables) == (4 if options else 2)
+    # From the first to the last of a row of columns.
+    implied = {"all-gather", "reduce-scatter", "all-to-all", "total", "send", "all-reduce"}
+    assert {column for column in columns if column not in explained} <= implied
+    assert all(term.split(" … ")[0] in text for term in LEGEND)
+
+
+def test_an_expectation_is_never_better_than_the_bound():
+    plan = planning("1.3b", 8).plans[0]
+    bound = plan.mfu(plan.seconds.total)
+    assert 0.4 < bound < 1
+    assert plan.seconds_at(bound / 2) == pytest.approx(2 * plan.seconds.total)
+    assert plan.seconds_at(0.99) == plan.seconds.total
+    # 6 FLOPs a parameter and token, and some more for the mixers.
+    model = 6 * 1.3e9 * plan.tokens_per_step / (8 * 989e12) / plan.seconds.total
+    assert bound == pytest.approx(model, rel=0.15)
 
 
 def test_an_unknown_gpu_is_refused():
