@@ -6,6 +6,8 @@ Commands import what is heavy (torch, DeepSpeed, MLflow) when they run, so that 
 import sys
 from typing import Annotated
 
+import typer
+
 from glm_scale.cli import bench, checkpoint, data, track
 from glm_scale.cli.commands import Commands
 from glm_scale.cli.compare import compare

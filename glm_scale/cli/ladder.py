@@ -23,13 +23,15 @@ def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
     """
     from rich.console import Console
 
-    from glm_scale.config import check_environment, load_config
+    from glm_scale.cli.memory import must_find_room
+    from glm_scale.config import check_environment, layout_of, load_config
     from glm_scale.scaling.ladder import climb, plan
 
     base = load_config(config, overrides or ())
     rungs = plan(config, overrides or ())
     for rung in rungs:
         check_environment(rung.config, str(config))
+        must_find_room(rung.config, layout_of(rung.config))
 
     outcomes = climb(config, rungs)
     console = Console()

@@ -22,12 +22,14 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
     Ctrl-C saves a checkpoint at the next step and stops (exit code 130); a second one stops at once. SIGTERM, SIGUSR1,
     SIGUSR2 and training.time_limit_minutes do the same with exit code 85: start this command again, without --fresh.
     """
+    from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, check_layout, layout_of, load_config
 
     run = load_config(config, overrides or ())
     check_environment(run, str(config))
     layout = layout_of(run)
     check_layout(run, layout, str(config))
+    must_find_room(run, layout)
     if layout.processes > 1 and "RANK" not in os.environ:
         from glm_scale.launching import launch
         from glm_scale.runs import RunDirectory

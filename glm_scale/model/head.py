@@ -20,7 +20,7 @@ from glm_scale.parallel.vocabulary import split_cross_entropy
 IGNORED = -100
 """The label of a token that does not count."""
 
-_CHUNK_LOGITS = 2**24
+CHUNK_LOGITS = 2**24
 """fp32 logits that exist at once: 64 MiB."""
 
 
@@ -52,7 +52,7 @@ def summed_cross_entropy(
     in x and weight; the gradients are made in the forward pass and held until the backward pass. Over tensor ranks the
     weight is this rank's part of the vocabulary, the loss the whole one, and the gradient of x this rank's part of it.
     """
-    rows = chunk_rows or max(1, _CHUNK_LOGITS // weight.shape[0])
+    rows = chunk_rows or max(1, CHUNK_LOGITS // weight.shape[0])
     loss: Tensor = _SummedCrossEntropy.apply(x, weight, labels, rows, tensor)
     return loss
 

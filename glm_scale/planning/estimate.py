@@ -151,6 +151,11 @@ class Estimate:
         head = self._activations.of_head_weight
         return self._share(self._activations.kept(self._recomputes) - head) + head
 
+    @property
+    def largest_block(self) -> int:
+        """Bytes that the hungriest block keeps, without activation checkpointing."""
+        return self._share(max(self._activations.of_block.values()))
+
     def _share(self, size: int) -> int:
         return size // self.layout.sequence
 

@@ -82,7 +82,8 @@ class TrainingConfig(Settings):
     steps are skipped, and when the run goes back to a checkpoint instead of ending; null: none, and never; {}: as by
     the defaults of that group. `deterministic`: the same bits from the same layout on GPUs too, at some cost; on CPUs
     it is always so. `time_limit_minutes`: after so long the process saves at the next step, and ends with the exit code
-    that asks to be started again.
+    that asks to be started again. `check_memory`: a run that needs more memory than the machine has is refused before
+    it starts; false starts it all the same.
     """
 
     tokens: int = Field(gt=0)
@@ -96,6 +97,7 @@ class TrainingConfig(Settings):
     compile: bool = False
     deterministic: bool = False
     time_limit_minutes: float | None = Field(None, gt=0)
+    check_memory: bool = True
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bad_step_limit: int = Field(10, gt=0)

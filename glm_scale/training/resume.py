@@ -27,6 +27,7 @@ _FREE = (
     "training.bad_step_limit",
     "training.spikes",
     "training.time_limit_minutes",
+    "training.check_memory",
     "parallel",
 )
 # Of the free keys, those that change the order of floating-point sums.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from glm_launch.profile import Cluster
 from glm_launch.records import LaunchFolder, Submission
 from glm_launch.slurm import job_states
 from glm_scale.config import ConfigError, Problem, RunConfig, check_environment, check_layout, layout_of, load_config
@@ -23,7 +25,8 @@ from glm_scale.training.checkpoint.saver import SAVE_SECONDS
 from glm_scale.training.opening import check_goes_on
 
 __all__ = [
-    "check_run", "is_active", "lead_of", "must_be_idle", "pause_of", "runs_of_sweep", "wait_until_saved", "works",
+    "check_memory_of_nodes", "check_run", "is_active", "lead_of", "must_be_idle", "pause_of", "runs_of_sweep",
+    "wait_until_saved", "works",
 ]  # fmt: skip
 
 _LEAST_LEAD = 120
@@ -66,6 +69,21 @@ def check_run(run: RunConfig, processes: int, *, data_comes_later: bool, fresh: 
     directory = RunDirectory(run.run_root / run.name)
     if directory.exists() and not fresh:
         check_goes_on(directory, run, directory.read_summary().tokens, data_are_here=not missing)
+
+
+def check_memory_of_nodes(run: RunConfig, cluster: Cluster, nodes: int, tasks_per_node: int) -> str:
+    """A remark if the processes of a node come close to the memory that the cluster's profile asks for, else "".
+
+    Known where they train on CPUs and the profile says how much. Raises UserError if they do not fit.
+    """
+    asked = _bytes_of(cluster.memory)
+    if asked is None or (cluster.gpus_per_node and run.training.device != "cpu"):
+        return ""
+    from glm_scale.planning.fitting import check_memory
+    from glm_scale.planning.room import Room
+
+    room = Room(asked, f"on each node (memory: {cluster.memory} in the cluster's profile)")
+    return check_memory(run, layout_of(run, nodes * tasks_per_node), tasks_per_node, room)
 
 
 def must_be_idle(folder: LaunchFolder) -> None:
@@ -146,6 +164,14 @@ def _save_seconds(run: RunDirectory) -> float | None:
             continue
         return None if seconds is None else float(seconds)
     return None
+
+
+def _bytes_of(memory: str | None) -> int | None:
+    """What `sbatch --mem` takes: megabytes, or a number with a unit. None if that is no number of bytes, or all."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)B?", (memory or "").strip(), re.IGNORECASE)
+    if not found or not int(found[1]):
+        return None
+    return int(found[1]) << {"K": 10, "M": 20, "": 20, "G": 30, "T": 40}[found[2].upper()]
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glm_launch.batch_script import JobOptions
-from glm_launch.checks import check_run, lead_of, must_be_idle
+from glm_launch.checks import check_memory_of_nodes, check_run, lead_of, must_be_idle
 from glm_launch.profile import Cluster
 from glm_launch.records import LaunchFolder
 from glm_launch.submit import Job
@@ -64,6 +65,8 @@ def job_of(request: Request) -> Job:
         if wants_gpu and 0 < cluster.gpus_per_node < tasks:
             raise UserError(f"--tasks-per-node {tasks}, but a node has {cluster.gpus_per_node} GPUs: one process a GPU")
         check_run(run, request.nodes * tasks, data_comes_later=bool(request.after), fresh=request.fresh)
+        if remark := check_memory_of_nodes(run, cluster, request.nodes, tasks):
+            print(f"warning: {remark}", file=sys.stderr)
         must_be_idle(LaunchFolder(RunDirectory(run.run_root / run.name)))
     options = JobOptions(
         name=request.runs[0].name if len(request.runs) == 1 else f"{request.runs[0].name}+{len(request.runs) - 1}",

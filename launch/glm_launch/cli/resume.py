@@ -41,7 +41,8 @@ def resume(
     from glm_launch.profile import Cluster
     from glm_launch.requests import Request, job_of
     from glm_launch.submit import script_of, submit
-    from glm_scale.config import validate
+    from glm_scale.cli.memory import must_find_room
+    from glm_scale.config import layout_of, validate
     from glm_scale.finding import note
 
     folder, before = launched(run)
@@ -57,6 +58,7 @@ def resume(
     if local or before.kind == "local":
         processes = local or before.processes
         check_run(config, processes, data_comes_later=False)
+        must_find_room(config, layout_of(config, processes))
         must_be_idle(folder)
         if dry_run:
             print(f"{config.name} would train in {folder.run.path} on {processes} processes of this machine")

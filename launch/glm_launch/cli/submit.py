@@ -128,6 +128,8 @@ def _start_here(
     from glm_launch.local import start
     from glm_launch.records import LaunchFolder
     from glm_launch.submit import move_aside
+    from glm_scale.cli.memory import must_find_room
+    from glm_scale.config import layout_of
     from glm_scale.runs import RunDirectory
 
     if len(runs) > 1:
@@ -136,6 +138,7 @@ def _start_here(
         )
     (run,) = runs
     check_run(run, processes, data_comes_later=False, fresh=fresh)
+    must_find_room(run, layout_of(run, processes))
     directory = RunDirectory(run.run_root / run.name)
     must_be_idle(LaunchFolder(directory))
     if dry_run:
