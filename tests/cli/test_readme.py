@@ -9,8 +9,12 @@ import pytest
 import typer
 
 from glm_launch.cli.app import app
+from glm_scale.config import layout_of, load_config
+from glm_scale.planning.fitting import check_memory
+from glm_scale.planning.room import Room
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 
 def commands() -> list[str]:
@@ -31,3 +35,22 @@ def leaf(words: list[str]) -> tuple[Any, list[str]]:
 def test_a_command_takes_what_the_readme_gives_it(line: str) -> None:
     command, words = leaf(shlex.split(line, comments=True)[1:])
     command.make_context(command.name, words)
+
+
+def runs_on_a_laptop() -> list[str]:
+    """Those that start a run where they are typed, unless they say that they need a GPU."""
+    starts = re.compile(r"glm-scale (train|ladder|submit .*--local) ")
+    return [line for line in commands() if starts.match(line) and "GPU" not in line]
+
+
+def test_the_readme_has_runs_for_a_laptop() -> None:
+    assert {line.split()[1] for line in runs_on_a_laptop()} == {"train", "ladder", "submit"}
+
+
+@pytest.mark.parametrize("line", runs_on_a_laptop())
+def test_a_run_of_the_readme_finds_room_on_a_laptop(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    (path,) = [word for word in words if word.startswith("configs/")]
+    run = load_config(ROOT / path, [word for word in words if "=" in word and not word.startswith("-")])
+    layout = layout_of(run, int(words[words.index("--local") + 1]) if "--local" in words else None)
+    assert check_memory(run, layout, layout.processes, Room(8 * 10**9, "of a laptop")) == ""
