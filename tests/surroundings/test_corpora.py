@@ -252,7 +252,7 @@ def check(corpus: Corpus, stop: bool) -> None:
         assert build(config).up_to_date
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(corpora, st.booleans())
 def test_every_document_is_built_or_named(corpus: Corpus, stop: bool) -> None:
     check(corpus, stop)

@@ -24,17 +24,13 @@ def sources(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
     return [{"path": str(tmp_path / f"source-{number}")} for number in range(60)]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_on_sixty_sources_needs_few_open_files(
-    command: Commands, tmp_path: Path, sources: list[dict], workers: int
-) -> None:
+def test_a_run_on_sixty_sources_needs_few_open_files(command: Commands, tmp_path: Path, sources: list[dict]) -> None:
     config = tiny_config(Path(sources[0]["path"]), tmp_path)
-    config["data"] = {"sources": sources, "sequence_length": LENGTH, "workers": workers}
-    limits = {resource.RLIMIT_NOFILE: 128}
-    run = command("train", write_config(tmp_path / "config.yaml", config), limits=limits)
+    config["data"] = {"sources": sources, "sequence_length": LENGTH, "workers": 1}
+    run = command(
+        "train", write_config(tmp_path / "config.yaml", config), limits={resource.RLIMIT_NOFILE: 128}, seconds=240
+    )
     assert run.code == 0, run.output
-    evaluated = command("evaluate", tmp_path / "runs" / "tiny", "--rows", 8, limits=limits)
-    assert evaluated.code == 0, evaluated.output
 
 
 def open_files() -> int:
