@@ -63,6 +63,7 @@ class Command:
     _poll: Callable[[float], int | None]
     _send: Callable[[signal.Signals], None]
     code: int | None = None
+    pid: int = 0
 
     @property
     def stdout(self) -> str:
@@ -128,7 +129,8 @@ class Commands:
     def _forked(self, words: tuple[str, ...], around: Surroundings, folder: Path) -> Iterator[Command]:
         passed = replace(around, stdout=_name(around.stdout), stderr=_name(around.stderr))
         with self._server.start(run_command, (words, passed, folder), 1, folder) as processes:
-            yield Command(words, folder, lambda seconds: _end(processes, seconds), lambda n: processes.send(n, [0]))
+            wait, send = (lambda seconds: _end(processes, seconds)), (lambda number: processes.send(number, [0]))
+            yield Command(words, folder, wait, send, pid=processes.pids[0])
 
     @contextlib.contextmanager
     def _fresh(self, words: tuple[str, ...], around: Surroundings, folder: Path) -> Iterator[Command]:

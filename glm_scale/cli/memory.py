@@ -13,13 +13,11 @@ __all__ = ["must_find_room"]
 def must_find_room(run: RunConfig, layout: Layout) -> None:
     """Raise a UserError if a run cannot find the memory that it needs here; warn on stderr if it comes close.
 
-    Of the ranks that a launcher has started the first of each machine looks, for all that are there.
+    Not asked by ranks that a launcher has started: what is free then is less by what the others have already.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if "RANK" in os.environ:
         return
     from glm_scale.planning.fitting import check_memory_here
 
-    here = os.environ.get("LOCAL_WORLD_SIZE", "")
-    remark = check_memory_here(run, layout, int(here) if here.isdecimal() else layout.processes)
-    if remark:
+    if remark := check_memory_here(run, layout, layout.processes):
         typer.echo(f"warning: {remark}", err=True)

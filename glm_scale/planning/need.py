@@ -22,7 +22,9 @@ _LIBRARIES = 220_000_000
 _PROCESS = 450_000_000
 """Of a rank, before it has a model."""
 _WORKER = 100_000_000
+"""Of a process that prepares batches."""
 _TRACKER = 250_000_000
+"""Of the process that copies measurements to MLflow."""
 
 _MOST_KEPT = 30
 """Numbers that a layer keeps for each row and unit (of the width, an MLP, heads): mamba2 keeps 6, others less."""

@@ -286,3 +286,39 @@ def test_a_gpu_is_compared_with_what_its_rank_needs(monkeypatch):
         fitting.check_memory_here(run, Layout.of(2), 2)
     # How much compiled blocks keep is not known.
     assert fitting.check_memory_here(shipped("160m", "training.compile=true"), Layout.of(2), 2) == ""
+
+
+# What is predicted is what happens -------------------------------------------------------------------------------
+
+
+def test_a_run_on_a_cpu_takes_what_was_predicted(command, data, tmp_path):
+    """Compared with a small one, as what both import is hidden in the process from which they are forked."""
+
+    def taken(name: str, *overrides: str) -> tuple[int, int]:
+        """Bytes at the peak, and those that were predicted."""
+        overrides = (
+            *overrides, f"data.sources=[{{path: {data}}}]", f"run_root={tmp_path}", "tracking.enabled=false",
+            f"name={name}", "training.schedule.warmup_tokens=0", "training.device=cpu", "evaluation.rows=1",
+        )  # fmt: skip
+        config = shipped("quickstart", *overrides)
+        need, most = need_of(config, layout_of(config, 1), "cpu"), 0
+        with command.start("train", CONFIGS / "quickstart.yaml", *overrides) as run:
+            # The kernel remembers the peak until the process ends.
+            while run._poll(0.02) is None:
+                most = max(most, _peak(run.pid))
+            assert run.wait() == 0, run.output
+        return most, need.of_rank
+
+    batches = ("training.batch_tokens=4096", "training.tokens=8192", "training.micro_batch=8")
+    small = taken("small", "training.batch_tokens=64", "training.tokens=128", "training.micro_batch=1",
+                  "data.sequence_length=64", "model.width=64", "model.vocab_size=512")  # fmt: skip
+    large = taken("large", *batches)
+    assert large[0] - small[0] == pytest.approx(large[1] - small[1], rel=0.25)
+
+
+def _peak(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
