@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -13,12 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from glm_data.errors import DataError, at_limit, is_at_limit
 from glm_data.rows import PackedRows
+from glm_data.sockets import make_socket_folder
 
 PADDING_SAMPLE = -1
 _BATCHES_AHEAD = 4  # per worker
 _LATER = 60
 """Seconds that a worker lives on after SIGTERM."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]
 
 
 def _loader(rows: PackedRows, shares: _Shares, workers: int) -> DataLoader:
+    # How many workers there are is the user's decision.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(
         _Shareable(rows),
         sampler=shares,
@@ -168,6 +172,7 @@ def _loader(rows: PackedRows, shares: _Shares, workers: int) -> DataLoader:
 
 
 def _context() -> multiprocessing.context.BaseContext:
+    make_socket_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
@@ -187,11 +192,11 @@ def _blocked_signals() -> Iterator[None]:
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group, and what a scheduler sends every process of a job.
+    """Ctrl-C and the end of a terminal reach the whole process group, what a scheduler sends every process of a job.
 
     The parent decides what to do about it, and may want some more batches. SIGTERM still ends a worker, but later.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LATER))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -100,8 +100,9 @@ class _Worker:
 
 def _serve(connection: Connection, function: Callable) -> None:
     """The life of a worker process."""
-    # Ctrl-C reaches the whole process group; the parent decides what to do about it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, as does the end of a terminal; the parent decides what to do about it.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def listen() -> None:

@@ -4,7 +4,8 @@ Commands import what is heavy (torch, DeepSpeed, MLflow) when they run, so that 
 """
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -19,6 +20,8 @@ from glm_scale.cli.patterns import patterns
 from glm_scale.cli.plan import plan
 from glm_scale.cli.train import train
 from glm_scale.errors import UserError
+from glm_scale.output import lost_output
+from glm_scale.process import prepare
 
 __all__ = ["app", "main"]
 
@@ -77,15 +80,39 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; exit code 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run the command line; exit code 2 for what the user can mend, 130 for Ctrl-C.
+
+    A command that is run for its output ends with 1 if that could not be written, and with 141 (as after SIGPIPE) if
+    its reader has gone.
+    """
+    prepare()
+    if not _directory_exists():
+        _end(2, "the working directory has been removed; change to another one (cd)")
     try:
         app(prog_name="glm-scale")
+    except SystemExit as end:
+        if not end.code:
+            _end(*lost_output())
+        raise
     except Exception as error:
         if not _is_for_the_user(error):
             raise
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+        _end(getattr(error, "exit_code", 2), str(error))
+
+
+def _end(code: int, message: str = "") -> NoReturn:
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _directory_exists() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_for_the_user(error: Exception) -> bool:

@@ -1,14 +1,17 @@
 """`glm-scale data`: build data sets and look into them."""
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from glm_scale.cli.commands import Commands
+from glm_scale.output import is_commentary
 
 if TYPE_CHECKING:
     from glm_data.builder import BuildResult
@@ -212,12 +215,26 @@ def show_command(
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Say after Ctrl-C that nothing is lost."""
+    """Say after Ctrl-C, SIGTERM and SIGHUP that nothing is lost. Building is not done for what it prints."""
+    is_commentary()
+    came = signal.SIGINT
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in heeded:
+        signal.signal(number, interrupt)
     try:
         yield
     except KeyboardInterrupt:
         typer.echo("Interrupted. The same command continues where it stopped.", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + came) from None
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _report(output: Path, result: "BuildResult") -> None:

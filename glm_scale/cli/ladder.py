@@ -8,6 +8,7 @@ import typer
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
 from glm_scale.cli.curves import say_where_curves_are
+from glm_scale.output import is_commentary
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,7 @@ def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
     from glm_scale.config import check_environment, layout_of, load_config
     from glm_scale.scaling.ladder import climb, plan
 
+    is_commentary()
     base = load_config(config, overrides or ())
     rungs = plan(config, overrides or ())
     for rung in rungs:

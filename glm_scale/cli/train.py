@@ -1,12 +1,13 @@
 """`glm-scale train`."""
 
-import os
+import shlex
 import sys
 from typing import Annotated
 
 import typer
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
+from glm_scale.output import is_commentary
 
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Start a new run; one that is in RUN_ROOT/NAME is moved to NAME.1, NAME.2, …")
@@ -19,18 +20,21 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
     With parallel.tensor=2, parallel.sequence=2 or parallel.data=2 it runs on so many processes of this machine, each
     with a GPU of its own where there are GPUs. If a launcher has started the processes, each takes its part in the run.
 
-    Ctrl-C saves a checkpoint at the next step and stops (exit code 130); a second one stops at once. SIGTERM, SIGUSR1,
-    SIGUSR2 and training.time_limit_minutes do the same with exit code 85: start this command again, without --fresh.
+    Ctrl-C saves a checkpoint at the next step and stops (exit code 130); a second one stops at once. SIGTERM, SIGHUP,
+    SIGUSR1, SIGUSR2 and training.time_limit_minutes do the same with exit code 85: start this command again,
+    without --fresh.
     """
+    is_commentary()
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, check_layout, layout_of, load_config
+    from glm_scale.launching import launched
 
     run = load_config(config, overrides or ())
     check_environment(run, str(config))
     layout = layout_of(run)
     check_layout(run, layout, str(config))
     must_find_room(run, layout)
-    if layout.processes > 1 and "RANK" not in os.environ:
+    if layout.processes > 1 and launched() is None:
         from glm_scale.launching import launch
         from glm_scale.runs import RunDirectory
         from glm_scale.training.anew import start_anew
@@ -46,5 +50,9 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
     from glm_scale.training.session import train as train_run
 
     outcome = train_run(run, fresh=fresh)
+    place = launched()
+    if outcome.status == "finished" and (place is None or place.rank == 0):
+        directory, root = shlex.quote(str(run.run_root / run.name)), shlex.quote(str(run.run_root))
+        typer.echo(f"next: glm-scale generate {directory}, glm-scale compare {root}")
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from glm_scale.config.problems import ConfigError, Problem
 from glm_scale.config.run import RunConfig
 from glm_scale.errors import UserError
+from glm_scale.launching.environment import launched
 from glm_scale.mixers.contract import MixerError
 from glm_scale.parallel.mesh import Layout
 
@@ -17,12 +17,13 @@ __all__ = ["check_layout", "layout_of", "layout_problems"]
 def layout_of(config: RunConfig, processes: int | None = None) -> Layout:
     """The layout of a run on so many processes; None: as many as a launcher has started, else as it asks for.
 
-    Raises UserError if they do not come out even.
+    Raises UserError if they do not come out even, or if the variables of the launcher are wrong.
     """
     wanted = config.parallel
     if processes is None:
         asked = wanted.tensor * wanted.sequence * (wanted.data or 1)
-        processes = int(os.environ.get("WORLD_SIZE", asked))
+        place = launched()
+        processes = place.size if place else asked
     layout = Layout.of(processes, tensor=wanted.tensor, sequence=wanted.sequence)
     if wanted.data not in (None, layout.data):
         raise UserError(

@@ -20,6 +20,7 @@ __all__ = ["launch"]
 
 _MOMENT = 5.0
 """Seconds for the cause to appear after a rank has died that blames another."""
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 1.0
 """Seconds between looks for reports: the folder may lie on a file system that is shared."""
 
@@ -29,10 +30,11 @@ def launch(
 ) -> int:
     """Run `processes` copies of `command` as ranks 0, 1, … and return the exit code of the whole.
 
-    Rank 0 has the terminal; the others write to `logs`/rank-N.log. SIGINT and SIGTERM are passed on to all. A rank that
-    fails takes the others down, which have `grace` seconds to end; what it died of is shown, and its exit code
-    (128 + number for signals) is returned. If a rank's `Watchdog` says that it hangs, all have to report, the odd one
-    is named, and HANG_EXIT_CODE is returned. `no_failures`: exit codes besides 0 that are no failure.
+    Rank 0 has the terminal; the others write to `logs`/rank-N.log. SIGINT, SIGTERM and SIGHUP are passed on to all,
+    unless they are ignored. A rank that fails takes the others down, which have `grace` seconds to end; what it died of
+    is shown, and its exit code (128 + number for signals) is returned. If a rank's `Watchdog` says that it hangs, all
+    have to report, the odd one is named, and HANG_EXIT_CODE is returned. `no_failures`: exit codes besides 0 that are
+    no failure.
 
     Only for the main thread: signals are handled there, and ranks die with the thread that started them.
     """
@@ -98,13 +100,14 @@ def _end_hang(ranks: Ranks) -> int:
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[signal.Signals]]:
-    """SIGINT and SIGTERM are put into a list, to be passed on."""
+    """SIGINT, SIGTERM and SIGHUP are put into a list, to be passed on."""
     noted: list[signal.Signals] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(signal.Signals(number))
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in heeded}
     try:
         yield noted
     finally:

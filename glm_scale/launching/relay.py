@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -38,7 +39,9 @@ class Relay(threading.Thread):
                     data = os.read(self._source, 1 << 16)
                     if not data:
                         return
-                    log.write(data)
+                    # Rank 0 would wait for ever for a relay that ends here.
+                    with contextlib.suppress(OSError):
+                        log.write(data)
                     self._pass(data)
                 if self._held and time.monotonic() - self._since > _HOLD:
                     self.show()
@@ -70,5 +73,7 @@ class Relay(threading.Thread):
 
 
 def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(2, data) :]
+    """To stderr, as far as it takes it: what cannot be shown is in the log."""
+    with contextlib.suppress(OSError):
+        while data:
+            data = data[os.write(2, data) :]

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from glm_scale.launching.diagnosis import describe, diagnose
+from glm_scale.launching.environment import launched
 from glm_scale.launching.reports import Frame, Group, Report, hang_path, read_report, stacks_path, trace_path
 
 __all__ = ["HANG_EXIT_CODE", "LINE", "LOGS", "Watchdog", "collective_timeout"]
@@ -50,7 +51,8 @@ class Watchdog:
         self.timeout = timeout
         self.launched = LOGS in os.environ
         self.logs = Path(os.environ.get(LOGS, logs))
-        self.rank = int(os.environ.get("RANK", "0"))
+        place = launched()
+        self.rank, self.size = (place.rank, place.size) if place else (0, 1)
         self._line = int(os.environ[LINE]) if self.launched else None
         self._last = "the start", time.monotonic()
         self._ended = threading.Event()
@@ -116,9 +118,9 @@ class Watchdog:
 
     def _compare(self) -> None:
         time.sleep(_LINGER / 2)
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        found = {rank: report for rank in range(size) if (report := read_report(hang_path(self.logs, rank)))}
-        silent = {rank: "has left no report here" for rank in range(size) if rank not in found}
+        ranks = range(self.size)
+        found = {rank: report for rank in ranks if (report := read_report(hang_path(self.logs, rank)))}
+        silent = {rank: "has left no report here" for rank in ranks if rank not in found}
         print(describe(diagnose(found, silent), found), file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
 """The process group under DeepSpeed, set up without asking the user for a single environment variable.
 
-Started by a launcher (RANK, WORLD_SIZE and the rest are set) the values are taken as they are; started by hand the
-process becomes rank 0 of 1 on a free local port.
+Processes that a launcher has started (RANK, WORLD_SIZE and the rest are set) have met before (`meeting`); a process
+alone becomes rank 0 of 1 on a free local port.
 """
 
 import contextlib
@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 
 from glm_scale.errors import UserError
+from glm_scale.launching import Place, launched
 from glm_scale.training.compiling import load_communication_op
 
 __all__ = [
     "first_start_compiles",
+    "load",
     "quiet",
     "resolve_device",
     "send_library_logs_to",
@@ -37,13 +39,19 @@ def resolve_device(wanted: str) -> torch.device:
         )
     if wanted == "cpu" or not available:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place = launched()
+    number = place.local_rank if place else 0
+    if number >= (count := torch.cuda.device_count()):
+        raise UserError(
+            f"LOCAL_RANK is {number}, but this process sees {count} GPU{'s' * (count != 1)}: start at most one process "
+            "a GPU on each machine, and let every process see all GPUs of its machine (CUDA_VISIBLE_DEVICES, "
+            "srun --gpu-bind=none)"
+        )
+    return torch.device("cuda", number)
 
 
-def start(device: torch.device, timeout: timedelta | None = None) -> None:
-    """Start DeepSpeed's process group (gloo on CPU, NCCL on GPU); does nothing if it runs already.
-
-    timeout: of its collectives.
+def load(device: torch.device) -> None:
+    """Import DeepSpeed for a device, and compile what it needs there; all that `start` can do before ranks meet.
 
     Raises:
         UserError: the compiler that DeepSpeed needs on CPU is missing.
@@ -60,16 +68,40 @@ def start(device: torch.device, timeout: timedelta | None = None) -> None:
         )
     # DeepSpeed calls collectives by names that newer torch renames; nothing a user could do about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    import deepspeed
+    import deepspeed  # noqa: F401
 
+    # Its optimizer is ours, and tested here.
+    logging.getLogger("DeepSpeed").addFilter(_is_for_us)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
         load_communication_op()
+
+
+def start(
+    device: torch.device,
+    place: Place | None = None,
+    store: torch.distributed.Store | None = None,
+    timeout: timedelta | None = None,
+) -> None:
+    """Start DeepSpeed's process group (gloo on CPU, NCCL on GPU); does nothing if it runs already.
+
+    place, store: of this rank, and what the ranks share, if they are several. timeout: of collectives.
+
+    Raises:
+        UserError: as `load`.
+    """
+    if torch.distributed.is_initialized():
+        return
+    load(device)
+    import deepspeed
+
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if "RANK" in os.environ:
-        options = {} if timeout is None else {"timeout": timeout}
-        deepspeed.init_distributed(backend, auto_mpi_discovery=False, **options)
+    if place is not None and store is not None:
+        torch.distributed.init_process_group(
+            backend, store=store, rank=place.rank, world_size=place.size, timeout=timeout
+        )
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False)
         return
     # DeepSpeed asks the environment for this one even where it is alone. The rest is passed as arguments: variables
     # would be inherited by child processes, which would then believe a launcher had started them. Port 0: any free one.
@@ -113,6 +145,10 @@ def send_library_logs_to(handler: logging.Handler) -> None:
     """Let DeepSpeed's logger write through `handler` alone instead of to stdout."""
     logger = logging.getLogger("DeepSpeed")
     logger.handlers = [handler]
+
+
+def _is_for_us(record: logging.LogRecord) -> bool:
+    return "untested optimizer" not in record.getMessage()
 
 
 def _find_ninja() -> None:

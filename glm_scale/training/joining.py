@@ -2,17 +2,17 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from glm_scale.config import RunConfig
-from glm_scale.launching import collective_timeout
+from glm_scale.launching import collective_timeout, launched
 from glm_scale.parallel.mesh import Layout, Mesh
 from glm_scale.runs import RunDirectory
 from glm_scale.training import distributed
+from glm_scale.training.meeting import meet
 from glm_scale.training.progress import Progress, open_progress
 from glm_scale.training.ranks import Ranks
 
@@ -20,16 +20,24 @@ __all__ = ["joined", "libraries_logging_to", "logging_to", "tell_about_compiling
 
 
 @contextlib.contextmanager
-def joined(config: RunConfig, layout: Layout, device: torch.device, run: RunDirectory) -> Iterator[Ranks]:
-    """This process among the others of its run."""
+def joined(
+    config: RunConfig, layout: Layout, device: torch.device, run: RunDirectory, earlier: list[int]
+) -> Iterator[Ranks]:
+    """This process among the others of its run. `earlier`: see `meet`, as for what it raises."""
     ours = not torch.distributed.is_initialized()
     parallel = config.parallel
-    first = os.environ.get("RANK", "0") == "0"
+    place, store = launched(), None
+    first = place is None or place.rank == 0
     if first:
         with open_progress(config.name) as progress:
             tell_about_compiling(device, progress)
+    if ours and place is not None and place.size > 1:
+        with libraries_logging_to(run.log, first):
+            distributed.load(device)
+        # Before the watchdog takes it for a hang: it is known who is missing.
+        store = meet(place, 0.9 * parallel.hang_seconds, earlier)
     with libraries_logging_to(run.log, first):
-        distributed.start(device, collective_timeout(parallel.hang_seconds))
+        distributed.start(device, place, store, collective_timeout(parallel.hang_seconds))
         mesh = Mesh(layout, shards_rows=parallel.shard_activations, strategy=parallel.strategy)
     try:
         yield Ranks(mesh)

@@ -43,6 +43,7 @@ class Journal:
         self._tokens = 0
         self._training_seconds = 0.0
         self._seconds_per_step: float | None = None
+        self._measured = 0
 
     def begin(self, counters: Counters) -> None:
         """Start measuring rates from here."""
@@ -72,7 +73,8 @@ class Journal:
                 f"step {counters.step} skipped: loss {result.loss}, gradient norm {result.grad_norm} "
                 f"({counters.bad_streak} in a row)",
             )
-        eta = (self._steps - counters.step) * (self._seconds_per_step or 0.0)
+        each = self._seconds_per_step
+        eta = None if each is None else (self._steps - counters.step) * each
         self._progress.step(StepView(counters.step, self._steps, result.loss, rate, mfu, eta))
 
     def validation(self, counters: Counters, evaluation: Evaluation, *, final: bool) -> None:
@@ -122,8 +124,11 @@ class Journal:
         now = self._seconds_in_training()
         seconds, tokens = now - self._training_seconds, counters.tokens - self._tokens
         self._training_seconds, self._tokens = now, counters.tokens
-        before = self._seconds_per_step
-        self._seconds_per_step = seconds if before is None else before + _SMOOTHING * (seconds - before)
+        self._measured += 1
+        # The first step compiles and allocates; it says nothing of the others.
+        if count := self._measured - 1:
+            before = self._seconds_per_step or 0.0
+            self._seconds_per_step = before + max(_SMOOTHING, 1 / count) * (seconds - before)
         return tokens / seconds if seconds > 0 else math.nan
 
     def _seconds_in_training(self) -> float:

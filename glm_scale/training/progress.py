@@ -1,6 +1,7 @@
 """What the user sees while a run trains: one live line on a terminal, a line now and then elsewhere."""
 
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,6 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from glm_scale.output import failure_of
 
 __all__ = ["Progress", "StepView", "open_progress"]
 
@@ -20,14 +23,14 @@ logger = logging.getLogger("glm_scale.training")
 
 @dataclass(frozen=True)
 class StepView:
-    """What of a step is shown; rates are per second, `mfu` a fraction or None, `eta` seconds."""
+    """What of a step is shown; rates are per second, `mfu` a fraction or None, `eta` seconds, None at first."""
 
     step: int
     steps: int
     loss: float
     tokens_per_second: float
     mfu: float | None
-    eta: float
+    eta: float | None
 
 
 class Progress:
@@ -38,6 +41,7 @@ class Progress:
         self._name = name
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._last = 0.0
+        self._noted = False
 
     def __enter__(self) -> Self:
         if self._live:
@@ -59,14 +63,23 @@ class Progress:
         line = f"{self._name}  {describe(view)}"
         if self._live:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+            self._note_loss()
         else:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-            logger.info("%s", line)
+            self.say(line)
 
     def say(self, message: str) -> None:
         """A message that stays."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
         logger.info("%s", message)
+        self._note_loss()
+
+    def _note_loss(self) -> None:
+        """Into the log, once there is one: that what is shown arrives nowhere."""
+        if self._noted or not logger.hasHandlers():
+            return
+        if failure := failure_of(sys.stdout):
+            self._noted = True
+            logger.warning("stdout is lost (%s); training goes on, and this log has it all", failure.strerror)
 
 
 def open_progress(name: str, shown: bool = True) -> Progress:
@@ -81,7 +94,7 @@ def describe(view: StepView) -> str:
         f"loss {view.loss:.4f}",
         f"{_count(view.tokens_per_second)} tokens/s",
         f"mfu {view.mfu:.0%}" if view.mfu is not None else "",
-        f"eta {_duration(view.eta)}",
+        f"eta {'–' if view.eta is None else _duration(view.eta)}",
     ]
     return "  ".join(part for part in parts if part)
 

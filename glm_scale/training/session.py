@@ -28,6 +28,7 @@ from glm_scale.training.hardware import peak_flops
 from glm_scale.training.joining import joined, libraries_logging_to, logging_to, tell_about_compiling
 from glm_scale.training.journal import Journal, SilentJournal
 from glm_scale.training.loop import Trainer
+from glm_scale.training.meeting import StoppedWaiting
 from glm_scale.training.opening import is_complete, open_rows, tell_changes
 from glm_scale.training.progress import Progress, open_progress
 from glm_scale.training.ranks import Ranks
@@ -50,7 +51,7 @@ class Outcome:
     exit_code: int = 0
 
 
-def train(config: RunConfig, *, fresh: bool = False, earlier: Sequence[int] = ()) -> Outcome:
+def train(config: RunConfig, *, fresh: bool = False, earlier: list[int] | None = None) -> Outcome:
     """Train the run that `config` describes, from its newest checkpoint if there is one.
 
     Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
@@ -59,6 +60,7 @@ def train(config: RunConfig, *, fresh: bool = False, earlier: Sequence[int] = ()
     Raises:
         UserError: it cannot be started, or stopped because it diverged (it is marked as failed then).
     """
+    earlier = [] if earlier is None else earlier
     layout = layout_of(config)
     check_layout(config, layout, config.name)
     device = distributed.resolve_device(config.training.device)
@@ -68,8 +70,12 @@ def train(config: RunConfig, *, fresh: bool = False, earlier: Sequence[int] = ()
     run.create()
     if layout.processes == 1:
         return _train(config, run, Ranks(), device, _nobody_waits, earlier)
-    with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, joined(config, layout, device, run) as ranks:
-        return _train(config, run, ranks, device, watchdog.step, earlier)
+    hang = config.parallel.hang_seconds
+    try:
+        with Watchdog(hang, run.ranks) as watchdog, joined(config, layout, device, run, earlier) as ranks:
+            return _train(config, run, ranks, device, watchdog.step, earlier)
+    except StoppedWaiting as stopped:
+        return Outcome("stopped", stopped.reason, stopped.exit_code)
 
 
 def _train(
@@ -78,7 +84,7 @@ def _train(
     ranks: Ranks,
     device: torch.device,
     alive: Callable[[int | str], None],
-    earlier: Sequence[int],
+    earlier: list[int],
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(open_progress(config.name, shown=ranks.first))
@@ -100,7 +106,10 @@ def _train(
             return Outcome("finished")
         stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
         status = _Session(config, run, ranks, device, progress, stop, alive, checkpoint).run_to_end()
-        return Outcome(status) if status == "finished" else Outcome(status, stop.reason, stop.exit_code)
+        if status != "finished":
+            return Outcome(status, stop.reason, stop.exit_code)
+        progress.say(f"{config.name} is finished ({run.path})")
+        return Outcome(status)
 
 
 class _Session:
@@ -214,10 +223,11 @@ class _Session:
         logging.getLogger(__name__).info("%s", journal.time_spent())
         if status == "finished":
             return status
+        where = f"at step {reached.step} ({self.run.path})"
         if self.run.was_cancelled():
-            self.progress.say(f"cancelled at step {reached.step}; glm-scale resume {self.run.path} goes on from there")
+            self.progress.say(f"cancelled {where}; glm-scale resume {self.run.path} goes on from there")
             return "cancelled"
-        self.progress.say(f"stopped by {self.stop.reason} at step {reached.step}; the same command goes on from there")
+        self.progress.say(f"stopped by {self.stop.reason} {where}; the same command goes on from there")
         return status
 
     def _write_papers(self) -> RunSummary:

@@ -11,7 +11,7 @@ __all__ = ["REQUEUE_EXIT_CODE", "StopRequest"]
 REQUEUE_EXIT_CODE = 85
 """How `glm-scale train` ends when it was asked to make room and has saved: start the same command again."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _TIME = 1000
 """Stands for the time limit among the numbers of signals."""
 
@@ -21,9 +21,10 @@ def _alone(number: int) -> int:
 
 
 class StopRequest:
-    """While active, true after the first of SIGINT, SIGTERM, SIGUSR1 and SIGUSR2, or after `minutes`.
+    """While active, true after the first of SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2, or after `minutes`.
 
-    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python allows no handlers, there
+    A second SIGINT or SIGTERM ends the process at once. What was ignored when the process started, as SIGHUP is under
+    nohup, stays ignored. Outside the main thread, where Python allows no handlers, there
     are no signals. Looking at it is a vote of all ranks: `largest` gives the largest of the numbers that they bring,
     and a request to one stops all. `earlier`: signals that came before, in a list to which whoever has handled them
     until now may still add while this begins to.
@@ -42,6 +43,11 @@ class StopRequest:
         self._end = None if minutes is None else clock() + 60 * minutes
         self._number = 0
         self._previous: dict[signal.Signals, signal.Handlers | None] = {}
+
+    @property
+    def number(self) -> int:
+        """Of the signal that came, or something else that is not 0 for the time limit; 0 if there was no request."""
+        return self._number
 
     @property
     def reason(self) -> str:
@@ -65,6 +71,8 @@ class StopRequest:
     def __enter__(self) -> Self:
         try:
             for number in _SIGNALS:
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._request)  # type: ignore[assignment]
         except ValueError:
             self._previous.clear()

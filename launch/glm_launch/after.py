@@ -23,6 +23,7 @@ from glm_launch.records import Attempt, Beginning, End, LaunchFolder, Submission
 from glm_launch.restarts import Decision, decide
 from glm_launch.slurm import job_details, minutes_of, release, requeue
 from glm_scale.errors import UserError
+from glm_scale.output import prepare_output
 from glm_scale.runs import RunDirectory
 
 __all__ = ["RUNS", "begin", "end", "newest_step", "runs_of"]
@@ -127,6 +128,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("code", type=int, nargs="?", default=0)
     asked = parser.parse_args()
+    prepare_output()
     folder = runs_of(asked.folder)[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
     job = os.environ["SLURM_JOB_ID"]
     if asked.what == "begin":

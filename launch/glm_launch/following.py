@@ -11,6 +11,7 @@ from pathlib import Path
 
 from glm_launch.checks import pause_of, works
 from glm_launch.records import LaunchFolder
+from glm_scale.output import failure_of
 
 __all__ = ["files_of", "follow_files", "last_lines"]
 
@@ -42,7 +43,7 @@ def last_lines(path: Path, count: int) -> tuple[str, int]:
 
 
 def follow_files(folder: LaunchFolder, files: Callable[[], list[Path]], shown: Mapping[Path, int]) -> None:
-    """Print what is added to any of the files, until nobody works on the run any more.
+    """Print what is added to any of the files, until nobody works on the run any more, or nobody reads on.
 
     shown: how many bytes of them were shown before.
     """
@@ -51,7 +52,7 @@ def follow_files(folder: LaunchFolder, files: Callable[[], list[Path]], shown: M
     while True:
         for path in files():
             places[path] = _print_from(path, places.get(path, 0))
-        if not active:
+        if not active or failure_of(sys.stdout):
             return
         if time.monotonic() - asked >= pause_of(folder):
             asked, active = time.monotonic(), works(folder)

@@ -23,6 +23,7 @@ from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
 from glm_scale.launching import launch
 from glm_scale.locking import FileLock, is_held
+from glm_scale.process import prepare
 from glm_scale.runs import RunDirectory
 
 __all__ = ["start", "stop", "supervise"]
@@ -104,6 +105,7 @@ def _sleep(folder: LaunchFolder, seconds: float) -> None:
 
 
 def main() -> int:
+    prepare()
     folder = LaunchFolder(RunDirectory(sys.argv[1]))
     submission = folder.submission()
     assert submission is not None

@@ -7,13 +7,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from glm_launch.causes import kind_of_error
 from glm_launch.records import LaunchFolder, RankReport
+from glm_scale.launching.environment import VARIABLES, launched
+from glm_scale.process import prepare
 from glm_scale.runs import RunDirectory
 
 __all__ = ["ATTEMPT", "TrainTask", "main"]
@@ -37,6 +38,7 @@ class TrainTask:
     def __call__(self) -> str:
         """Returns the status of the run. Raises what training raised, after it was written down."""
         noted = noted_signals()
+        prepare()
         from submitit.helpers import TorchDistributedEnvironment
 
         # Every process sees all GPUs of its node and takes its own: peers reach one another's memory only that way.
@@ -44,17 +46,17 @@ class TrainTask:
         return train_and_tell(self.run, noted)
 
 
-def train_and_tell(run: Path, earlier: Sequence[int]) -> str:
+def train_and_tell(run: Path, earlier: list[int]) -> str:
     """Train from the snapshot of the configuration, and leave a report for whoever decides what comes next.
 
     An alone process has no group to join, and so no variables of a launcher.
     """
     folder = LaunchFolder(RunDirectory(run))
-    rank, attempt = int(os.environ["RANK"]), int(os.environ[ATTEMPT])
-    if os.environ["WORLD_SIZE"] == "1":
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    here, attempt = launched(), int(os.environ[ATTEMPT])
+    place = {"rank": here.rank if here else 0, "host": socket.gethostname()}
+    if here and here.size == 1:
+        for name in VARIABLES:
             os.environ.pop(name, None)
-    place = {"rank": rank, "host": socket.gethostname()}
     try:
         from glm_scale.config import load_config
         from glm_scale.training.session import train
@@ -73,6 +75,7 @@ def train_and_tell(run: Path, earlier: Sequence[int]) -> str:
 def main() -> int:
     """A rank that the launcher of this machine has started: `python -m glm_launch.task RUN`."""
     noted = noted_signals()
+    prepare()
     try:
         train_and_tell(Path(sys.argv[1]), noted)
     except Exception as error:
@@ -97,7 +100,8 @@ def noted_signals() -> list[int]:
         noted.append(number)
 
     for number in _STOP_SIGNALS:
-        signal.signal(number, note)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, note)
     return noted
 
 

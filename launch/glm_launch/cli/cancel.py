@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glm_scale.errors import UserError
+from glm_scale.output import is_commentary
 
 
 def cancel(
@@ -18,6 +19,7 @@ def cancel(
 
     It returns at once; with --wait when the runs have ended. Ctrl-C then ends the waiting, not the saving.
     """
+    is_commentary()
     from glm_launch.cancel import cancel_run, wait_for_end
     from glm_launch.finding import find_launched
     from glm_launch.records import LaunchFolder

@@ -14,6 +14,7 @@ import typer
 from glm_launch.cli.submit import DryRun, tell
 from glm_scale.cli.arguments import Overrides
 from glm_scale.errors import UserError
+from glm_scale.output import is_commentary
 
 if TYPE_CHECKING:
     from glm_launch.records import LaunchFolder
@@ -35,6 +36,7 @@ def resume(
     Nodes, processes and layout may be others than before, and so may the values that do not make it another run.
     Relative paths in the configuration are relative to where it was submitted first, wherever this is typed.
     """
+    is_commentary()
     from glm_launch.checks import check_run, must_be_idle, wait_until_saved
     from glm_launch.finding import launched
     from glm_launch.local import start

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glm_scale.errors import UserError
+from glm_scale.output import is_commentary
 
 if TYPE_CHECKING:
     from glm_launch.records import Submission
@@ -77,6 +78,7 @@ def submit(
 
       glm-scale submit configs/quickstart.yaml --local 2
     """
+    is_commentary()
     from glm_launch.checks import runs_of_sweep
 
     paths, overrides = _sorted(configs)

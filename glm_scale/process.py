@@ -1,0 +1,85 @@
+"""What a process of ours puts in order before it does anything: where it writes, and where its libraries keep things.
+
+Libraries keep caches in the home directory. Where there is none, or none that may be written (a container, a service, a
+user id that no passwd file knows), they fail when they are imported, or make a folder called "~". Standard library
+alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import stat
+import tempfile
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from glm_scale.output import prepare_output
+
+__all__ = ["prepare", "settle_caches"]
+
+# Of the libraries: the variable that moves a cache, where it lies without it, and a place for it among ours.
+_CACHES = (
+    ("XDG_CACHE_HOME", ".cache", "cache"),
+    ("XDG_CONFIG_HOME", ".config", "config"),
+    ("MPLCONFIGDIR", ".config/matplotlib", "matplotlib"),
+    ("TRITON_HOME", ".triton", "home"),
+)
+
+
+def prepare() -> None:
+    """First of all in a process. Its children find the same."""
+    prepare_output()
+    settle_caches(os.environ)
+
+
+def settle_caches(environment: MutableMapping[str, str]) -> None:
+    """Let `environment` name caches that can be written, and a home and a user where the system knows none.
+
+    What can be written, or is named already, stays; the rest goes to a private folder among the temporary files.
+    """
+    uid = os.getuid()
+    if not any(environment.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")) and _entry(uid) is None:
+        environment["USER"] = f"user-{uid}"
+    home = environment.get("HOME") or _entry(uid) or ""
+    if not (home.startswith("/") and Path(home).is_dir()):
+        folder = _private_folder(uid)
+        if folder is None:
+            return
+        environment["HOME"] = home = str(folder)
+    for name, usual, ours in _CACHES:
+        if not environment.get(name) and not _can_be_made(Path(home) / usual) and (folder := _private_folder(uid)):
+            environment[name] = str(folder / ours)
+            (folder / ours).mkdir(mode=0o700, exist_ok=True)
+
+
+def _entry(uid: int) -> str | None:
+    """The home directory that the system has for a user; None if it does not know the user."""
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return None
+
+
+def _can_be_made(path: Path) -> bool:
+    """Whether one may write in a folder, or make it."""
+    with contextlib.suppress(OSError):
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return False
+
+
+def _private_folder(uid: int) -> Path | None:
+    """The same one each time, so that nothing is compiled twice; None where no temporary file can be made."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"glm-scale-{uid}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        # Anybody may make a folder of this name there.
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o022:
+            return folder
+        return Path(tempfile.mkdtemp(prefix="glm-scale-"))
+    except OSError:
+        return None

@@ -1,0 +1,75 @@
+"""Folders that are not there, may not be written, or have too long a name; users whom the system does not know."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glm_scale.process import settle_caches
+from glm_scale.training.signals import StopRequest
+
+
+def test_a_home_that_can_be_written_is_left_alone(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "USER": "someone"}
+    settle_caches(environment)
+    assert environment == {"HOME": str(tmp_path), "USER": "someone"}
+
+
+@pytest.mark.parametrize("home", ["", "/nowhere/at/all", "~", "relative"])
+def test_without_a_home_caches_lie_among_temporary_files(home: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("glm_scale.process._entry", lambda uid: None)
+    environment = {"HOME": home} if home else {}
+    settle_caches(environment)
+    assert environment["USER"] == f"user-{os.getuid()}"
+    assert Path(environment["HOME"]) == tmp_path / f"glm-scale-{os.getuid()}"
+    assert Path(environment["HOME"]).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_may_write_is_not_trusted(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    theirs = tmp_path / f"glm-scale-{os.getuid()}"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    environment = {"HOME": "", "USER": "someone"}
+    monkeypatch.setattr("glm_scale.process._entry", lambda uid: None)
+    settle_caches(environment)
+    assert Path(environment["HOME"]) != theirs
+
+
+@pytest.mark.parametrize("length", [60, 90, 150])
+def test_sockets_of_data_workers_fit_whatever_the_path_of_temporary_files(tmp_path: Path, length: int) -> None:
+    folder = tmp_path / "x"
+    while len(str(folder)) < length:
+        folder = folder / ("y" * min(50, max(1, length - len(str(folder)))))
+    folder.mkdir(parents=True)
+    program = (
+        "from glm_data.sockets import make_socket_folder; make_socket_folder()\n"
+        "from multiprocessing.connection import Listener; Listener(family='AF_UNIX').close()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(folder)}, check=False)
+    assert done.returncode == 0
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_end_of_a_terminal_is_a_request_to_stop() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop
+        assert (stop.reason, stop.exit_code) == ("SIGHUP", 85)
+    finally:
+        signal.signal(signal.SIGHUP, before)

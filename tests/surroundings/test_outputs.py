@@ -1,0 +1,116 @@
+"""Output is never worth a run: a reader that goes away, a full disk, a closed stream, letters it does not know."""
+
+import errno
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from glm_scale.output import _Stream, failure_of
+from tests.commands import Commands
+from tests.tiny_run import tiny_config, tiny_data, write_config
+
+
+@pytest.fixture
+def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path / "tiny.yaml", tiny_config(tiny_data(tmp_path_factory), tmp_path))
+
+
+@pytest.fixture
+def unread():
+    """The end of a pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def is_finished(tmp_path: Path) -> bool:
+    return json.loads((tmp_path / "runs/tiny/summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("streams", ["unread", "full", "closed"])
+def test_training_goes_on_without_output(command: Commands, config: Path, tmp_path: Path, streams, request) -> None:
+    stream = streams if streams in ("full", "closed") else request.getfixturevalue(streams)
+    trained = command("train", config, stdout=stream, stderr=stream)
+    assert trained.code == 0, trained.output
+    assert is_finished(tmp_path)
+    log = (tmp_path / "runs/tiny/train.log").read_text()
+    assert log.count("stdout is lost") == (streams != "closed"), log
+    assert "Traceback" not in log
+
+
+def test_what_was_declared_closed_is_given_to_no_file(command: Commands, config: Path, tmp_path: Path) -> None:
+    trained = command("train", config, stdout="closed", stderr="closed")
+    assert trained.code == 0
+    for file in (tmp_path / "runs/tiny").rglob("*"):
+        assert not file.is_file() or b"parameters (" not in file.read_bytes() or file.name == "train.log", file
+
+
+def test_a_command_whose_output_is_all_ends_as_other_tools_do(command: Commands, config: Path, unread: int) -> None:
+    whole = command("config", config)
+    assert (whole.code, whole.stderr) == (0, ""), whole.output
+    gone = command("config", config, stdout=unread)
+    assert (gone.code, gone.stderr) == (141, ""), gone.output
+    full = command("config", config, stdout="full")
+    assert full.code == 1
+    assert full.stderr == "error: not all of the output could be written to stdout: No space left on device\n"
+    nowhere = command("config", config, stdout="full", stderr="full")
+    assert nowhere.code == 1
+    shown = command("patterns", "window:4", stdout=unread)
+    assert (shown.code, shown.stderr) == (141, ""), shown.output
+
+
+def test_a_mistake_is_told_by_the_exit_code_where_nobody_hears_it(command: Commands, unread: int) -> None:
+    assert command("config", "nowhere.yaml", stderr="full").code == 2
+    assert command("config", "nowhere.yaml", stdout=unread, stderr=unread).code == 2
+
+
+@pytest.mark.parametrize("stream", ["full", "unread", "closed"])
+def test_a_data_set_is_built_though_nobody_reads(command: Commands, tmp_path: Path, stream, request) -> None:
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(3, 60))) for _ in range(120)]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts))
+    stream = request.getfixturevalue(stream) if stream == "unread" else stream
+    arguments = ("data", "build", "-i", tmp_path / "text.txt", "-o", tmp_path / "data", "--vocab-size", "300")
+    more = ("--workers", "1", "--document-separator", "")
+    built = command(*arguments, *more, stdout=stream, stderr=stream)
+    assert built.code == 0, built.output
+    assert (tmp_path / "data/index.json").exists()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
+    ],
+    ids=["latin-1", "ascii", "C"],
+)
+def test_letters_that_a_stream_does_not_know_are_replaced(
+    command: Commands, config: Path, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    root = f"run_root={tmp_path}/тест→é"
+    trained = command("train", config, root, environment=variables)
+    assert trained.code == 0, trained.output
+    run = tmp_path / "тест→é/tiny"
+    compared = command("compare", run, "--no-tracking", environment=variables)
+    assert compared.code == 0, compared.output
+    written = command("generate", run, "--prompt", "é→", "--tokens", "3", environment=variables)
+    assert written.code == 0, written.output
+    assert command("status", run, environment=variables).code == 0
+
+
+def test_a_terminal_that_went_away_takes_everything() -> None:
+    master, slave = os.openpty()
+    os.close(master)
+    stream = _Stream(slave, "ascii", "strict", line_buffering=True)
+    print("→ nobody", file=stream)
+    failure = failure_of(stream)
+    os.close(slave)
+    assert failure is not None
+    assert failure.errno == errno.EIO
