@@ -196,7 +196,7 @@ def test_a_fresh_run_moves_the_earlier_one_aside_and_either_goes_on(whole, comma
     before = whole.run.metrics.read_bytes()
     anew = command("train", whole.file, "--fresh", "training.seed=5", "training.tokens=128")
     assert anew.code == 0, anew.output
-    assert f"is now in {whole.run.path}.1" in anew.stdout.rewhole("\n", "")
+    assert f"is now in {whole.run.path}.1" in anew.stdout.replace("\n", "")
     aside = RunDirectory(f"{whole.run.path}.1")
     assert (aside.read_summary().name, aside.metrics.read_bytes()) == ("tiny.1", before)
     assert whole.run.read_summary().step == 1
