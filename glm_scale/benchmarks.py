@@ -48,7 +48,7 @@ def read_benchmark(path: Path) -> Benchmark:
     """Raises UserError naming the file where it is none of the benchmark's."""
     way_out = "write one with `python -m glm_kernels.bench --output FILE`"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         lines = [{"operator": str(t["operator"]), **{key: float(t[key]) for key in ("length", *_PANELS)}, **t}
                  for t in found["timings"]]  # fmt: skip
         benchmark = Benchmark(path, found["machine"], found["settings"], lines)

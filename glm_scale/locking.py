@@ -85,7 +85,7 @@ def _try_flock(file: int, kind: int, patience: float) -> bool | None:
 def holder(path: Path) -> str:
     """Who holds a file, or held it last, such as "123 on host"."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if text := path.read_text().strip():
+        if text := path.read_text(encoding="utf-8").strip():
             return text
     return "(unknown)"
 

@@ -230,7 +230,7 @@ class RunDirectory:
     def read_version(self) -> dict[str, Any]:
         """The content of version.json; empty if there is none."""
         try:
-            content = json.loads(self.version.read_text())
+            content = json.loads(self.version.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

@@ -37,7 +37,7 @@ def version_text() -> str:
 
 def _copied_state() -> dict[str, Any] | None:
     try:
-        copied = json.loads((Path(glm_scale.__file__).parents[1] / SNAPSHOT).read_text())
+        copied = json.loads((Path(glm_scale.__file__).parents[1] / SNAPSHOT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return {key: copied.get(key) for key in ("git_commit", "git_dirty")}

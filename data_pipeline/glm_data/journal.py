@@ -70,7 +70,7 @@ class Journal:
     def has_tokenizer(self, key: str) -> bool:
         """Whether the tokenizer of the output was made under this key."""
         try:
-            return (self.directory / "tokenizer.key").read_text() == key
+            return (self.directory / "tokenizer.key").read_text(encoding="utf-8") == key
         except OSError:
             return False
 

@@ -141,7 +141,7 @@ def diff(first: RunOrCheckpoint, second: RunOrCheckpoint) -> None:
     console = _console()
     pair = [find_checkpoint(path, _warn) for path in (first, second)]
     with pair[0].reading(), pair[1].reading():
-        configs = [yaml.safe_load((checkpoint.path / CONFIG_NAME).read_text()) for checkpoint in pair]
+        configs = [yaml.safe_load((checkpoint.path / CONFIG_NAME).read_text(encoding="utf-8")) for checkpoint in pair]
         streams = [read_tensors(checkpoint, KINDS) for checkpoint in pair]
         console.print(f"{pair[0].path} → {pair[1].path}", markup=False)
         for title, trees in (("config", configs), ("state", [checkpoint.state for checkpoint in pair])):

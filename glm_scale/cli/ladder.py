@@ -64,7 +64,7 @@ def _sample(rungs: list[Rung], console: Console) -> None:
             loaded.model, loaded.tokenizer, settings.prompt, max_tokens=settings.sample_tokens, sampling=Sampling()
         )
         text = settings.prompt + "".join(generation)
-        (rung.run.samples / f"step-{loaded.step:08d}.txt").write_text(f"{text}\n")
+        (rung.run.samples / f"step-{loaded.step:08d}.txt").write_text(f"{text}\n", encoding="utf-8")
         console.print(
             f"\n{rung.config.name}: {generation.report}", style="bold", highlight=False, markup=False, soft_wrap=True
         )

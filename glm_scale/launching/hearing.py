@@ -57,4 +57,4 @@ def _unheard(ranks: Ranks) -> list[int]:
 
 def _stacks(ranks: Ranks, rank: int) -> str:
     path = stacks_path(ranks.logs, rank)
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""

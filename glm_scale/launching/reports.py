@@ -108,7 +108,7 @@ def trace_path(logs: Path, rank: int | str) -> Path:
 def read_report(path: Path) -> Report | None:
     """None if there is no report."""
     try:
-        return Report.from_json(path.read_text())
+        return Report.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
 

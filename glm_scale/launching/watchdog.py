@@ -67,7 +67,7 @@ class Watchdog:
         if self.launched:
             # Works even where the thread cannot: in code that does not let go of the interpreter. It stays when the
             # watchdog ends, since others may hang while they wait for this rank.
-            faulthandler.register(signal.SIGQUIT, stacks_path(self.logs, self.rank).open("w"))
+            faulthandler.register(signal.SIGQUIT, stacks_path(self.logs, self.rank).open("w", encoding="utf-8"))
         self._last = "the start", time.monotonic()
         self._thread.start()
         return self
@@ -110,7 +110,7 @@ class Watchdog:
             print(report, file=sys.stderr, flush=True)
         path = hang_path(self.logs, self.rank)
         unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(report.to_json())
+        unfinished.write_text(report.to_json(), encoding="utf-8")
         unfinished.replace(path)
         _dump_flight_recorder(self.logs, self.rank)
         if self.rank == 0 and not self.launched:

@@ -261,7 +261,7 @@ def usable_key(name: str) -> str:
 def run_parameters(run: RunDirectory) -> dict[str, str]:
     """config.yaml as dotted keys and texts within MLflow's limits of length; nothing that is secret."""
     try:
-        content = yaml.safe_load(run.config.read_text())
+        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return {}
     flat = without_secrets(dict(_flatten(content if isinstance(content, dict) else {})))

@@ -157,7 +157,7 @@ def _revisions() -> dict[str, list[str]]:
     known = {}
     for folder in (found.submodule_search_locations or []) if found else []:
         for path in Path(folder, "store", "db_migrations", "versions").glob("*.py"):
-            text = path.read_text(errors="replace")
+            text = path.read_text(errors="replace", encoding="utf-8")
             if name := re.search(r"^revision\b.*?=\s*[\"'](\w+)", text, re.M):
                 follows = re.search(r"^down_revision\b.*?=\s*(.*)", text, re.M)
                 known[name[1]] = re.findall(r"[\"'](\w+)[\"']", follows[1]) if follows else []

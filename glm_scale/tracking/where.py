@@ -44,7 +44,7 @@ def check_option(uri: str | None) -> None:
 def configured_tracking(run: RunDirectory) -> TrackingConfig:
     """The tracking section of the run's config.yaml; the defaults where it has none."""
     try:
-        content = yaml.safe_load(run.config.read_text())
+        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
         return TrackingConfig.model_validate((content or {}).get("tracking") or {})
     except (OSError, yaml.YAMLError, AttributeError, ValueError):
         return TrackingConfig()

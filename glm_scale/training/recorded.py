@@ -49,7 +49,7 @@ def recorded_config(run: RunDirectory, first: Path | None = None) -> Recorded:
     problem = ""
     for path in (*([first] if first else []), run.config, *_copies(run)):
         try:
-            values = yaml.safe_load(path.read_text())
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             problem = problem or f"{path} is missing"
         except (OSError, ValueError, yaml.YAMLError) as error:

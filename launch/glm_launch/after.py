@@ -42,7 +42,10 @@ _REQUEUED_SOON = 60.0
 
 
 def runs_of(folder: Path) -> list[LaunchFolder]:
-    return [LaunchFolder(RunDirectory(line)) for line in (folder / RUNS).read_text().splitlines()]
+    return [
+        LaunchFolder(RunDirectory(line))
+        for line in (folder / RUNS).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    ]
 
 
 def begin(folder: LaunchFolder, job: str, nodes: str) -> int:

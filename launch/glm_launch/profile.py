@@ -110,7 +110,7 @@ def load_cluster(name: str | None, options: dict[str, Any]) -> Cluster:
         return validate(Cluster, options, "the options")
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         there = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
         raise ConfigError(str(path), [Problem("", f"no such file; in {PROFILES} there are: {there}")]) from None

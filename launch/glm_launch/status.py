@@ -157,7 +157,7 @@ def _steps(launch: LaunchFolder) -> int | None:
     """The length of the run; None if its configuration cannot be read."""
     for path in (launch.config, launch.run.config):
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError, LookupError, TypeError, ArithmeticError):
-            training = yaml.safe_load(path.read_text())["training"]
+            training = yaml.safe_load(path.read_text(encoding="utf-8"))["training"]
             return -(-training["tokens"] // training["batch_tokens"])
     return None
 

@@ -81,7 +81,9 @@ def submit(job: Job) -> list[Submission]:
         launch.path.mkdir(exist_ok=True)
         snapshot_config(config, launch.config)
     snapshot_code(job.code)
-    (job.folder / RUNS).write_text("".join(f"{launch.run.path}\n" for launch in job.launches))
+    (job.folder / RUNS).write_text(
+        "".join(f"{launch.run.path}\n" for launch in job.launches), encoding="utf-8", errors="surrogateescape"
+    )
     _ask_whether_it_can_run(job)
     for launch in job.launches:
         launch.cancelled.unlink(missing_ok=True)  # before: the job may start at once, and look for it
@@ -107,7 +109,11 @@ def move_aside(runs: Iterable[RunDirectory]) -> None:
 def _ask_whether_it_can_run(job: Job) -> None:
     """SLURM takes some jobs that can never run, and lets them wait for ever."""
     script = job.folder / "submission-test.sh"
-    script.write_text(script_of(dataclasses.replace(job, options=dataclasses.replace(job.options, dependency=None))))
+    script.write_text(
+        script_of(dataclasses.replace(job, options=dataclasses.replace(job.options, dependency=None))),
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
     try:
         run_slurm("sbatch", "--test-only", f"--chdir={job.folder}", str(script))
     except UserError as error:

@@ -87,7 +87,7 @@ def forget_files() -> bool:
     """Whether the page cache could be emptied."""
     try:
         os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+        Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="utf-8")
     except OSError:
         return False
     return True

@@ -58,7 +58,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
 def read_config(path: Path) -> RunConfig:
     """The resolved configuration that a run or a checkpoint carries. Raises UserError if there is none in the file."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

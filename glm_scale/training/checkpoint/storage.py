@@ -110,7 +110,7 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, TensorStorageMetadata] = {}
         self._boxes: dict[tuple[str, tuple[int, ...]], tuple[Place, torch.Size]] = {}
-        for key, entry in json.loads((folder / INDEX).read_text()).items():
+        for key, entry in json.loads((folder / INDEX).read_text(encoding="utf-8")).items():
             chunks = []
             for offsets, sizes, *place in entry["boxes"]:
                 chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))

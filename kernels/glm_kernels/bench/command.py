@@ -165,7 +165,7 @@ def _running(cases: list[Case], operands: Operands, found: report.Report) -> lis
 
 def _write(path: Path | None, found: report.Report) -> None:
     if path:
-        path.write_text(json.dumps(found.as_json(), indent=1) + "\n")
+        path.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def _say(what: str) -> None:

@@ -24,7 +24,7 @@ def clock_of_folder(asked: Asked) -> Finding:
         if place is None:
             return unwritable(name, asked)
         before = time.time()
-        with (place / "now").open("w") as file:
+        with (place / "now").open("w", encoding="utf-8") as file:
             file.write("now")
             file.flush()
             os.fsync(file.fileno())

@@ -93,19 +93,19 @@ def rename_and_fsync(asked: Asked) -> Finding:
 def _rename(place: Path) -> str:
     """What is wrong with renaming there; empty if nothing is."""
     old, new = place / "file", place / "file.new"
-    old.write_text("old")
-    with old.open() as reader:
-        with new.open("w") as file:
+    old.write_text("old", encoding="utf-8")
+    with old.open(encoding="utf-8") as reader:
+        with new.open("w", encoding="utf-8") as file:
             file.write("new")
             file.flush()
             os.fsync(file.fileno())
         new.replace(old)
         if reader.read() != "old":
             return "who reads a file while it is replaced does not see the old content"
-    if old.read_text() != "new" or new.exists():
+    if old.read_text(encoding="utf-8") != "new" or new.exists():
         return "a renamed file is not seen under its new name alone"
     (place / "folder.new").mkdir()
-    (place / "folder.new" / "file").write_text("")
+    (place / "folder.new" / "file").write_text("", encoding="utf-8")
     (place / "folder.new").rename(place / "folder")
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -127,7 +127,7 @@ def oldest_driver(cuda: str) -> int:
 
 def _driver_version() -> str | None:
     with contextlib.suppress(OSError):
-        if found := re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", _DRIVER.read_text()):
+        if found := re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", _DRIVER.read_text(encoding="utf-8")):
             return found[1]
     return None
 

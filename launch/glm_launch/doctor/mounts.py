@@ -29,7 +29,7 @@ def mount_of(path: Path) -> Mount:
     """Raises OSError where the kernel does not tell."""
     resolved = existing(path).resolve()
     found = Mount("/", "unknown", frozenset())
-    for line in _MOUNTS.read_text().splitlines():
+    for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda rw,errors=continue
         before, _, behind = line.partition(" - ")
         place, options = before.split()[4:6]
