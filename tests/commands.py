@@ -37,17 +37,23 @@ class Surroundings:
     """What a process finds.
 
     Attributes:
-        directory: it works in; None: that of the tests.
+        directory: it works in; None: that of the tests. removed: it is an empty one, which is gone by then.
+        umask: of what it makes; None: that of the tests.
         environment: variables that are set, or with None taken away.
         user: numeric id that it runs as; None: that of the tests. Only root can become another.
+        powers: of root: "all", or "none" where the modes of files bind it as they bind everybody. Of another user:
+            "reads" lets it read everything, so that it finds its interpreter wherever that lies.
         limits: of resources, such as {resource.RLIMIT_NOFILE: 128}.
         stdout, stderr: where they lead; a number is a file descriptor of this process, such as the end of a pipe.
         ignored: signals that are ignored from the start, as SIGHUP under nohup.
     """
 
     directory: Path | None = None
+    removed: bool = False
+    umask: int | None = None
     environment: Mapping[str, str | None] = field(default_factory=dict)
     user: int | None = None
+    powers: Literal["all", "reads", "none"] = "all"
     limits: Mapping[int, int] = field(default_factory=dict)
     stdout: Stream | int = "file"
     stderr: Stream | int = "file"
@@ -236,7 +242,18 @@ def _become(around: Surroundings, folder: Path) -> None:
         resource.setrlimit(kind, (limit, limit))
     if around.directory is not None:
         os.chdir(around.directory)
+        if around.removed:
+            around.directory.rmdir()
+    if around.umask is not None:
+        os.umask(around.umask)
+    libc = ctypes.CDLL(None)
+    if around.user is not None and around.powers == "reads":
+        libc.prctl(_KEEP_CAPABILITIES, 1)
     _become_user(around.user)
+    if os.geteuid() == 0 and around.powers != "all":
+        _hold_capabilities(libc, ~(_READ | _READ_AND_WRITE))
+    elif around.powers == "reads":
+        _hold_capabilities(libc, _READ)
 
 
 def _become_user(user: int | None) -> None:
@@ -246,6 +263,27 @@ def _become_user(user: int | None) -> None:
         os.setuid(user)
         # Changing the user takes the request to die with the parent away.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+_KEEP_CAPABILITIES, _DROP_FOR_GOOD, _AMBIENT, _RAISE = 8, 24, 47, 2  # of prctl
+_READ_AND_WRITE, _READ = 1 << 1, 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+_VERSION_3 = 0x20080522
+
+
+def _hold_capabilities(libc: ctypes.CDLL, kept: int) -> None:
+    """Give up the capabilities that are not in `kept`, also for the programs that this process starts."""
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; and the same of the upper 32
+    libc.capget(header, held)
+    for number in (1, 2):
+        if not kept >> number & 1:
+            libc.prctl(_DROP_FOR_GOOD, number, 0, 0, 0)
+    lower = held[1] & kept & 0xFFFFFFFF
+    held[0], held[1], held[2] = lower, lower, lower if kept == _READ else held[2]
+    if libc.capset(header, held):
+        raise OSError("the capabilities of this process could not be changed")
+    if kept == _READ:
+        libc.prctl(_AMBIENT, _RAISE, 2, 0, 0)
 
 
 def _text_stream(descriptor: int) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,22 @@ def test_another_user_is_refused_what_root_is_not(command, tmp_path):
     with pytest.raises(AssertionError, match="no place where writing is refused"):
         assert_refused(tmp_path, None)
     assert command("--help", user=STRANGER).code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up what makes it root")
+@pytest.mark.parametrize("forked", [True, False])
+def test_root_can_be_bound_by_the_modes_of_files(command, tmp_path, forked):
+    (config := tmp_path / "config.yaml").write_text("{")
+    config.chmod(0)
+    assert "is not valid YAML" in command("config", config, forked=forked).stderr
+    assert "is not readable" in command("config", config, powers="none", forked=forked).stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_stranger_finds_python_and_may_write_nothing_of_others(command, forked):
+    assert "torch" in command("--version", user=STRANGER, powers="reads", forked=forked).stdout
+    assert_refused(Path(__file__).parent, STRANGER)
 
 
 def test_a_command_that_runs_can_be_sent_signals(command, tmp_path):
