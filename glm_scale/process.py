@@ -7,10 +7,13 @@ alone.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import locale
 import os
 import pwd
 import stat
+import sys
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -30,8 +33,23 @@ _CACHES = (
 
 def prepare() -> None:
     """First of all in a process. Its children find the same."""
+    _speak_utf_8()
     prepare_output()
     settle_caches(os.environ)
+
+
+def _speak_utf_8() -> None:
+    """Start this process again in Python's UTF-8 mode where the locale has another encoding.
+
+    Libraries, torch among them, open their own files in the encoding of the locale, and do not find UTF-8 there. What
+    is printed keeps the locale's encoding.
+    """
+    encoding = locale.getencoding()
+    if sys.flags.utf8_mode or codecs.lookup(encoding).name == "utf-8":
+        return
+    environment = {"PYTHONIOENCODING": f"{encoding}:backslashreplace", **os.environ, "PYTHONUTF8": "1"}
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def settle_caches(environment: MutableMapping[str, str]) -> None:

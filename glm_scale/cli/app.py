@@ -3,6 +3,7 @@
 Commands import what is heavy (torch, DeepSpeed, MLflow) when they run, so that help is there at once.
 """
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -27,6 +28,14 @@ __all__ = ["app", "main"]
 
 # Errors of the layers below, which know nothing of this package: module and name.
 _ERRORS_BELOW = (("glm_data", "DataError"), ("glm_kernels", "PatternError"))
+
+# What no command can do anything about: disks that are full or read-only, limits, permissions.
+_MACHINE = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+        errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
+    }
+)  # fmt: skip
 
 app = Commands(
     name="glm-scale",
@@ -98,7 +107,8 @@ def main() -> None:
         if not _is_for_the_user(error):
             raise
         sys.stdout.flush()
-        _end(getattr(error, "exit_code", 2), str(error))
+        message = _about_the_machine(error) if isinstance(error, OSError) else str(error)
+        _end(getattr(error, "exit_code", 2), message)
 
 
 def _end(code: int, message: str = "") -> NoReturn:
@@ -115,8 +125,15 @@ def _directory_exists() -> bool:
     return True
 
 
+def _about_the_machine(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror}. Mend that and start the same command again"
+
+
 def _is_for_the_user(error: Exception) -> bool:
     if isinstance(error, UserError):
+        return True
+    if isinstance(error, OSError) and error.errno in _MACHINE:
         return True
     # An error of a module that was never imported cannot have been raised; importing it here to ask would be slow.
     classes = (getattr(sys.modules.get(module), name, None) for module, name in _ERRORS_BELOW)

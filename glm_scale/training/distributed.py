@@ -154,6 +154,6 @@ def _is_for_us(record: logging.LogRecord) -> bool:
 def _find_ninja() -> None:
     """torch calls `ninja` by name; it lies beside the interpreter, on PATH only if the environment was activated."""
     beside = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", "")
+    path = os.environ.get("PATH", os.defpath)
     if beside not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([beside, path])

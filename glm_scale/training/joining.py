@@ -54,6 +54,20 @@ def tell_about_compiling(device: torch.device, progress: Progress) -> None:
         progress.say("first start on this machine: DeepSpeed compiles a small communication op, about half a minute")
 
 
+class _RunLog(logging.FileHandler):
+    """The log of a run. What a full disk does not take is lost: a log is never worth a run, nor words on the screen."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def libraries_logging_to(log: Path, first: bool) -> Iterator[None]:
     """What libraries print goes to the log of the run; on all ranks but the first to where these write anyway."""
@@ -62,13 +76,13 @@ def libraries_logging_to(log: Path, first: bool) -> Iterator[None]:
         return
     with distributed.quiet(log):
         yield
-    distributed.send_library_logs_to(logging.FileHandler(log))
+    distributed.send_library_logs_to(_RunLog(log))
 
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Send the log of this package to a file."""
-    handler = logging.FileHandler(path)
+    handler = _RunLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("glm_scale", "glm_data")]
     for logger in loggers:

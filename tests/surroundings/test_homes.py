@@ -73,3 +73,12 @@ def test_the_end_of_a_terminal_is_a_request_to_stop() -> None:
         assert (stop.reason, stop.exit_code) == ("SIGHUP", 85)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_libraries_find_their_own_files_whatever_the_locale_has(command) -> None:
+    """In a process of its own: the encoding is the interpreter's, from its start."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shown = command("plan", "configs/quickstart.yaml", forked=False, environment=locale)
+    assert (shown.code, shown.stderr) == (0, ""), shown.output
+    assert "layouts, best first" in shown.stdout
+    assert shown.stdout.isascii()
