@@ -114,7 +114,7 @@ def test_closing_ends_the_worker_processes(rows: PackedRows) -> None:
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
 def test_signals_to_every_process_of_a_job_do_not_cut_the_stream(rows: PackedRows, number: signal.Signals) -> None:
     stream = batches(rows, 0, 2, workers=2)
     next(stream)

@@ -134,7 +134,7 @@ def hangs_alone() -> None:
 
 
 def waits_for_signals() -> None:
-    """Notes every signal, and ends with the second, or with the first if it is SIGTERM, in good order."""
+    """Notes every signal, and ends with the second, or with the first if it is no SIGINT, in good order."""
     received = []
 
     def note(number: int, frame: object) -> None:
@@ -142,10 +142,10 @@ def waits_for_signals() -> None:
         with Path(f"signals-{RANK}").open("a") as file:
             print(signal.Signals(number).name, file=file)
 
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, note)
     Path(f"ready-{RANK}").write_text(str(os.getpid()))
-    while not (received and received[-1] == signal.SIGTERM) and len(received) < 2:
+    while not (received and received[-1] != signal.SIGINT) and len(received) < 2:
         time.sleep(0.02)
     sys.exit(128 + received[-1])
 

@@ -155,13 +155,14 @@ def test_rank_that_keeps_the_interpreter_is_named_with_its_stack(start) -> None:
     assert code == HANG_EXIT_CODE
 
 
-def test_sigterm_reaches_all_ranks_once_and_is_waited_for(start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_reaches_all_ranks_once_and_is_waited_for(start, tmp_path: Path, number) -> None:
     launcher = start("waits_for_signals", 2)
     pids(tmp_path, 2)
-    launcher.send_signal(signal.SIGTERM)
+    launcher.send_signal(number)
     out, error, code = finish(launcher)
-    assert (out, error, code) == ("", "", 128 + signal.SIGTERM)
-    assert [(tmp_path / f"signals-{rank}").read_text() for rank in range(2)] == ["SIGTERM\n"] * 2
+    assert (out, error, code) == ("", "", 128 + number)
+    assert [(tmp_path / f"signals-{rank}").read_text() for rank in range(2)] == [f"{number.name}\n"] * 2
 
 
 def test_second_sigint_is_passed_on_too(start, tmp_path: Path) -> None:

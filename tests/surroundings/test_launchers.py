@@ -10,6 +10,7 @@ import pytest
 
 from glm_scale.errors import PassingError, UserError
 from glm_scale.launching.environment import Place, launched
+from glm_scale.training.distributed import resolve_device
 from glm_scale.training.meeting import StoppedWaiting, meet
 from tests.commands import Commands
 from tests.tiny_run import tiny_config, tiny_data, write_config
@@ -136,3 +137,14 @@ def test_ranks_that_wait_for_one_that_never_comes_end_when_told(
         waiting.send(signal.SIGTERM)
         assert waiting.wait(30) == 85, waiting.output
     assert "Traceback" not in waiting.output
+
+
+def test_a_local_rank_beyond_the_gpus_that_are_seen_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for name, value in (FOUR | {"WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"LOCAL_RANK is 1, but this process sees 1 GPU: .*CUDA_VISIBLE_DEVICES"):
+        resolve_device("auto")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert resolve_device("auto").index == 1

@@ -4,11 +4,21 @@ import errno
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from glm_launch.following import follow_files
+from glm_launch.records import LaunchFolder
+from glm_scale.cli.data import _interruptible
+from glm_scale.launching.relay import Relay
 from glm_scale.output import _Stream, failure_of
+from glm_scale.runs import RunDirectory
+from glm_scale.training.progress import StepView, describe
 from tests.commands import Commands
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
@@ -42,11 +52,67 @@ def test_training_goes_on_without_output(command: Commands, config: Path, tmp_pa
     assert "Traceback" not in log
 
 
-def test_what_was_declared_closed_is_given_to_no_file(command: Commands, config: Path, tmp_path: Path) -> None:
-    trained = command("train", config, stdout="closed", stderr="closed")
-    assert trained.code == 0
-    for file in (tmp_path / "runs/tiny").rglob("*"):
-        assert not file.is_file() or b"parameters (" not in file.read_bytes() or file.name == "train.log", file
+def test_descriptors_that_are_closed_are_given_to_no_file() -> None:
+    """The next file to be opened would get what libraries print."""
+    program = (
+        "import os; from glm_scale.output import prepare_output; prepare_output()\n"
+        "assert [os.path.realpath(f'/proc/self/fd/{number}') for number in range(3)] == ['/dev/null'] * 3\n"
+        "assert os.open('/dev/zero', os.O_RDONLY) > 2\n"
+        "print('nobody hears this')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], preexec_fn=lambda: os.closerange(0, 3), check=False)
+    assert done.returncode == 0
+
+
+def test_a_run_says_in_its_last_lines_where_it_is_and_what_to_do(command: Commands, config: Path, tmp_path) -> None:
+    """Also where there is no terminal; and nothing of what libraries find worth a warning."""
+    trained = command("train", config, "data.workers=5")
+    assert trained.code == 0, trained.output
+    run = tmp_path / "runs/tiny"
+    assert trained.stdout.splitlines()[-2:] == [
+        f"tiny is finished ({run})",
+        f"next: glm-scale generate {run}, glm-scale compare {run.parent}",
+    ]
+    assert trained.stderr == ""
+    for remark in ("untested", "DataLoader", "Warning"):
+        assert remark not in trained.stdout
+
+
+def test_the_end_of_a_run_is_estimated_once_there_is_something_to_go_by() -> None:
+    view = StepView(step=1, steps=9, loss=1.0, tokens_per_second=10.0, mfu=None, eta=None)
+    assert describe(view) == "step 1/9  loss 1.0000  10 tokens/s  eta –"
+
+
+def test_stderr_of_rank_0_is_read_to_its_end_though_it_can_be_shown_nowhere(tmp_path: Path, monkeypatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb", buffering=0) as rank, monkeypatch.context() as patch:
+        patch.setattr("glm_scale.launching.relay.os.write", full)
+        relay = Relay(reader, tmp_path / "rank-0.log")
+        for _ in range(40):
+            rank.write(b"a word of a library " * 400)
+        rank.close()
+        relay.join(20)
+    assert not relay.is_alive()
+    assert (tmp_path / "rank-0.log").stat().st_size == 40 * 8000
+
+
+def test_following_a_log_ends_when_nobody_reads_on(tmp_path: Path, unread: int, monkeypatch) -> None:
+    monkeypatch.setattr("glm_launch.following.works", lambda folder: True)
+    monkeypatch.setattr("sys.stdout", _Stream(unread, "utf-8", "strict", line_buffering=False))
+    (log := tmp_path / "train.log").write_text("a line\n")
+    follow_files(LaunchFolder(RunDirectory(tmp_path)), lambda: [log], {})
+    assert failure_of(sys.stdout).errno == errno.EPIPE  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_build_that_is_told_to_end_says_that_nothing_is_lost(number: signal.Signals, capsys) -> None:
+    with pytest.raises(typer.Exit) as end, _interruptible():
+        signal.raise_signal(number)
+    assert end.value.exit_code == 128 + number
+    assert "The same command continues where it stopped." in capsys.readouterr().err
 
 
 def test_a_command_whose_output_is_all_ends_as_other_tools_do(command: Commands, config: Path, unread: int) -> None:

@@ -181,7 +181,7 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(tree: Tree, tmp_pat
     assert run.read_summary().status == "finished"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
     tree: Tree, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
