@@ -14,13 +14,15 @@ from glm_scale.launching import HANG_EXIT_CODE, Watchdog, collective_timeout, wa
 from glm_scale.launching.reports import hang_path, read_report
 from tests.launching.test_launch import ROOT, wait_until, without_ranks
 
+LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
 
 def test_rank_that_hangs_ends_with_its_report_in_file_and_stderr(tmp_path: Path) -> None:
     program = "import glm_scale.launching.watchdog as w; w._LINGER = 0.4; from tests.launching import programs; "
     finished = subprocess.run(
         [sys.executable, "-c", program + "programs.hangs_alone()"],
         cwd=tmp_path,
-        env=without_ranks() | {"PYTHONPATH": str(ROOT), "RANK": "0", "WORLD_SIZE": "2"},
+        env=without_ranks() | {"PYTHONPATH": str(ROOT)} | LAUNCHED,
         stderr=subprocess.PIPE,
         text=True,
         timeout=30,

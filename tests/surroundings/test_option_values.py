@@ -28,6 +28,7 @@ TEXTS = ("", "a" * 5000, "\x01\x1b[31m\n", "{folder}", "{file}", "{file}/below",
 # Where the command's work begins that is not to be done here.
 WORK = (
     "glm_data.builder.build",
+    "glm_data.demo.speeches",
     "glm_launch.command.submit",
     "glm_launch.doctor.examine",
     "glm_launch.local.start",
