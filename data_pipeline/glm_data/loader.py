@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from glm_data.sockets import make_socket_folder
 
 PADDING_SAMPLE = -1
 _BATCHES_AHEAD = 4  # per worker
+_FILES_OF_ALL_WORKERS, _FILES_OF_A_WORKER = 12, 8
+"""Of this process: queues and what watches over workers, and more for a moment while one starts."""
 _LATER = 60
 """Seconds that a worker lives on after SIGTERM."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -128,6 +131,9 @@ class _Shares:
 
 def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]:
     try:
+        if workers:
+            # A loader that finds out itself leaves half an iterator behind, which complains on stderr.
+            _try_to_open(_FILES_OF_ALL_WORKERS + _FILES_OF_A_WORKER * workers)
         with _blocked_signals() if workers else contextlib.nullcontext():
             iterator = iter(_loader(rows, shares, workers))
     except OSError as error:
@@ -150,6 +156,13 @@ def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]
         # The workers end with the iterator, not at some later garbage collection.
         with contextlib.suppress(AttributeError):
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _try_to_open(count: int) -> None:
+    """Raises OSError if this process cannot have so many more files open."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(count):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
 
 
 def _loader(rows: PackedRows, shares: _Shares, workers: int) -> DataLoader:
