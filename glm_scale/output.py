@@ -45,7 +45,7 @@ class _Descriptor(io.RawIOBase):
                 with contextlib.suppress(BlockingIOError):
                     left = left[os.write(self._descriptor, left) :]
                     continue
-                if not select.select([], [self._descriptor], [], _PATIENCE)[1]:
+                if not select.select([], [self._descriptor], [], 0 if self.failure else _PATIENCE)[1]:
                     raise BlockingIOError(errno.EAGAIN, "its reader does not read")
         except OSError as error:
             self.failure = self.failure or error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import locale
 import os
 import pwd
@@ -45,7 +46,9 @@ def _speak_utf_8() -> None:
     is printed keeps the locale's encoding.
     """
     encoding = locale.getencoding()
-    if sys.flags.utf8_mode or codecs.lookup(encoding).name == "utf-8":
+    # An interpreter that ignores its environment (-I, -E) would be started again for ever.
+    asked_already = os.environ.get("PYTHONUTF8") == "1"
+    if sys.flags.utf8_mode or asked_already or codecs.lookup(encoding).name == "utf-8":
         return
     environment = {"PYTHONIOENCODING": f"{encoding}:backslashreplace", **os.environ, "PYTHONUTF8": "1"}
     with contextlib.suppress(OSError):
@@ -58,18 +61,20 @@ def settle_caches(environment: MutableMapping[str, str]) -> None:
     What can be written, or is named already, stays; the rest goes to a private folder among the temporary files.
     """
     uid = os.getuid()
+    private = functools.cache(_private_folder)
     if not any(environment.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")) and _entry(uid) is None:
         environment["USER"] = f"user-{uid}"
     home = environment.get("HOME") or _entry(uid) or ""
     if not (home.startswith("/") and Path(home).is_dir()):
-        folder = _private_folder(uid)
+        folder = private(uid)
         if folder is None:
             return
         environment["HOME"] = home = str(folder)
     for name, usual, ours in _CACHES:
-        if not environment.get(name) and not _can_be_made(Path(home) / usual) and (folder := _private_folder(uid)):
+        if not environment.get(name) and not _can_be_made(Path(home) / usual) and (folder := private(uid)):
+            with contextlib.suppress(OSError):
+                (folder / ours).mkdir(mode=0o700, exist_ok=True)
             environment[name] = str(folder / ours)
-            (folder / ours).mkdir(mode=0o700, exist_ok=True)
 
 
 def _entry(uid: int) -> str | None:

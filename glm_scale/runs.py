@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glm_scale import __version__
@@ -30,7 +31,7 @@ from glm_scale.locking import FileLock, holder, is_held
 from glm_scale.version import code_version
 
 FinalStatus = Literal["finished", "failed", "stopped", "cancelled", "killed"]
-RunStatus = Literal["running", "finished", "failed", "stopped", "cancelled", "killed"]
+RunStatus = Literal["running"] | FinalStatus
 """How a run stands, by the same word in summary.json, on the screen, in `status`, in `compare` and in MLflow.
 
     running      a process trains in its directory
@@ -211,6 +212,14 @@ class RunDirectory:
             raise UserError(f"{self.summary} cannot be read: {error.strerror}") from error
         except ValidationError as error:
             raise UserError(unreadable(self.summary, error, self.read_version().get("glm_scale"), _FOREIGN)) from error
+
+    def read_config(self) -> dict[str, Any]:
+        """The content of config.yaml as it stands there; empty if it cannot be read."""
+        try:
+            content = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def write_summary(self, summary: RunSummary) -> None:
         write_atomically(self.summary, summary.model_dump_json(indent=2) + "\n")

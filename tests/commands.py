@@ -197,7 +197,7 @@ def assert_refused(path: Path, user: int | None, write: bool = True) -> None:
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            _become_user(user)
+            become_user(user)
             try:
                 (path / "written").write_text("") if write else (os.listdir if path.is_dir() else Path.read_bytes)(path)  # type: ignore[operator]
             except OSError:
@@ -249,14 +249,15 @@ def _become(around: Surroundings, folder: Path) -> None:
     libc = ctypes.CDLL(None)
     if around.user is not None and around.powers == "reads":
         libc.prctl(_KEEP_CAPABILITIES, 1)
-    _become_user(around.user)
+    become_user(around.user)
     if os.geteuid() == 0 and around.powers != "all":
         _hold_capabilities(libc, ~(_READ | _READ_AND_WRITE))
     elif around.powers == "reads":
         _hold_capabilities(libc, _READ)
 
 
-def _become_user(user: int | None) -> None:
+def become_user(user: int | None) -> None:
+    """Go on as another user; None: as before. For a process that was made for that."""
     if user is not None:
         os.setgroups([])
         os.setgid(user)

@@ -51,7 +51,7 @@ class BuildConfig(Settings):
 
     def check(self) -> None:
         """Raise DataError where a setting cannot be what it is, before anything is read."""
-        for name in ("text_key", "document_separator", "origin"):
+        for name in ("text_key", "origin"):
             try:
                 (getattr(self, name) or "").encode()
             except UnicodeEncodeError:

@@ -26,14 +26,15 @@ def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
 
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, layout_of, load_config
-    from glm_scale.scaling.ladder import climb, plan
+    from glm_scale.scaling.ladder import climb, is_finished, plan
 
     is_commentary()
     base = load_config(config, overrides or ())
     rungs = plan(config, overrides or ())
     for rung in rungs:
         check_environment(rung.config, str(config))
-        must_find_room(rung.config, layout_of(rung.config))
+        if not is_finished(rung):
+            must_find_room(rung.config, layout_of(rung.config))
 
     outcomes = climb(config, rungs)
     console = Console()

@@ -1,10 +1,9 @@
 """What commands say of the memory of this machine before they start a run on it."""
 
-import os
-
 import typer
 
 from glm_scale.config import RunConfig
+from glm_scale.launching import launched
 from glm_scale.parallel.mesh import Layout
 
 __all__ = ["must_find_room"]
@@ -15,7 +14,7 @@ def must_find_room(run: RunConfig, layout: Layout) -> None:
 
     Not asked by ranks that a launcher has started: what is free then is less by what the others have already.
     """
-    if "RANK" in os.environ:
+    if launched() is not None:
         return
     from glm_scale.planning.fitting import check_memory_here
 

@@ -43,10 +43,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Place | None:
         return None
     size = _number(environment, "WORLD_SIZE", 1, None)
     rank = _number(environment, "RANK", 0, size - 1)
-    if "LOCAL_RANK" in environment or size == 1:
-        local_rank = _number({"LOCAL_RANK": "0", **environment}, "LOCAL_RANK", 0, None)
-    else:
-        local_rank = _number(environment, "LOCAL_RANK", 0, None)
+    local_rank = _number({"LOCAL_RANK": "0", **environment} if size == 1 else environment, "LOCAL_RANK", 0, None)
     if size == 1:
         return Place(rank, size, local_rank)
     if not environment.get("MASTER_ADDR", "").strip():

@@ -164,16 +164,19 @@ class Estimate:
     @cached_property
     def flops(self) -> float:
         """Of one rank and step, recomputation among them."""
-        length = self.config.data.sequence_length
-        blocks, head = self.part.block_flops_per_token(length), self.part.head_flops_per_token
-        tokens = self.accumulation * self._rows * self._length
-        return tokens * (3 * (blocks + head) + blocks * self._recomputes)
+        blocks = self.part.block_flops_per_token(self.config.data.sequence_length)
+        return self.model_flops + self._tokens * blocks * self._recomputes
 
     @property
     def model_flops(self) -> float:
         """Of one rank and step, without recomputation: what MFU counts."""
         blocks, head = self.part.block_flops_per_token(self.config.data.sequence_length), self.part.head_flops_per_token
-        return self.accumulation * self._rows * self._length * 3 * (blocks + head)
+        return self._tokens * 3 * (blocks + head)
+
+    @property
+    def _tokens(self) -> int:
+        """Of one rank and step."""
+        return self.accumulation * self._rows * self._length
 
     @property
     def memory_traffic(self) -> float:

@@ -48,7 +48,7 @@ def check_memory_here(config: RunConfig, layout: Layout, ranks: int) -> str:
         return ""
     device = _device(config)
     if device == "cuda":
-        bounds = [_Bound(room, 1) for room in gpu_rooms()[:ranks]]
+        bounds = [_Bound(room, 1) for room in gpu_rooms(ranks)]
     else:
         bounds = [_Bound(room, ranks) for room in host_rooms()] + [_Bound(room, 1) for room in process_rooms()]
     return _check(config, layout, device, bounds)

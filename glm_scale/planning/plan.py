@@ -55,12 +55,15 @@ class Plan:
 
     def mfu(self, seconds: float) -> float:
         """Model FLOPs utilisation, if a step takes so long."""
-        peak = self.gpu.peak_flops(self.estimate.config.training.precision)
-        return self.estimate.model_flops / peak / seconds
+        return self._seconds_at_peak / seconds
 
     def seconds_at(self, mfu: float) -> float:
         """Of a step at this utilisation, or at the best that is possible."""
-        return max(self.seconds.total, self.seconds.total * self.mfu(self.seconds.total) / mfu)
+        return max(self.seconds.total, self._seconds_at_peak / mfu)
+
+    @property
+    def _seconds_at_peak(self) -> float:
+        return self.estimate.model_flops / self.gpu.peak_flops(self.estimate.config.training.precision)
 
     @property
     def sent_per_token(self) -> float:

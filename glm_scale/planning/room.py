@@ -43,8 +43,8 @@ def process_rooms() -> Iterator[Room]:
             yield Room(soft, f"of each process (ulimit {option} {soft // 1024})")
 
 
-def gpu_rooms() -> list[Room]:
-    """Of the GPUs that this process sees, in their order; empty if nvidia-smi does not tell.
+def gpu_rooms(count: int) -> list[Room]:
+    """Of the first GPUs that this process sees, in their order; empty if nvidia-smi does not tell.
 
     Asked from outside, as a look through CUDA would keep some of each GPU's memory.
     """
@@ -52,7 +52,7 @@ def gpu_rooms() -> list[Room]:
     asked = ["nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits"]
     rooms: list[Room] = []
     # One by one: nvidia-smi would sort them.
-    for device in [None] if visible is None else visible.split(","):
+    for device in [None] if visible is None else visible.split(",")[:count]:
         command = asked if device is None else [*asked, f"--id={device.strip()}"]
         try:
             told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -63,7 +63,7 @@ def gpu_rooms() -> list[Room]:
                 rooms.append(Room(int(free) * 2**20, source))
         except (OSError, subprocess.SubprocessError, ValueError):
             return []
-    return rooms
+    return rooms[:count]
 
 
 def _groups(root: Path, swap: int) -> Iterator[Room]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory, RunStatus, RunSummary
@@ -123,17 +121,9 @@ def load_run(directory: RunDirectory) -> TrainedRun:
         bits_per_byte=_finite(shown.number("bits_per_byte")) if shown else None,
         provisional=final is None,
         tokens_per_second=float(np.median(speeds)) if speeds else None,
-        config=_read_config(directory.config),
+        config=directory.read_config(),
     )
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}

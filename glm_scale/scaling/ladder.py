@@ -20,8 +20,12 @@ from glm_scale.naming import former_slug, name_in_use, setting, slug
 from glm_scale.runs import RunDirectory
 from glm_scale.training.recorded import recorded_config
 from glm_scale.training.resume import is_same_run
+from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
-__all__ = ["Rung", "RungOutcome", "climb", "plan"]
+__all__ = ["Rung", "RungOutcome", "climb", "is_finished", "plan"]
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a ladder: the run that trains saves and ends first."""
 
 RungOutcome = Literal["finished", "finished before", "failed", "stopped"]
 
@@ -94,17 +98,17 @@ def _rung(
 
 
 def _train(path: Path, rung: Rung) -> RungOutcome:
-    if _is_finished(rung):
+    if is_finished(rung):
         return "finished before"
     command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(path), *rung.overrides]
     code = _run(command)
     if code == 0:
         return "finished"
-    interrupted = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
-    return "stopped" if code in interrupted else "failed"
+    interrupted = {-number for number in _FORWARDED} | {128 + number for number in _FORWARDED}
+    return "stopped" if code in {REQUEUE_EXIT_CODE, *interrupted} else "failed"
 
 
-def _is_finished(rung: Rung) -> bool:
+def is_finished(rung: Rung) -> bool:
     """Whether the run is there, finished, and of this very configuration; if not, `train` finds out what to do."""
     run = rung.run
     if not run.exists() or run.status() != "finished":
@@ -121,7 +125,9 @@ def _run(command: list[str]) -> int:
         if number != signal.SIGINT:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What is ignored, as SIGHUP under nohup, stays so, for the command as well.
+    heeded = [number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, forward) for number in heeded}
     try:
         return process.wait()
     finally:

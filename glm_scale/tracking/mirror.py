@@ -26,7 +26,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -260,11 +259,7 @@ def usable_key(name: str) -> str:
 
 def run_parameters(run: RunDirectory) -> dict[str, str]:
     """config.yaml as dotted keys and texts within MLflow's limits of length; nothing that is secret."""
-    try:
-        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    flat = without_secrets(dict(_flatten(content if isinstance(content, dict) else {})))
+    flat = without_secrets(dict(_flatten(run.read_config())))
     return {usable_key(key): text[:MAX_PARAM_VAL_LENGTH] for key, text in flat.items()}
 
 

@@ -146,10 +146,12 @@ def open_state(run: RunDirectory, order: Order) -> TrackingState:
     if state is not None and state.is_copied(run):
         copy_of = state.run_id or state.copy_of
         state = None
-    same_experiment = state is not None and order.experiment == state.experiment
-    if state is not None and same_experiment and order.uri in (None, state.requested_uri, state.uri):
+    if state is not None and order.uri in (None, state.requested_uri, state.uri):
         _follow_store(state, order.base)
-        return state
+        if order.experiment == state.experiment:
+            return state
+        # The store stays where it is.
+        return TrackingState(requested_uri=state.requested_uri, uri=state.uri, experiment=order.experiment)
     uri = choose_uri(order.uri)
     return TrackingState(
         requested_uri=uri, uri=resolve_uri(uri, order.base), experiment=order.experiment, copy_of=copy_of

@@ -53,13 +53,14 @@ def check_uri(uri: str) -> None:
         )
 
 
-def choose_uri(told: str | None = None, recorded: str | None = None) -> str:
-    """The URI that the rule of this module comes to, without a password; a relative sqlite path is left relative.
+def choose_uri(told: str | None = None) -> str:
+    """The URI that the rule of this module comes to for what is not tracked yet, without a password; a relative sqlite
+    path is left relative.
 
     Raises ValueError, naming the variable, if it comes to MLFLOW_TRACKING_URI and MLflow cannot use what that says.
     """
-    if (chosen := told or recorded) is not None:
-        return chosen
+    if told:
+        return told
     if not (uri := os.environ.get(VARIABLE, "").strip()):
         return DEFAULT_URI
     try:

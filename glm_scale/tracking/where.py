@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import yaml
+from pathlib import Path
 
 from glm_scale.errors import UserError
 from glm_scale.runs import RunDirectory
 from glm_scale.tracking.config import TrackingConfig
-from glm_scale.tracking.state import TrackingState
-from glm_scale.tracking.uris import check_uri, choose_uri, resolve_uri
+from glm_scale.tracking.state import Order, TrackingState, open_state
+from glm_scale.tracking.uris import check_uri, choose_uri
 
 
 def where_tracked(run: RunDirectory, config: TrackingConfig | None = None) -> tuple[str, str]:
@@ -17,11 +17,19 @@ def where_tracked(run: RunDirectory, config: TrackingConfig | None = None) -> tu
     `config`: what its next start is told; None takes what config.yaml says if it has not been tracked yet.
     Raises UserError for a MLFLOW_TRACKING_URI that MLflow cannot use, if it comes to that.
     """
-    state, told = TrackingState.read_own(run), config.uri if config else None
-    if state is not None and told in (None, state.requested_uri, state.uri):
-        return state.uri, state.experiment
-    config = config or configured_tracking(run)
-    return resolve_uri(chosen_uri(config.uri)), config.experiment
+    tracked = TrackingState.read_own(run) if config is None else None
+    told = config or configured_tracking(run)
+    order = Order(
+        run=run.path,
+        uri=None if tracked else told.uri,
+        experiment=tracked.experiment if tracked else told.experiment,
+        base=Path.cwd(),
+    )
+    try:
+        state = open_state(run, order)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return state.uri, state.experiment
 
 
 def chosen_uri(told: str | None) -> str:
@@ -44,7 +52,6 @@ def check_option(uri: str | None) -> None:
 def configured_tracking(run: RunDirectory) -> TrackingConfig:
     """The tracking section of the run's config.yaml; the defaults where it has none."""
     try:
-        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        return TrackingConfig.model_validate((content or {}).get("tracking") or {})
-    except (OSError, yaml.YAMLError, AttributeError, ValueError):
+        return TrackingConfig.model_validate(run.read_config().get("tracking") or {})
+    except ValueError:
         return TrackingConfig()

@@ -3,6 +3,7 @@
 import os
 
 from glm_scale.config import RunConfig
+from glm_scale.launching import launched
 from glm_scale.runs import RunDirectory
 from glm_scale.training.progress import open_progress
 
@@ -14,9 +15,14 @@ def start_anew(run: RunDirectory, config: RunConfig) -> None:
 
     What a scheduler starts again is no new run. Raises UserError if somebody trains there.
     """
-    restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
-    if os.environ.get("RANK", "0") != "0" or any(count not in ("", "0") for count in restarts):
+    here = launched()
+    if here is not None and here.rank != 0:
         return
-    if (place := run.set_aside()) is not None:
-        with open_progress(config.name) as progress:
+    restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    again = any(count not in ("", "0") for count in restarts)
+    place = None if again else run.set_aside()
+    with open_progress(config.name) as progress:
+        if place is not None:
             progress.say(f"the run that was in {run.path} is now in {place}; a new one begins")
+        elif again and run.exists():
+            progress.say(f"started again by the scheduler: the run in {run.path} goes on in spite of --fresh")

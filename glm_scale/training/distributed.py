@@ -93,7 +93,8 @@ def start(
     """
     if torch.distributed.is_initialized():
         return
-    load(device)
+    if store is None:
+        load(device)  # ranks that have met have done that before
     import deepspeed
 
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -144,6 +145,9 @@ def quiet(log: Path) -> Iterator[None]:
 def send_library_logs_to(handler: logging.Handler) -> None:
     """Let DeepSpeed's logger write through `handler` alone instead of to stdout."""
     logger = logging.getLogger("DeepSpeed")
+    for earlier in logger.handlers:
+        if isinstance(earlier, logging.FileHandler):
+            earlier.close()
     logger.handlers = [handler]
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -21,9 +21,16 @@ __all__ = ["joined", "libraries_logging_to", "logging_to", "tell_about_compiling
 
 @contextlib.contextmanager
 def joined(
-    config: RunConfig, layout: Layout, device: torch.device, run: RunDirectory, earlier: list[int]
+    config: RunConfig,
+    layout: Layout,
+    device: torch.device,
+    run: RunDirectory,
+    earlier: list[int],
+    alive: Callable[[int | str], None],
 ) -> Iterator[Ranks]:
-    """This process among the others of its run. `earlier`: see `meet`, as for what it raises."""
+    """This process among the others of its run. `earlier`: see `meet`, as for what it raises. `alive` is told what it
+    comes to: what others take their time for is no hang of this one.
+    """
     ours = not torch.distributed.is_initialized()
     parallel = config.parallel
     place, store = launched(), None
@@ -34,8 +41,10 @@ def joined(
     if ours and place is not None and place.size > 1:
         with libraries_logging_to(run.log, first):
             distributed.load(device)
+        alive("waiting for the other ranks")
         # Before the watchdog takes it for a hang: it is known who is missing.
         store = meet(place, 0.9 * parallel.hang_seconds, earlier)
+        alive("the process group")
     with libraries_logging_to(run.log, first):
         distributed.start(device, place, store, collective_timeout(parallel.hang_seconds))
         mesh = Mesh(layout, shards_rows=parallel.shard_activations, strategy=parallel.strategy)

@@ -7,7 +7,6 @@ could have changed no number, or had the value of `GONE`; else the run is that o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from glm_scale.config import RunConfig
 from glm_scale.config.problems import dotted, problems_of, walk
 from glm_scale.errors import UserError
 from glm_scale.runs import COMMITTED, RunDirectory
+from glm_scale.training.checkpoint.layout import places
 from glm_scale.training.resume import is_free
 
 __all__ = ["GONE", "Recorded", "recorded_config"]
@@ -67,9 +67,8 @@ def recorded_config(run: RunDirectory, first: Path | None = None) -> Recorded:
 
 def _copies(run: RunDirectory) -> Iterator[Path]:
     """Configurations beside the tensors of checkpoints, newest first."""
-    markers = sorted(run.checkpoints.glob(f"step-*/{COMMITTED}"), reverse=True)
-    folders = [marker.parent for marker in markers if re.fullmatch(r"step-\d+(\.\d+)?", marker.parent.name)]
-    return (folder / run.config.name for folder in folders)
+    whole = (place for place in reversed(places(run.checkpoints)) if (place.path / COMMITTED).exists())
+    return (place.path / run.config.name for place in whole)
 
 
 def _understood(values: dict[str, Any], path: Path, run: RunDirectory) -> tuple[dict[str, Any], tuple[str, ...]]:

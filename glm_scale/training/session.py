@@ -70,9 +70,11 @@ def train(config: RunConfig, *, fresh: bool = False, earlier: list[int] | None =
     run.create()
     if layout.processes == 1:
         return _train(config, run, Ranks(), device, _nobody_waits, earlier)
-    hang = config.parallel.hang_seconds
     try:
-        with Watchdog(hang, run.ranks) as watchdog, joined(config, layout, device, run, earlier) as ranks:
+        with (
+            Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog,
+            joined(config, layout, device, run, earlier, watchdog.step) as ranks,
+        ):
             return _train(config, run, ranks, device, watchdog.step, earlier)
     except StoppedWaiting as stopped:
         return Outcome("stopped", stopped.reason, stopped.exit_code)

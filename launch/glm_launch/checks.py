@@ -50,7 +50,7 @@ def runs_of_sweep(configs: Sequence[Path], overrides: Sequence[str], vary: Seque
             base = load_config(path, changed)
             name = "-".join([base.name, *(setting(key, value) for key, value in pairs)])
             former = base.name + "".join(f"-{key.rsplit('.', 1)[-1]}={former_slug(str(v))}" for key, v in pairs)
-            run = load_config(path, [*changed, f"name={name_in_use(base.run_root, name, former)}"])
+            run = load_config(path, [*changed, f"name={_inline(name_in_use(base.run_root, name, former))}"])
             if run.name in found:
                 raise ConfigError(str(path), [Problem("name", "two runs of this sweep have it", run.name)])
             found[run.name] = run

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ def submit(job: Job) -> list[Submission]:
     Raises UserError if SLURM refuses, and says what it said.
     """
     run_slurm("sbatch", "--version")
+    _ask_whether_it_can_run(job)
     if job.fresh:
         move_aside(launch.run for launch in job.launches)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,6 @@ def submit(job: Job) -> list[Submission]:
     (job.folder / RUNS).write_text(
         "".join(f"{launch.run.path}\n" for launch in job.launches), encoding="utf-8", errors="surrogateescape"
     )
-    _ask_whether_it_can_run(job)
     for launch in job.launches:
         launch.cancelled.unlink(missing_ok=True)  # before: the job may start at once, and look for it
     with _uninterrupted() as interrupted:
@@ -107,19 +108,15 @@ def move_aside(runs: Iterable[RunDirectory]) -> None:
 
 
 def _ask_whether_it_can_run(job: Job) -> None:
-    """SLURM takes some jobs that can never run, and lets them wait for ever."""
-    script = job.folder / "submission-test.sh"
-    script.write_text(
-        script_of(dataclasses.replace(job, options=dataclasses.replace(job.options, dependency=None))),
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
-    try:
-        run_slurm("sbatch", "--test-only", f"--chdir={job.folder}", str(script))
-    except UserError as error:
-        raise UserError(f"SLURM would not run this job, so it was not submitted: {error}") from None
-    finally:
-        script.unlink()
+    """SLURM takes some jobs that can never run, and lets them wait for ever. Nothing of the runs is touched."""
+    alone = dataclasses.replace(job, options=dataclasses.replace(job.options, dependency=None))
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "submission-test.sh")
+        script.write_text(script_of(alone), encoding="utf-8", errors="surrogateescape")
+        try:
+            run_slurm("sbatch", "--test-only", f"--chdir={job.directory}", str(script))
+        except UserError as error:
+            raise UserError(f"SLURM would not run this job, so it was not submitted: {error}") from None
 
 
 def sent(executor: BatchExecutor, tasks: Sequence[Callable[[], Any]]) -> list[str]:

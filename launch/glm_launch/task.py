@@ -74,8 +74,8 @@ def train_and_tell(run: Path, earlier: list[int]) -> str:
 
 def main() -> int:
     """A rank that the launcher of this machine has started: `python -m glm_launch.task RUN`."""
+    prepare()  # first: it may start the interpreter again
     noted = noted_signals()
-    prepare()
     try:
         train_and_tell(Path(sys.argv[1]), noted)
     except Exception as error:

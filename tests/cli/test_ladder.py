@@ -9,7 +9,7 @@ import pytest
 
 from glm_scale.config import ConfigError
 from glm_scale.runs import RunDirectory
-from glm_scale.scaling.ladder import plan
+from glm_scale.scaling.ladder import climb, plan
 from tests.tiny_run import tiny_config, write_config
 
 SIZES = [{"model.layers": 1}, {"model.layers": 2, "model.width": 32}]
@@ -53,6 +53,17 @@ def test_a_wrong_size_is_told_before_anything_starts(tmp_path: Path) -> None:
 def test_a_ladder_without_sense_is_refused(tmp_path: Path, ladder: dict[str, Any], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         plan(ladder_file(tmp_path, tmp_path / "data", **ladder))
+
+
+@pytest.mark.parametrize(
+    ("code", "outcomes"), [(85, ["stopped"]), (130, ["stopped"]), (-15, ["stopped"]), (1, ["failed", "failed"])]
+)
+def test_a_run_that_was_asked_to_end_ends_the_ladder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcomes: list[str]
+) -> None:
+    path = ladder_file(tmp_path, tmp_path / "data", mixers=["ssm", "attention"])
+    monkeypatch.setattr("glm_scale.scaling.ladder._run", lambda command: code)
+    assert list(climb(path, plan(path)).values()) == outcomes
 
 
 def test_a_file_without_ladder_is_refused(tmp_path: Path) -> None:

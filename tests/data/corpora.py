@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 
 from glm_data import BuildConfig, Index, build
+from glm_data.inputs import find_files
+from glm_data.text import Documents, Reading, parse, read_blocks
 
 _WORDS = """
     the of and to in a is that for it was on are as with his they at be this from have or by one had not but what all
@@ -41,6 +43,26 @@ def build_corpus(folder: Path, texts: list[str], **settings: object) -> Index:
     source = write_jsonl(folder / "corpus.jsonl", texts)
     defaults = {"vocabulary_size": 512, "workers": 1, "shard_bytes": 8000}
     return build(BuildConfig(inputs=[source], output=folder / "set", **(defaults | settings))).index
+
+
+def build_inputs(output: Path, *inputs: Path, **settings: object) -> Index:
+    """Build a data set of files and folders, with a small tokenizer and nothing held out."""
+    defaults = {"vocabulary_size": 300, "workers": 1, "validation_fraction": 0.0}
+    return build(BuildConfig(inputs=list(inputs), output=output, **(defaults | settings))).index
+
+
+def read_documents(*inputs: Path, **reading: object) -> Documents:
+    """The documents of files and folders, block after block. `reading`: as of `Reading`."""
+    how = Reading(**reading)  # type: ignore[arg-type]
+    result = Documents()
+    for file in find_files(list(inputs)).files:
+        for block in read_blocks(file, how):
+            documents = parse(block, how)
+            result.texts += documents.texts
+            result.lines += documents.lines
+            result.bad += documents.bad
+            result.empty += documents.empty
+    return result
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -14,20 +14,8 @@ from hypothesis import strategies as st
 
 from glm_data import DataError
 from glm_data.inputs import find_files
-from glm_data.text import BLOCK_SIZE, Block, Documents, Reading, parse, read_blocks
-
-
-def read(*inputs: Path, **reading: object) -> Documents:
-    settings_ = Reading(**reading)  # type: ignore[arg-type]
-    result = Documents()
-    for file in find_files(list(inputs)).files:
-        for block in read_blocks(file, settings_):
-            documents = parse(block, settings_)
-            result.texts += documents.texts
-            result.lines += documents.lines
-            result.bad += documents.bad
-            result.empty += documents.empty
-    return result
+from glm_data.text import BLOCK_SIZE, Block, Reading, parse
+from tests.data.corpora import read_documents
 
 
 def zstd(data: bytes) -> bytes:
@@ -51,7 +39,7 @@ def test_formats_and_compressions(tmp_path: Path, compression: str) -> None:
     compress = COMPRESSORS[compression]
     (tmp_path / f"a.jsonl{compression}").write_bytes(compress(lines.encode()))
     (tmp_path / f"b.txt{compression}").write_bytes(compress(b"whole\n\nfile\n"))
-    found = read(tmp_path)
+    found = read_documents(tmp_path)
     assert found.texts == [*texts, "whole\n\nfile\n"]
     assert found.lines == [1, 2, 3, 4, 5, 1]
 
@@ -65,7 +53,7 @@ def test_damaged_compression_is_noticed(tmp_path: Path, compression: str, damage
     path = tmp_path / f"a.txt{compression}"
     path.write_bytes(damaged)
     with pytest.raises(DataError, match=rf"a\.txt\{compression}: damaged or incomplete"):
-        read(path)
+        read_documents(path)
 
 
 def test_folders_are_searched_in_order_and_hidden_files_passed_over(tmp_path: Path) -> None:
@@ -110,8 +98,8 @@ def test_a_bad_line_is_named_or_skipped_and_counted(tmp_path: Path, name: str) -
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "first"}\n\n' + line + b'\n{"text": "last"}')
     with pytest.raises(DataError, match=rf"a\.jsonl:3: {message}.*--on-bad-record skip"):
-        read(path)
-    found = read(path, on_bad_record="skip")
+        read_documents(path)
+    found = read_documents(path, on_bad_record="skip")
     assert found.texts == ["first", "last"]
     assert found.lines == [1, 4]
     assert len(found.bad) == 1
@@ -122,44 +110,44 @@ def test_bad_lines_are_named_behind_the_first_block(tmp_path: Path) -> None:
     path.write_text(json.dumps({"text": "x" * 100}) + "\n" * 1)
     path.write_text((json.dumps({"text": "x" * 100}) + "\n") * 30_000 + "oops\n")
     with pytest.raises(DataError, match=r"a\.jsonl:30001: "):
-        read(path)
+        read_documents(path)
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"first\nsecond \xff")
     with pytest.raises(DataError, match=r"a\.txt:1: not UTF-8: .* 0xff at byte 14 on line 2"):
-        read(path)
+        read_documents(path)
 
 
 def test_another_key_can_be_chosen(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "hello"}\n')
-    assert read(path, text_key="body").texts == ["hello"]
+    assert read_documents(path, text_key="body").texts == ["hello"]
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n')
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfb")
-    assert read(tmp_path).texts == ["a", "b"]
+    assert read_documents(tmp_path).texts == ["a", "b"]
 
 
 def test_empty_documents_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": ""}\n{"text": " \\n"}\n{"text": "a"}\n')
-    found = read(path)
+    found = read_documents(path)
     assert (found.texts, found.empty) == (["a"], 2)
 
 
 def test_documents_within_a_text_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("<|end|>\none\n\nstill one\n<|end|>\n<|end|>\ntwo <|end|> two\n<|end|>\nthree\n<|end|>")
-    found = read(path, document_separator="<|end|>")
+    found = read_documents(path, document_separator="<|end|>")
     assert found.texts == ["one\n\nstill one", "two <|end|> two", "three"]
     assert found.lines == [2, 7, 9]
-    assert read(path, document_separator="").texts[0] == "<|end|>\none"
+    assert read_documents(path, document_separator="").texts[0] == "<|end|>\none"
     with pytest.raises(DataError, match="one line"):
-        read(path, document_separator="a\nb")
+        read_documents(path, document_separator="a\nb")
 
 
 @settings(max_examples=60, deadline=None)
@@ -177,5 +165,5 @@ def test_separated_documents_do_not_depend_on_blocks(
     whole = parse(Block("a.txt", "a.txt", ".txt", 1, path.read_bytes()), reading)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_SIZE", data.draw(st.integers(1, 9)))
-        found = read(path, document_separator=separator)
+        found = read_documents(path, document_separator=separator)
     assert (found.texts, found.lines) == (whole.texts, whole.lines)

@@ -12,6 +12,7 @@ import yaml
 from glm_launch.records import LaunchFolder, Submission
 from tests.launch.conftest import TOKEN, Command, Place
 from tests.launch.fake_slurm import FakeSlurm
+from tests.scaling.synthetic_runs import write_run
 
 SMALL = ("--gpus-per-node", 0, "--tasks-per-node", 2, "--time", 30)
 
@@ -132,7 +133,22 @@ def test_what_slurm_refuses_is_not_submitted(slurm: FakeSlurm, place: Place, glm
     assert "invalid partition specified: nonesuch" in told
     assert slurm.submitted == (how == "refusal")
     assert place.launch().submission() is None
-    assert not [*place.launch().path.glob("submission-test*")]
+    assert not [*place.folder.rglob("submission-test*")]
+
+
+def test_a_run_is_moved_aside_for_a_new_one_once_slurm_would_take_it(
+    slurm: FakeSlurm, place: Place, glm: Command
+) -> None:
+    run = write_run(place.folder / "runs", "tiny", "ssm", steps=10)
+    before = place.files()
+    slurm.says("impossible", "sbatch: error: invalid partition specified: nonesuch")
+    assert glm("submit", "tiny.yaml", "--fresh", *SMALL)[0] == 2
+    assert place.files() == before
+    (slurm.state / "impossible").unlink()
+    code, told = glm("submit", "tiny.yaml", "--fresh", *SMALL)
+    assert (code, slurm.submitted) == (0, 1), told
+    assert (run.path.with_name("tiny.1") / "summary.json").exists()
+    assert not run.summary.exists()
 
 
 def test_without_slurm_nothing_is_written(place: Place, glm: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,8 @@ def test_rows_depend_on_all_rows_they_may_reach_and_no_others(spelling):
     expected = reachable(spelling, starts)
     # The gradient of the SSM's decays is a difference of cumulative sums, which leaves some rounding.
     nothing = rounding(torch.float64, OPERATIONS) * norm(*gradients)
-    assert (depends[~expected] <= nothing).all()
+    sums_decays = "ssm" in spelling or spelling == "mamba2"
+    assert (depends[~expected] <= (nothing if sums_decays else 1e-30)).all()
     assert (depends[expected] > 1e6 * nothing).all()
 
 

@@ -205,6 +205,8 @@ def alone(processes):
     ids=str,
 )
 def test_what_is_not_summed_in_training_is_found(processes, alone, setup, fault):
-    (found, *_) = processes.run(2, train_with, fault, setup)
+    (right, *_), (found, *_) = processes.run(2, train, setup), processes.run(2, train_with, fault, setup)
+    right.assert_same(alone)
+    assert right.weights.keys() == found.weights.keys()
     with pytest.raises(AssertionError):
         found.assert_same(alone)

@@ -152,9 +152,7 @@ def expect(corpus: Corpus, written: dict[bytes, File]) -> Expected:
     for name, file in written.items():
         if file.damaged:
             expected.broken = True
-        elif file.content.startswith(
-            (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-        ) or file.content.startswith(b"\x1f\x8b\x08"):
+        elif file.content.startswith(_FOREIGN):
             expected.bad += 1
         else:
             content = file.content.removeprefix(codecs.BOM_UTF8)

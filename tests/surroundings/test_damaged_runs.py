@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,14 +100,6 @@ def test_lines_of_the_history_that_say_nothing_are_passed_over(tmp_path):
         )
     assert [attempt.end for attempt in launch.attempts()] == [None]
     assert [state.name for state in states_of([launch.run])[0]] == ["bad"]
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that everybody may enter; that of pytest is its owner's alone, and every session sees to it."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

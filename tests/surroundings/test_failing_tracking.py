@@ -21,7 +21,7 @@ from glm_scale.runs import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
 from glm_scale.tracking.reach import StoreError, Trouble, _revisions, check_store, explain
 from glm_scale.tracking.sync import sync
-from tests.commands import Commands, assert_refused, unprivileged
+from tests.commands import Commands, assert_refused, become_user, unprivileged
 from tests.surroundings.test_where_runs_are_tracked import serving
 from tests.surroundings.tracked_runs import make_run
 from tests.tiny_run import tiny_config, tiny_data, write_config
@@ -78,16 +78,14 @@ class TestWhatIsWrong:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
     @pytest.mark.parametrize("place", ["folder", "file", "journal"])
-    def test_what_may_not_be_written(self, tmp_path, place):
-        for folder in (tmp_path, *tmp_path.parents[:3]):
-            folder.chmod(0o755)
-        path = tmp_path / "m.db"
+    def test_what_may_not_be_written(self, open_folder, place):
+        path = open_folder / "m.db"
         if place != "folder":
             store_of(path, newest_revision())
             path.chmod(0o644 if place == "file" else 0o666)
-            tmp_path.chmod(0o777 if place == "file" else 0o755)
+        open_folder.chmod(0o777 if place == "file" else 0o755)
         if place != "file":
-            assert_refused(tmp_path, unprivileged())
+            assert_refused(open_folder, unprivileged())
         said = _as_another_user(lambda: str(trouble_of(f"sqlite:///{path}")))
         assert "no permission to write" in said
         assert ("journal" in said) == (place == "journal")
@@ -142,18 +140,16 @@ class TestWhatIsWrong:
 
 def _as_another_user(work: Any) -> str:
     reader, writer = os.pipe()
-    if os.fork() == 0:
+    if (child := os.fork()) == 0:
         try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(unprivileged() or os.getuid())
+            become_user(unprivileged())
             os.write(writer, work().encode())
         finally:
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read().decode()
-    os.wait()
+    os.waitpid(child, 0)
     return said
 
 

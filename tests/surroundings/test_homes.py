@@ -82,3 +82,22 @@ def test_libraries_find_their_own_files_whatever_the_locale_has(command) -> None
     assert (shown.code, shown.stderr) == (0, ""), shown.output
     assert "layouts, best first" in shown.stdout
     assert shown.stdout.isascii()
+
+
+def test_an_interpreter_that_ignores_its_environment_is_started_again_once() -> None:
+    program = "from glm_scale.process import prepare; prepare(); print('prepared')"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    path = f"import sys; sys.path[:0] = {sys.path!r}; "
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", path + program],
+        env={**os.environ, **locale}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("prepared\n", 0), done.stderr
+
+
+def test_without_any_place_for_caches_a_process_goes_on(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("glm_scale.process._can_be_made", lambda path: False)
+    (tmp_path / f"glm-scale-{os.getuid()}").mkdir(mode=0o700)
+    monkeypatch.setattr("pathlib.Path.mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    settle_caches({"HOME": str(tmp_path), "USER": "someone"})

@@ -4,22 +4,15 @@ import json
 import os
 import socket
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from glm_data import BuildConfig, DataError, Index, build, load_index
+from glm_data import DataError, load_index
 from tests.commands import Commands, assert_refused, unprivileged
-from tests.data.corpora import build_corpus, documents
+from tests.data.corpora import build_corpus, build_inputs, documents
 
 TEXT = "a document that says: "
-
-
-def built(output: Path, *inputs: Path, **settings: object) -> Index:
-    defaults = {"vocabulary_size": 300, "workers": 1, "validation_fraction": 0.0}
-    return build(BuildConfig(inputs=list(inputs), output=output, **(defaults | settings))).index
 
 
 def written(folder: Path, *names: str) -> Path:
@@ -52,7 +45,7 @@ def test_links_are_followed_and_what_they_repeat_counts_once(tmp_path: Path) -> 
     (folder / "again.txt").symlink_to("a.txt")  # sorted in front of what it leads to by some
     (folder / "0.txt").symlink_to("a.txt")
     (folder / "0").symlink_to("deep")
-    index = built(tmp_path / "set", folder)
+    index = build_inputs(tmp_path / "set", folder)
     assert names(tmp_path / "set") == ["a.txt", "deep/er/b.txt", "deep/file.txt", "folder/c.txt", "folder/more/d.txt"]
     again = index.remarks["again"]
     assert (again.count, again.examples) == (3, ["0", "0.txt", "again.txt"])
@@ -69,7 +62,7 @@ def test_links_that_circle_or_fan_out_come_to_an_end(tmp_path: Path) -> None:
             (level / name).symlink_to(tmp_path / f"level-{number + 1}")
     written(tmp_path / "level-30", "x.txt")
     (folder / "fan").symlink_to(tmp_path / "level-0")
-    index = built(tmp_path / "set", folder)
+    index = build_inputs(tmp_path / "set", folder)
     assert index.input.files == 33
     assert index.remarks["again"].count == 32
 
@@ -77,13 +70,13 @@ def test_links_that_circle_or_fan_out_come_to_an_end(tmp_path: Path) -> None:
 def test_links_between_inputs_are_no_double_mention(tmp_path: Path) -> None:
     first, second = written(tmp_path / "first", "a.txt"), written(tmp_path / "second", "b.txt")
     (first / "second").symlink_to(second)
-    index = built(tmp_path / "set", first, second)
+    index = build_inputs(tmp_path / "set", first, second)
     assert (index.input.files, index.counts.duplicates) == (2, 0)
     (tmp_path / "name").symlink_to(second)
     with pytest.raises(DataError, match="given more than once"):
-        built(tmp_path / "other", second, tmp_path / "name")
+        build_inputs(tmp_path / "other", second, tmp_path / "name")
     with pytest.raises(DataError, match="given more than once"):
-        built(tmp_path / "other", second, second / "b.txt")
+        build_inputs(tmp_path / "other", second, second / "b.txt")
 
 
 @pytest.mark.parametrize("name", ["books", "book.txt", "book.jsonl.gz", "README"])
@@ -91,35 +84,27 @@ def test_a_link_that_leads_nowhere_is_named_or_counted(tmp_path: Path, name: str
     folder = written(tmp_path / "in", "a.txt")
     (folder / name).symlink_to("/mnt/not/mounted")
     with pytest.raises(DataError, match=rf"in/{name}: cannot be read: No such file.*link to /mnt/not/mounted.*skip"):
-        built(tmp_path / "set", folder)
-    index = built(tmp_path / "set", folder, on_bad_record="skip")
+        build_inputs(tmp_path / "set", folder)
+    index = build_inputs(tmp_path / "set", folder, on_bad_record="skip")
     assert (index.remarks["missing"].count, index.remarks["missing"].examples) == (1, [name])
     (folder / name).unlink()
     (folder / name).symlink_to(name)
     with pytest.raises(DataError, match=rf"in/{name}: cannot be read: Too many levels"):
-        built(tmp_path / "other", folder)
+        build_inputs(tmp_path / "other", folder)
     with pytest.raises(DataError, match="cannot be read: Too many levels"):
-        built(tmp_path / "other", folder / name)
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """A folder that every user can reach and write to. (Every pytest that starts closes the one of `tmp_path`.)"""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        yield Path(folder)
+        build_inputs(tmp_path / "other", folder / name)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_what_may_not_be_read_is_named_or_counted(command: Commands, open_place: Path) -> None:
-    folder = written(open_place / "in", "a.txt", "b.txt", "closed/c.txt", "listed/d.txt")
+def test_what_may_not_be_read_is_named_or_counted(command: Commands, open_folder: Path) -> None:
+    folder = written(open_folder / "in", "a.txt", "b.txt", "closed/c.txt", "listed/d.txt")
     (folder / "b.txt").chmod(0)
     (folder / "closed").chmod(0o700)
     (folder / "listed").chmod(0o744)
     user = unprivileged()
     assert_refused(folder / "closed", user)
-    build_it = ("data", "build", "-i", folder, "-o", open_place / "set", "--vocab-size", 300)
-    done = command(*build_it[:5], open_place / "skipped", *build_it[6:], "--on-bad-record", "skip", user=user)
+    build_it = ("data", "build", "-i", folder, "-o", open_folder / "set", "--vocab-size", 300)
+    done = command(*build_it[:5], open_folder / "skipped", *build_it[6:], "--on-bad-record", "skip", user=user)
     assert done.code == 0, done.output
     assert "may not be read, left out: 3 (b.txt, listed/d.txt, closed)" in done.stdout, done.output
     for named in ("b.txt", "listed/d.txt", "closed"):
@@ -152,9 +137,9 @@ def test_what_is_passed_over_is_counted_and_shown(command: Commands, tmp_path: P
 def test_a_pipe_is_refused_and_never_opened(tmp_path: Path, compression: str) -> None:
     os.mkfifo(pipe := tmp_path / f"x.jsonl{compression}")
     with pytest.raises(DataError, match=rf"x\.jsonl{compression}: a named pipe, not a file"):
-        built(tmp_path / "set", pipe)
+        build_inputs(tmp_path / "set", pipe)
     with pytest.raises(DataError, match=r"holds no text.*1 neither file nor folder"):
-        built(tmp_path / "set", tmp_path)
+        build_inputs(tmp_path / "set", tmp_path)
 
 
 @pytest.mark.parametrize("ending", [".txt", ".jsonl"])
@@ -162,11 +147,11 @@ def test_a_pipe_is_refused_and_never_opened(tmp_path: Path, compression: str) ->
 def test_empty_files_are_counted_whatever_their_format(tmp_path: Path, ending: str, compression: str) -> None:
     folder = written(tmp_path / "in", "a.txt")
     (folder / f"empty{ending}{compression}").touch()
-    index = built(tmp_path / "set", folder)
+    index = build_inputs(tmp_path / "set", folder)
     assert (index.remarks["empty"].count, index.remarks["empty"].examples) == (1, [f"empty{ending}{compression}"])
     assert index.input.files == 2
     with pytest.raises(DataError, match="holds no documents"):
-        built(tmp_path / "other", folder / f"empty{ending}{compression}")
+        build_inputs(tmp_path / "other", folder / f"empty{ending}{compression}")
 
 
 ODD_NAMES = {
@@ -191,11 +176,11 @@ def test_names_of_any_bytes_are_kept_shown_and_told_apart(
     os.makedirs(os.path.dirname(path))  # noqa: PTH103, PTH120 (a path of bytes)
     with open(path, "wb") as file:  # noqa: PTH123
         file.write(b"one\n---\ntwo")
-    built(tmp_path / "set", folder, document_separator="---")
+    build_inputs(tmp_path / "set", folder, document_separator="---")
     assert names(tmp_path / "set") == [ODD_NAMES[name]] * 2
     assert os.fsencode(original(ODD_NAMES[name])) == name
     # Named in the index, on the console, and in errors.
-    index = built(tmp_path / "warned", folder, document_separator="never there")
+    index = build_inputs(tmp_path / "warned", folder, document_separator="never there")
     assert index.remarks["unseparated"].examples == [ODD_NAMES[name]]
     assert load_index(tmp_path / "warned") == index
     shown = command("data", "show", tmp_path / "warned")
@@ -204,7 +189,7 @@ def test_names_of_any_bytes_are_kept_shown_and_told_apart(
     with open(path, "ab") as file:  # noqa: PTH123
         file.write(b"\xff")
     with pytest.raises(DataError, match="not UTF-8") as caught:
-        built(tmp_path / "bad", folder)
+        build_inputs(tmp_path / "bad", folder)
     assert str(caught.value).isprintable()
 
 
@@ -227,14 +212,14 @@ def test_errors_tell_files_of_one_name_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.jsonl").write_text('{"text": "fine"}\n' + ('{"oops"\n' if folder == "two" else ""))
     with pytest.raises(DataError, match=r"two/x\.jsonl:2: not a JSON object"):
-        built(tmp_path / "set", tmp_path / "one" / "x.jsonl", tmp_path / "two" / "x.jsonl")
+        build_inputs(tmp_path / "set", tmp_path / "one" / "x.jsonl", tmp_path / "two" / "x.jsonl")
     with pytest.raises(DataError, match=r"two/x\.jsonl:2: not a JSON object"):
-        built(tmp_path / "set", tmp_path / "one", tmp_path / "two")
+        build_inputs(tmp_path / "set", tmp_path / "one", tmp_path / "two")
 
 
 def test_a_home_that_is_not_known_is_no_traceback(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"~nobody-of-this-name/x\.txt: there is no such file"):
-        built(tmp_path / "set", Path("~nobody-of-this-name/x.txt"))
+        build_inputs(tmp_path / "set", Path("~nobody-of-this-name/x.txt"))
 
 
 def test_an_index_without_remarks_is_what_it_was(tmp_path: Path) -> None:
@@ -244,7 +229,7 @@ def test_an_index_without_remarks_is_what_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "more"
     written(folder, "notes.md")
     (folder / "corpus.jsonl").write_bytes((tmp_path / "plain" / "corpus.jsonl").read_bytes())
-    index = built(tmp_path / "set", folder, vocabulary_size=512, shard_bytes=8000, validation_fraction=None)
+    index = build_inputs(tmp_path / "set", folder, vocabulary_size=512, shard_bytes=8000, validation_fraction=None)
     assert index.remarks
     assert index.fingerprint == before.fingerprint
     assert load_index(tmp_path / "set") == index

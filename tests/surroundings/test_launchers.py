@@ -47,7 +47,8 @@ def test_the_variables_of_a_launcher_are_a_place() -> None:
 def test_variables_that_make_no_sense_are_named_with_the_way_out(variables: dict[str, str], told: str) -> None:
     with pytest.raises(UserError, match=told) as raised:
         launched(variables)
-    assert "unset RANK WORLD_SIZE" in str(raised.value) or "srun --ntasks=1" in str(raised.value)
+    way_out = "unset RANK WORLD_SIZE" if {"RANK", "WORLD_SIZE"} & set(variables) else "srun --ntasks=1"
+    assert way_out in str(raised.value)
 
 
 @pytest.mark.parametrize("variables", [{"WORLD_SIZE": ""}, {"RANK": "0"}])
@@ -75,12 +76,16 @@ def test_who_waits_says_for_whom(port: int) -> None:
     told: list[str] = []
     with pytest.raises(PassingError, match="in vain for ranks 1, 2 of 3"):
         meet(Place(0, 3, 0, "127.0.0.1", port), 0.4, [], told.append, first_word=0.1)
-    assert told == [f"rank 0 is waiting for ranks 1, 2 of 3 at 127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT), 0 s"]
+    assert told[0].startswith(f"rank 0 is waiting for ranks 1, 2 of 3 at 127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT), ")
     with pytest.raises(PassingError, match=rf"rank 0 of 2 at 127\.0\.0\.1:{port} .*MASTER_ADDR.*Connection refused"):
         meet(Place(1, 2, 1, "127.0.0.1", port), 0.2, [], told.append)
 
 
-def test_a_name_that_nobody_knows_is_named() -> None:
+def test_a_name_that_nobody_knows_is_named(monkeypatch) -> None:
+    def unknown(*address: object, **settings: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("socket.create_connection", unknown)
     with pytest.raises(UserError, match=r"MASTER_ADDR is 'no-such-machine\.invalid'"):
         meet(Place(1, 2, 1, "no-such-machine.invalid", 29500), 9.0, [], unknown_name=0.0)
 

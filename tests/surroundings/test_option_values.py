@@ -182,7 +182,7 @@ def test_a_name_that_is_no_directory_name_is_refused(around, name):
         load_config(Path(around.config), [f'name="{name}"'])
 
 
-def test_a_place_for_runs_that_is_a_file_or_cannot_be_is_refused(around, command, tmp_path):
+def test_a_place_for_runs_that_is_a_file_or_cannot_be_is_refused(around, tmp_path):
     for place in (around.folder / "file", tmp_path / ("a" * 300), tmp_path / "/".join(["b" * 200] * 30)):
         refused = CliRunner().invoke(app, ["train", around.config, f"run_root={place}"])
         assert isinstance(refused.exception, UserError)

@@ -11,22 +11,8 @@ import pytest
 import zstandard
 
 from glm_data import BuildConfig, DataError, Index, build, load_index
-from glm_data.inputs import find_files
-from glm_data.text import Documents, Reading, parse, read_blocks
 from tests.commands import Commands
-
-
-def read(*inputs: Path, **reading: object) -> Documents:
-    how = Reading(**reading)  # type: ignore[arg-type]
-    result = Documents()
-    for file in find_files(list(inputs)).files:
-        for block in read_blocks(file, how):
-            documents = parse(block, how)
-            result.texts += documents.texts
-            result.lines += documents.lines
-            result.bad += documents.bad
-            result.empty += documents.empty
-    return result
+from tests.data.corpora import build_inputs, read_documents
 
 
 def built(folder: Path, content: dict[str, bytes], **settings: object) -> Index:
@@ -34,8 +20,7 @@ def built(folder: Path, content: dict[str, bytes], **settings: object) -> Index:
     (folder / "in").mkdir()
     for name, data in content.items():
         (folder / "in" / name).write_bytes(data)
-    defaults = {"vocabulary_size": 300, "workers": 1, "validation_fraction": 0.0}
-    return build(BuildConfig(inputs=[folder / "in"], output=folder / "set", **(defaults | settings))).index
+    return build_inputs(folder / "set", folder / "in", **settings)
 
 
 # Content, and the documents in it with the line each begins on.
@@ -74,7 +59,7 @@ def test_a_separator_is_a_line_whatever_ends_lines(
     content, texts, lines = (DASHED if separator else BLANK)[case]
     (tmp_path / "a.txt").write_bytes(content)
     monkeypatch.setattr("glm_data.text.BLOCK_SIZE", block_size)
-    found = read(tmp_path, document_separator=separator)
+    found = read_documents(tmp_path, document_separator=separator)
     assert (found.texts, found.lines) == (texts, lines)
 
 
@@ -140,7 +125,7 @@ GOOD_LINES = {
 @pytest.mark.parametrize("name", GOOD_LINES)
 def test_only_the_text_of_an_object_matters(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "first"}\n' + GOOD_LINES[name] + '\n{"text": "last"}\n', newline="")
-    assert read(tmp_path).texts == ["first", "a", "last"]
+    assert read_documents(tmp_path).texts == ["first", "a", "last"]
 
 
 BAD_LINES = {
@@ -164,8 +149,8 @@ def test_a_record_without_a_text_is_named_or_counted(tmp_path: Path, name: str) 
     line, message = BAD_LINES[name]
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "first"}\n' + line + b'\n{"text": "last"}\n')
     with pytest.raises(DataError, match=rf"a\.jsonl:2: {message}.*--on-bad-record skip"):
-        read(tmp_path)
-    found = read(tmp_path, on_bad_record="skip")
+        read_documents(tmp_path)
+    found = read_documents(tmp_path, on_bad_record="skip")
     assert (found.texts, len(found.bad)) == (["first", "last"], 1)
 
 
@@ -189,8 +174,8 @@ def test_other_encodings_are_called_by_their_names(
     (tmp_path / "b.txt").write_text("b")
     monkeypatch.setattr("glm_data.text.BLOCK_SIZE", 16)
     with pytest.raises(DataError, match=rf"a\{ending}: {message}"):
-        read(tmp_path)
-    found = read(tmp_path, on_bad_record="skip")
+        read_documents(tmp_path)
+    found = read_documents(tmp_path, on_bad_record="skip")
     assert (found.texts, len(found.bad)) == (["b"], 1)
 
 
@@ -202,7 +187,7 @@ def test_compressed_files_without_the_ending_are_called_so(
 ) -> None:
     (tmp_path / "a.jsonl").write_bytes(compress(b'{"text": "a"}\n' * 100))
     with pytest.raises(DataError, match=rf"a\.jsonl: .*compressed with .*the ending \.{ending}"):
-        read(tmp_path)
+        read_documents(tmp_path)
 
 
 def test_text_in_utf16_without_a_mark_is_a_warning(tmp_path: Path) -> None:
@@ -219,7 +204,7 @@ def zstd(data: bytes, window_log: int = 20) -> bytes:
 @pytest.mark.parametrize("window_log", [27, 28, 31])
 def test_long_windows_are_read(tmp_path: Path, window_log: int) -> None:
     (tmp_path / "a.txt.zst").write_bytes(zstd(b"far apart", window_log))
-    assert read(tmp_path).texts == ["far apart"]
+    assert read_documents(tmp_path).texts == ["far apart"]
 
 
 def test_a_window_beyond_all_is_named(tmp_path: Path) -> None:
@@ -227,7 +212,7 @@ def test_a_window_beyond_all_is_named(tmp_path: Path) -> None:
     whole[5] = (41 - 10) << 3  # the window descriptor: 2 TiB
     (tmp_path / "a.txt.zst").write_bytes(whole)
     with pytest.raises(DataError, match=r"a\.txt\.zst: .*window.*--long=31"):
-        read(tmp_path)
+        read_documents(tmp_path)
 
 
 _SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"abcde"
@@ -245,7 +230,7 @@ STREAMS: dict[str, tuple[str, bytes]] = {
 def test_compressed_files_of_several_streams_are_read_to_the_end(tmp_path: Path, name: str) -> None:
     ending, data = STREAMS[name]
     (tmp_path / f"a.txt{ending}").write_bytes(data)
-    assert read(tmp_path).texts == ["one two"]
+    assert read_documents(tmp_path).texts == ["one two"]
 
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
@@ -256,7 +241,7 @@ def test_what_follows_a_whole_stream_is_not_dropped_in_silence(tmp_path: Path, e
     for data in (compress(b"one") + second, compress(b"one") + b"garbage", b"plain text", bytes(20)):
         (tmp_path / f"a.txt{ending}").write_bytes(data)
         with pytest.raises(DataError, match=rf"a\.txt\{ending}: damaged or incomplete"):
-            read(tmp_path)
+            read_documents(tmp_path)
 
 
 def test_files_that_hold_nothing_once_decompressed_are_counted(tmp_path: Path) -> None:

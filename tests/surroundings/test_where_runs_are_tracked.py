@@ -70,9 +70,9 @@ def config_of(folder: Path, *overrides: str, data: Path = Path("data")) -> RunCo
     return load_config(write_config(folder / "c.yaml", tree), overrides)
 
 
-def tracked_at(run: RunDirectory, uri: str) -> RunDirectory:
-    """As if the run had been mirrored to `uri`."""
-    TrackingState(requested_uri=uri, uri=uri, experiment="theirs").write(run)
+def tracked_at(run: RunDirectory, uri: str, requested: str | None = None) -> RunDirectory:
+    """As if the run had been mirrored to `uri`, where `requested` led."""
+    TrackingState(requested_uri=requested or uri, uri=uri, experiment="theirs").write(run)
     return run
 
 
@@ -84,8 +84,7 @@ class TestRule:
     def test_what_is_told_goes_before_what_is_recorded_before_the_environment_before_the_default(
         self, team, monkeypatch
     ):
-        assert choose_uri("sqlite:///told.db", "sqlite:///recorded.db") == "sqlite:///told.db"
-        assert choose_uri(None, "sqlite:///recorded.db") == "sqlite:///recorded.db"
+        assert choose_uri("sqlite:///told.db") == "sqlite:///told.db"
         assert choose_uri() == TEAM
         for nothing in ("", "  "):
             monkeypatch.setenv(VARIABLE, nothing)
@@ -105,6 +104,19 @@ class TestRule:
         run = tracked_at(make_run(team), "http://old:5000")
         assert open_state(run, order(run, None, "theirs")).uri == "http://old:5000"
         assert open_state(run, order(run, "sqlite:///own.db", "theirs")).uri == f"sqlite:///{team}/own.db"
+
+    def test_another_experiment_is_one_of_the_same_store(self, team):
+        run = tracked_at(make_run(team), "http://old:5000")
+        other = open_state(run, order(run, None, "others"))
+        assert (other.uri, other.experiment, other.run_id) == ("http://old:5000", "others", None)
+
+    def test_a_database_that_was_moved_along_is_the_one_that_is_compared_in(self, team, monkeypatch):
+        run = tracked_at(make_run(team / "old"), f"sqlite:///{team}/old/m.db", requested="sqlite:///m.db")
+        (team / "old/m.db").touch()
+        (team / "old").rename(team / "new")
+        monkeypatch.chdir(team / "new")
+        moved = RunDirectory(team / "new" / run.path.relative_to(team / "old"))
+        assert where_tracked(moved)[0] == f"sqlite:///{team}/new/m.db"
 
     def test_track_sync(self, team, caplog):
         assert sync(make_run(team, "a"), timeout=0.1) is None
@@ -144,7 +156,8 @@ class TestRule:
     def test_resume_stays(self, team):
         config = config_of(team)
         run = tracked_at(RunDirectory(config.run_root / config.name).create(), "http://old:5000")
-        assert where_tracked(run, config.tracking) == ("http://old:5000", "theirs")
+        assert where_tracked(run) == ("http://old:5000", "theirs")
+        assert where_tracked(run, config.tracking) == ("http://old:5000", config.tracking.experiment)
 
 
 class TestEnvironment:

@@ -101,5 +101,5 @@ def _configured(folder: LaunchFolder, overrides: list[str]) -> RunConfig:
     if place.exists() and place.samefile(folder.run.path):
         return config
     note(f"the run was submitted as {place}, and goes on as {folder.run.path}")
-    moved = [f"name={folder.run.name}", f"run_root={json.dumps(str(folder.run.path.parent))}"]
+    moved = [f"name={json.dumps(folder.run.name)}", f"run_root={json.dumps(str(folder.run.path.parent))}"]
     return replaced(recorded.values, [*overrides, *moved], str(folder.config))
