@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from glm_scale.training.compiling import extensions_folder
 from tests.commands import Commands
 from tests.forking import ForkServer
 from tests.parallel.processes import Pool
@@ -19,6 +20,9 @@ from tests.parallel.processes import Pool
 # On a busy machine the time of a single example says nothing. Examples are the same every time, and everywhere.
 settings.register_profile("patient", deadline=None, derandomize="TEST_SEED" not in os.environ)
 settings.load_profile("patient")
+
+# Processes that DeepSpeed is started in by other hands than ours find what ours compile.
+extensions_folder()
 
 if not torch.cuda.is_available():
     # Without a GPU Triton's kernels run in its interpreter. It reads this when a kernel is defined.

@@ -5,14 +5,31 @@ only loads, the file stays, and every later start on the machine waits for its r
 """
 
 import contextlib
+import hashlib
+import os
+import sys
 from pathlib import Path
 
 from glm_scale.locking import folder_lock
 
-__all__ = ["load_communication_op", "remove_orphan"]
+__all__ = ["extensions_folder", "load_communication_op", "remove_orphan"]
 
 _PATIENCE = 300.0
 """Seconds; compiling takes half a minute."""
+
+
+def extensions_folder() -> Path:
+    """Where torch keeps what it compiles: a folder for each Python environment, unless TORCH_EXTENSIONS_DIR names one.
+
+    torch has one for all, and compiles anew whenever an environment finds there what another one has compiled, half a
+    minute each time they take turns.
+    """
+    if not os.environ.get("TORCH_EXTENSIONS_DIR"):
+        from torch.utils import cpp_extension
+
+        environment = hashlib.sha256(sys.prefix.encode(errors="surrogateescape")).hexdigest()[:8]
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(Path(cpp_extension.get_default_build_root(), f"glm-{environment}"))
+    return Path(os.environ["TORCH_EXTENSIONS_DIR"])
 
 
 def load_communication_op() -> None:
@@ -24,6 +41,7 @@ def load_communication_op() -> None:
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
         return
+    extensions_folder()
     folder = Path(cpp_extension._get_build_directory(builder.name, verbose=False))
     with folder_lock(folder, _PATIENCE):
         remove_orphan(folder / "lock")

@@ -18,7 +18,7 @@ import torch
 
 from glm_scale.errors import UserError
 from glm_scale.launching import Place, launched
-from glm_scale.training.compiling import load_communication_op
+from glm_scale.training.compiling import extensions_folder, load_communication_op
 
 __all__ = [
     "first_start_compiles",
@@ -111,13 +111,10 @@ def start(
 
 
 def first_start_compiles(device: torch.device) -> bool:
-    """Whether `start` will compile DeepSpeed's communication op (about half a minute, once per machine)."""
+    """Whether `start` will compile DeepSpeed's communication op (about half a minute, once in each environment)."""
     if device.type != "cpu":
         return False
-    from torch.utils import cpp_extension
-
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
-    return not any(Path(root).glob("**/deepspeed_shm_comm*.so"))
+    return not any(extensions_folder().glob("**/deepspeed_shm_comm*.so"))
 
 
 @contextlib.contextmanager

@@ -43,9 +43,9 @@ def communication_op(asked: Asked) -> Finding:
     name = "DeepSpeed's op"
     if gpus_are_usable():
         return Finding(name, "not applicable", "compiled only for training on CPUs")
-    from torch.utils import cpp_extension
+    from glm_scale.training.compiling import extensions_folder
 
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
+    root = extensions_folder()
     if compiled := next(root.glob("**/deepspeed_shm_comm*.so"), None):
         return Finding(name, "ok", f"compiled: {compiled}")
     # Who only submits from here will not miss it.
