@@ -91,8 +91,8 @@ def test_a_run_that_loses_a_rank_is_cancelled_and_resumed(place: Place, launch: 
     assert "belongs to process" in glm("resume", "runs/tiny")[1]
     # It is cancelled.
     assert "was asked to save and end" in glm("cancel", "runs/tiny")[1]
-    saved = wait_until(launch, lambda run: not is_held(launch.supervisor_lock))
-    assert saved.state == "cancelled"
+    saved = wait_until(launch, lambda run: run.state == "cancelled")
+    assert not is_held(launch.supervisor_lock)
     assert len(launch.attempts()) == 2
     assert saved.checkpoint == saved.step < STEPS
     (launch.path / "code" / "glm_launch" / "old").touch()
