@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tests.ports import reserved_port
+
 _IMPORTS = (
     "deepspeed",
     "megatron.core.parallel_state",
@@ -56,10 +58,7 @@ class ForkServer:
         `work` is a function of a module that the server imports.
         """
         logs.mkdir(parents=True, exist_ok=True)
-        # Bound but not listened to: no one else is given the port, and rank 0 can bind it too.
-        reserved = socket.socket()
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("127.0.0.1", 0))
+        reserved = reserved_port()
         places = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
         places["MASTER_PORT"] = reserved.getsockname()[1]
         self._pipe.send(("start", (work, arguments, count, places, logs)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 import warnings
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+
+from tests.ports import reserved_port
 
 _SECONDS, _MOMENT = 150, 2
 """How long a case may take (DeepSpeed compiles something on a new machine), and others after a failure."""
@@ -33,12 +34,10 @@ class Pool:
         """What `work(*arguments)`, a function of a module, returns on each rank of a group of `size`."""
         self._start()
         workers = self._workers[:size]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        for rank, (_, pipe) in enumerate(workers):
-            pipe.send((rank, size, port, work, arguments))
-        answers = self._answers([pipe for _, pipe in workers])
+        with reserved_port() as reserved:
+            for rank, (_, pipe) in enumerate(workers):
+                pipe.send((rank, size, reserved.getsockname()[1], work, arguments))
+            answers = self._answers([pipe for _, pipe in workers])
         failures = [f"rank {rank}:\n{text}" for rank, (right, text) in sorted(answers.items()) if not right]
         if failures or len(answers) < size:
             self.close()

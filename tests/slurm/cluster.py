@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import Pipe
 from pathlib import Path
 
+from tests.ports import reserved_port
 from tests.slurm.configuration import write_configuration
 from tests.slurm.processes import Process, topmost, with_descendants, with_environment
 
@@ -66,7 +66,7 @@ class Cluster:
         self.folder = folder
         self.nodes = [f"127.0.0.{number + 1}" for number in range(nodes)]
         # Bound but not listened to: no one else is given these ports, and the daemons can bind them too.
-        self._ports = [_reserve() for _ in range(nodes + 1)]
+        self._ports = [reserved_port() for _ in range(nodes + 1)]
         controller, *rest = (port.getsockname()[1] for port in self._ports)
         path = write_configuration(folder, _version(), controller, dict(zip(self.nodes, rest, strict=True)))
         self.environment: Mapping[str, str] = {"SLURM_CONF": str(path)}
@@ -312,10 +312,3 @@ def _path(program: str) -> str:
     path = shutil.which(program, path=_PATH)
     assert path is not None  # available() has found it
     return path
-
-
-def _reserve() -> socket.socket:
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+
+from tests.ports import reserved_port
 
 
 class Server:
@@ -17,8 +18,8 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = probe.getsockname()[1]
+        self._reserved = reserved_port()
+        self._port = self._reserved.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -32,6 +33,7 @@ class Server:
             )
         deadline = time.monotonic() + 240
         while not self._answers():
+            assert self._process.poll() is None, (self._folder / "server.log").read_text()
             assert time.monotonic() < deadline, (self._folder / "server.log").read_text()
             time.sleep(0.2)
 

@@ -13,6 +13,7 @@ from glm_scale.launching.environment import Place, launched
 from glm_scale.training.distributed import resolve_device
 from glm_scale.training.meeting import StoppedWaiting, meet
 from tests.commands import Commands
+from tests.ports import reserved_port
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
 FOUR = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -66,9 +67,7 @@ def test_nothing_is_made_before_the_variables_are_right(
 @pytest.fixture
 def port():
     """A port that nobody listens to, and nobody else is given."""
-    with socket.socket() as reserved:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("127.0.0.1", 0))
+    with reserved_port() as reserved:
         yield reserved.getsockname()[1]
 
 
