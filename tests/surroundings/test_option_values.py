@@ -24,6 +24,8 @@ from tests.tiny_run import tiny_config, tiny_data, write_config
 
 NUMBERS = ("inf", "-inf", "nan", "-1", "0", str(10**20), "1e999", "")
 TEXTS = ("", "a" * 5000, "\x01\x1b[31m\n", "{folder}", "{file}", "{file}/below", "nowhere", "ünï=[1,\u202e", "\udcff")
+# Of the values that are no numbers a number's parser takes none, and a text's takes numbers like any other.
+FOR_NUMBERS, FOR_TEXTS = (*NUMBERS, "nowhere", "\udcff"), (*TEXTS, "nan", "-1")
 
 # Where the command's work begins that is not to be done here.
 WORK = (
@@ -87,7 +89,7 @@ def _lines(command: Any, around: SimpleNamespace):
     """Command lines in which one value at a time is one that nobody means."""
     takes_value = [p for p in command.params if not getattr(p, "is_flag", False) and "completion" not in str(p.name)]
     for odd in takes_value:
-        for value in dict.fromkeys((*NUMBERS, *TEXTS)):
+        for value in FOR_NUMBERS if odd.type_descriptor.annotation in (int, float) else FOR_TEXTS:
             text = value.format(folder=around.folder / "folder", file=around.folder / "file") if "{" in value else value
             options, arguments = [], []
             for parameter in takes_value:
