@@ -61,9 +61,11 @@ def relative_errors(inputs, packing=None, with_final=True):
 
 def same(log_decay):
     """What rounding does in float32: sums over rows and over 20 products, forward and backward. Decays are differences
-    of running sums of logarithms over up to 64 rows, whose size becomes the relative error of what they weigh."""
-    size = log_decay.abs().sum(1).max() * min(1, 64 / log_decay.shape[1])
-    return (1 + float(size)) * rounding(torch.float32, 4 * (log_decay.shape[1] + 20))
+    of running sums of logarithms over up to 64 rows, whose absolute error becomes the relative one of what they
+    weigh."""
+    length = log_decay.shape[1]
+    size = float(log_decay.abs().sum(1).max()) * min(1, 64 / length)
+    return rounding(torch.float32, 4 * (length + 20)) + size * rounding(torch.float32, 64)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from glm_scale.model.transformer import LanguageModel
 from glm_scale.parallel.axis import SequenceAxis
 from glm_scale.parallel.simulator import simulate
 from tests.parallel.test_sharded_recurrence import documents
-from tests.parallel.training import NORM_EPSILON
+from tests.parallel.training import norm_epsilon
 from tests.tolerances import assert_close, error, norm, rounding
 
 pytestmark = pytest.mark.numeric
@@ -46,7 +46,7 @@ def model(mixers, **changes):
             vocab_size=32,
             ssm_state=4,
             conv_width=3,
-            norm_eps=NORM_EPSILON,
+            norm_eps=norm_epsilon(mixers),
             **changes,
         )
     )  # fmt: skip

@@ -208,5 +208,5 @@ def test_what_is_not_summed_in_training_is_found(processes, alone, setup, fault)
     (right, *_), (found, *_) = processes.run(2, train, setup), processes.run(2, train_with, fault, setup)
     right.assert_same(alone)
     assert right.weights.keys() == found.weights.keys()
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=tolerances.TOO_FAR):
         found.assert_same(alone)
