@@ -12,7 +12,7 @@ from glm_launch.records import LaunchFolder
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.errors import UserError
 from glm_scale.runs import COMMITTED, RunDirectory
-from glm_scale.training import opening, recorded
+from glm_scale.training import earlier, opening
 from glm_scale.training.anew import start_anew
 from glm_scale.training.recorded import recorded_config
 from tests.commands import Commands
@@ -143,8 +143,23 @@ def test_what_a_version_has_lost_is_named_and_matters_if_it_changed_numbers(plac
         place.goes_on()
     assert "data.seed = -1" in str(caught.value)
     place.records(data={"seed": 0})
-    monkeypatch.setattr(recorded, "GONE", {"model.gating": "on"})
+    monkeypatch.setattr(earlier, "GONE", {"model.gating": "on"})
     assert "model.gating = 'on'" in "\n".join(place.goes_on())
+
+
+def test_a_model_of_another_version_is_read_as_its_run_goes_on(whole, command):
+    exported = whole.run.path / "exported"
+    assert command("checkpoint", "export", whole.run.path, "--output", exported).code == 0
+    tree = yaml.safe_load((exported / "config.yaml").read_text())
+    tree["tracking"]["colour"] = "red"
+    (exported / "config.yaml").write_text(yaml.safe_dump(tree))
+    generated = command("generate", exported, "--tokens", 2)
+    assert (generated.code, "tracking.colour = 'red'" in generated.stderr) == (0, True), generated.output
+    tree["model"]["gating"] = "on"
+    (exported / "config.yaml").write_text(yaml.safe_dump(tree))
+    refused = command("generate", exported, "--tokens", 2)
+    assert refused.code == 2, refused.output
+    assert "model.gating = 'on'\nUse that version." in refused.stderr
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "no YAML", "a list", "binary", "a folder"])

@@ -10,13 +10,14 @@ import yaml
 from torch import Tensor, nn
 
 from glm_data import Tokenizer
-from glm_scale.config import RunConfig, validate
+from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel
 from glm_scale.training.checkpoint.exported import CONFIG_NAME, TOKENIZER_NAME, Exported, exported_at
 from glm_scale.training.checkpoint.layout import find_checkpoint, is_checkpoint
 from glm_scale.training.checkpoint.reading import Checkpoint
 from glm_scale.training.checkpoint.shards import read_tensors
+from glm_scale.training.earlier import understood
 
 __all__ = ["CONFIG_NAME", "TOKENIZER_NAME", "LoadedModel", "load_model", "read_config"]
 
@@ -56,14 +57,20 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The resolved configuration that a run or a checkpoint carries. Raises UserError if there is none in the file."""
+    """The resolved configuration that a run or a checkpoint carries. Raises UserError if there is none in the file, or
+    one that this version of the package does not understand."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    return validate(RunConfig, values, str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no configuration")
+    config, remarks = understood(values, path, "Use that version.")
+    for remark in remarks:
+        _logger.warning(remark)
+    return config
 
 
 def _source(path: Path) -> Checkpoint | Exported:
