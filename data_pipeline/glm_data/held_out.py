@@ -29,7 +29,8 @@ def remark_on(splits: Sequence[Split], rows: int | None = None) -> str:
         return ""
     in_rows = "" if rows is None else f" in {rows:,} rows"
     return (
-        f"the validation split is small: {documents:,} documents, {tokens:,} tokens{in_rows}, {text_bytes:,} bytes of "
-        f"text. Its loss will be noisy: differences below about {_SCATTER / math.sqrt(tokens):.2g} nats say nothing. "
+        f"the validation split is small: {documents:,} document{'s' * (documents != 1)}, {tokens:,} tokens{in_rows}, "
+        f"{text_bytes:,} bytes of text. Its loss will be noisy: differences below about "
+        f"{_SCATTER / math.sqrt(tokens):.2g} nats say nothing. "
         "Hold more out with --validation-fraction, or build from more text."
     )

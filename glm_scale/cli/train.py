@@ -51,8 +51,11 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
 
     outcome = train_run(run, fresh=fresh)
     place = launched()
-    if outcome.status == "finished" and (place is None or place.rank == 0):
+    first = place is None or place.rank == 0
+    if outcome.status == "finished" and first:
         directory, root = shlex.quote(str(run.run_root / run.name)), shlex.quote(str(run.run_root))
         typer.echo(f"next: glm-scale generate {directory}, glm-scale compare {root}")
+    if outcome.status == "stopped" and fresh and first:
+        typer.echo("next: the same command without --fresh, which would move this run aside too and start anew")
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

@@ -96,7 +96,7 @@ def cut(output: Path) -> None:
         (lambda output: (output / "tokenizer.model").write_bytes(b"none"), "not a SentencePiece model"),
         (lambda output: (output / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml is damaged"),
         (lambda output: (output / "config.yaml").write_text("a: [1"), "config.yaml is damaged"),
-        (lambda output: (output / "config.yaml").write_text(""), "in the configuration .*config.yaml"),
+        (lambda output: (output / "config.yaml").write_text(""), "config.yaml holds no configuration"),
         (another_width, r"embedding.weight is float32 \[320, 16\], but the model has numbers \[320, 32\] there"),
         (rewrite(lambda tensors: tensors.pop("norm.weight")), "it lacks: norm.weight"),
         (rewrite(lambda tensors: tensors.update(more=torch.ones(1))), "holds more than the model has: more"),

@@ -219,6 +219,14 @@ def test_a_fresh_run_moves_the_earlier_one_aside_and_either_goes_on(whole, comma
     assert (again.code, "finished already" in again.stdout) == (0, True), again.output
 
 
+def test_a_fresh_run_that_is_stopped_says_how_it_goes_on(whole, command):
+    stopped = command("train", whole.file, "--fresh", "training.time_limit_minutes=0.0001")
+    assert stopped.code == 85, stopped.output
+    assert "next: the same command without --fresh" in stopped.stdout
+    assert command("train", whole.file).code == 0
+    assert not Path(f"{whole.run.path}.2").exists()
+
+
 def test_a_run_in_which_somebody_trains_is_not_moved(place):
     with place.run.lock(), pytest.raises(UserError, match=r"process \d+ on .* is training in"):
         place.run.set_aside()
