@@ -16,6 +16,7 @@ from glm_scale.training.compiling import extensions_folder
 from tests.commands import Commands
 from tests.forking import ForkServer
 from tests.parallel.processes import Pool
+from tests.tiny_run import tiny_data
 
 # On a busy machine the time of a single example says nothing. Examples are the same every time, and everywhere.
 settings.register_profile("patient", deadline=None, derandomize="TEST_SEED" not in os.environ)
@@ -36,6 +37,12 @@ def seeds():
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A small built data set."""
+    return tiny_data(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

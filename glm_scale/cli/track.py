@@ -25,7 +25,9 @@ def sync(
     """Deliver to MLflow what it has missed: metrics, artifacts and the final status of runs."""
     from rich.console import Console
     from rich.logging import RichHandler
+    from rich.markup import escape
 
+    from glm_scale.errors import UserError
     from glm_scale.finding import find_runs
     from glm_scale.tracking.sync import sync as replay
 
@@ -33,14 +35,21 @@ def sync(
     logger = logging.getLogger("glm_scale.tracking")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     logger.addHandler(handler)
-    missed = 0
+    found, missed = find_runs(runs), 0
     try:
-        for run in find_runs(runs):
-            with console.status(f"{run.name}: replaying to MLflow"):
-                state = replay(run, tracking_uri, experiment, timeout)
+        for run in found:
+            why = "not everything was delivered"
+            try:
+                with console.status(f"{run.name}: replaying to MLflow"):
+                    state = replay(run, tracking_uri, experiment, timeout)
+            except UserError as error:
+                if len(found) == 1:
+                    raise
+                # A damaged run must not keep the others from being delivered.
+                state, why = None, str(error)
             if state is None:
                 missed += 1
-                console.print(f"[red]✗[/red] {run.name}: not everything was delivered", soft_wrap=True)
+                console.print(f"[red]✗[/red] {escape(run.name)}: {escape(why)}", soft_wrap=True)
             else:
                 status = run.read_summary().status
                 console.print(

@@ -6,12 +6,7 @@ from glm_scale.config import RunConfig, check_layout, layout_of, validate
 from glm_scale.config.problems import ConfigError
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.parallel.sessions import losses, records, run, run_and_tell, run_with_signal, weights
-from tests.tiny_run import SAME_LOSSES, tiny_config, tiny_data
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory)
+from tests.tiny_run import SAME_LOSSES, tiny_config
 
 
 @pytest.fixture(scope="module")

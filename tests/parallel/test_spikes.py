@@ -4,14 +4,9 @@ import pytest
 
 from tests.parallel.sessions import losses, records, run_with_spikes
 from tests.parallel.test_sessions import folder_of
-from tests.tiny_run import LENGTH, SAME_LOSSES, tiny_config, tiny_data
+from tests.tiny_run import LENGTH, SAME_LOSSES, tiny_config
 
 STEPS = 14
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_data(tmp_path_factory)
 
 
 def configured(data, folder, parallel=None, **training):

@@ -22,7 +22,6 @@ from glm_scale.scaling.comparison import compare
 from glm_scale.scaling.report import Report
 from glm_scale.scaling.selection import Filter
 from tests.scaling.synthetic_runs import write_run
-from tests.tiny_run import tiny_data
 
 
 def run_with(folder: Path, name: str, *, data: dict[str, Any] | None = None, **summary: Any) -> None:
@@ -36,11 +35,6 @@ def run_with(folder: Path, name: str, *, data: dict[str, Any] | None = None, **s
 
 def remarks(folder: Path) -> list[str]:
     return list(compare(find_runs([folder])).remarks)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return tiny_data(tmp_path_factory)
 
 
 class TestFingerprints:

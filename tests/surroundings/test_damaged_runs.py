@@ -89,6 +89,17 @@ def test_a_damaged_submission_hides_no_other_run(good, tmp_path, capsys, content
     assert ("newer glm-scale" in said) == (b"mood" in content)
 
 
+def test_a_damaged_run_keeps_no_other_from_mlflow(good, command, tmp_path):
+    bad = write_run(tmp_path / "runs", "bad", "ssm", steps=20)
+    bad.summary.write_bytes(b'{"name": "x", "mixer"')
+    done = command("track", "sync", tmp_path / "runs", "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    assert done.code == 1, done.output
+    assert "✗ bad: " in done.stdout
+    assert "summary.json" in done.stdout
+    assert "✓ good: " in done.stdout
+    assert good.tracking.exists()
+
+
 def test_lines_of_the_history_that_say_nothing_are_passed_over(tmp_path):
     launch = LaunchFolder(write_run(tmp_path / "runs", "bad", "ssm", steps=20))
     launch.path.mkdir()

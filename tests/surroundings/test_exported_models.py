@@ -15,12 +15,7 @@ from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel
 from glm_scale.training.checkpoint import load_model
 from glm_scale.training.checkpoint.export import export_weights
-from tests.tiny_run import tiny_config, tiny_data
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data(tmp_path_factory)
+from tests.tiny_run import tiny_config
 
 
 def export(data: Path, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, LanguageModel]:

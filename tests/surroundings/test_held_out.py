@@ -8,12 +8,7 @@ import pytest
 from glm_data import BuildConfig, DataConfig, PackedRows, build
 from tests.commands import Commands
 from tests.data.corpora import build_corpus, documents
-from tests.tiny_run import LENGTH, losses, tiny_config, tiny_data, write_config
-
-
-@pytest.fixture
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data(tmp_path_factory)
+from tests.tiny_run import LENGTH, losses, tiny_config, write_config
 
 
 @pytest.fixture

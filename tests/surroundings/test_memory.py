@@ -23,15 +23,10 @@ from glm_scale.planning.fitting import check_memory
 from glm_scale.planning.need import ample, need_of
 from glm_scale.planning.room import Room, gpu_rooms, host_rooms
 from glm_scale.runs import RunDirectory
-from tests.tiny_run import tiny_config, tiny_data, write_config
+from tests.tiny_run import tiny_config, write_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HERE = "on a machine of this test"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data(tmp_path_factory)
 
 
 def shipped(name: str, *overrides: str) -> RunConfig:

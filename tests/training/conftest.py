@@ -7,13 +7,6 @@ from glm_scale.training import distributed
 from glm_scale.training.checkpoint.folder import CheckpointStore
 from glm_scale.training.checkpoint.retention import Retention
 from tests.checkpoint_files import Told
-from tests.tiny_run import tiny_data
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small built data set."""
-    return tiny_data(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
