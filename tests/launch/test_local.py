@@ -14,6 +14,7 @@ from glm_launch import local
 from glm_launch.records import LaunchFolder
 from glm_launch.status import RunState, states_of
 from glm_scale.locking import is_held
+from glm_scale.runs import RunDirectory
 from tests.launch.conftest import Command, Place
 from tests.slurm.processes import with_environment
 from tests.tiny_run import LENGTH
@@ -96,11 +97,13 @@ def test_a_run_that_loses_a_rank_is_cancelled_and_resumed(place: Place, launch: 
     assert len(launch.attempts()) == 2
     assert saved.checkpoint == saved.step < STEPS
     (launch.path / "code" / "glm_launch" / "old").touch()
-    # It is resumed.
+    # It is resumed, under another name.
     (place.folder / "slow").unlink()
-    code, told = glm("resume", "runs/tiny", "--dry-run")
+    launch = LaunchFolder(RunDirectory(launch.run.path.rename(launch.run.path.with_name("renamed"))))
+    code, told = glm("resume", "runs/renamed", "--dry-run")
     assert (code, state(launch).state) == (0, "cancelled")
-    assert glm("resume", "runs/tiny")[0] == 0
+    code, told = glm("resume", "runs/renamed")
+    assert (code, f"goes on as {launch.run.path}" in told) == (0, True), told
     finished = wait_until(launch, lambda run: run.state.startswith(("finished", "failed", "killed")))
     assert (finished.state, finished.step, finished.checkpoint) == ("finished", STEPS, STEPS)
     assert finished.restarts[1].startswith("cancelled")
@@ -108,7 +111,7 @@ def test_a_run_that_loses_a_rank_is_cancelled_and_resumed(place: Place, launch: 
     assert not (launch.path / "code" / "glm_launch" / "old").exists()
     lines = [json.loads(line) for line in launch.run.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, STEPS + 1))
-    assert "attempt 3: done" in glm("logs", "runs/tiny", "--batch")[1]
+    assert "attempt 3: done" in glm("logs", "runs/renamed", "--batch")[1]
 
 
 def test_a_supervisor_that_does_not_start_is_told_of(

@@ -13,6 +13,7 @@ from glm_launch.records import LaunchFolder, Submission
 from tests.launch.conftest import TOKEN, Command, Place
 from tests.launch.fake_slurm import FakeSlurm
 from tests.scaling.synthetic_runs import write_run
+from tests.signals import handled
 
 SMALL = ("--gpus-per-node", 0, "--tasks-per-node", 2, "--time", 30)
 
@@ -241,12 +242,9 @@ def test_a_terminal_that_closes_takes_back_no_job_that_was_submitted_under_nohup
 ) -> None:
     sbatch = slurm.programs / "sbatch"
     sbatch.write_text(sbatch.read_text().replace("touch", f"kill -HUP {os.getpid()}; touch"))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with handled(signal.SIGHUP, ignored=True):
         assert glm("submit", "tiny.yaml", *SMALL)[0] == 0
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
     assert not slurm.calls("scancel")
 
 

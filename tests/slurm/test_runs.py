@@ -174,7 +174,8 @@ def _server_away(lab: Lab, runs: Runs, server: Server) -> None:
 
 def _cancelled(lab: Lab, runs: Runs, server: Server) -> None:
     lab.wait_for_step(runs["unwanted"], 30)
-    lab.glm("cancel", runs["unwanted"].run.path)
+    ended = lab.glm("cancel", runs["unwanted"].run.path, "--wait").splitlines()[-1]
+    assert ended.startswith(f"{runs['unwanted'].run.path}: cancelled"), ended
 
 
 def _cancelled_by_slurms_own_command(lab: Lab, runs: Runs, server: Server) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from glm_scale.process import settle_caches
 from glm_scale.training.signals import StopRequest
+from tests.signals import handled
 
 
 def test_a_home_that_can_be_written_is_left_alone(tmp_path: Path) -> None:
@@ -55,24 +56,16 @@ def test_sockets_of_data_workers_fit_whatever_the_path_of_temporary_files(tmp_pa
 
 
 def test_a_signal_that_was_ignored_from_the_start_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with handled(signal.SIGHUP, ignored=True), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
 
 
 def test_the_end_of_a_terminal_is_a_request_to_stop() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        with StopRequest() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert stop
-        assert (stop.reason, stop.exit_code) == ("SIGHUP", 85)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with handled(signal.SIGHUP), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop
+    assert (stop.reason, stop.exit_code) == ("SIGHUP", 85)
 
 
 def test_libraries_find_their_own_files_whatever_the_locale_has(command) -> None:

@@ -14,6 +14,7 @@ from glm_scale.training.distributed import resolve_device
 from glm_scale.training.meeting import StoppedWaiting, meet
 from tests.commands import Commands
 from tests.ports import reserved_port
+from tests.signals import handled
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
 FOUR = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -99,12 +100,8 @@ def test_waiting_can_be_interrupted(port: int, rank: int, number: signal.Signals
         if len(told) == 1:
             os.kill(os.getpid(), number)
 
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        with pytest.raises(StoppedWaiting) as raised:
-            meet(Place(rank, 2, rank, "127.0.0.1", port), 60.0, [], tell, first_word=0.0)
-    finally:
-        signal.signal(number, before)
+    with handled(number), pytest.raises(StoppedWaiting) as raised:
+        meet(Place(rank, 2, rank, "127.0.0.1", port), 60.0, [], tell, first_word=0.0)
     assert (raised.value.reason, raised.value.exit_code) == (number.name, code)
     assert f"stopped by {number.name}" in told[-1]
 

@@ -20,6 +20,7 @@ from glm_scale.output import _Stream, failure_of
 from glm_scale.runs import RunDirectory
 from glm_scale.training.progress import StepView, describe
 from tests.commands import Commands
+from tests.signals import handled
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
 
@@ -109,7 +110,7 @@ def test_following_a_log_ends_when_nobody_reads_on(tmp_path: Path, unread: int, 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_build_that_is_told_to_end_says_that_nothing_is_lost(number: signal.Signals, capsys) -> None:
-    with pytest.raises(typer.Exit) as end, _interruptible():
+    with handled(number), pytest.raises(typer.Exit) as end, _interruptible():
         signal.raise_signal(number)
     assert end.value.exit_code == 128 + number
     assert "The same command continues where it stopped." in capsys.readouterr().err

@@ -25,6 +25,7 @@ from glm_scale.training.evaluation import evaluate_model
 from glm_scale.training.loop import DivergenceError
 from glm_scale.training.session import train
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
+from tests.signals import handled
 from tests.tiny_run import SAME_LOSSES, tiny_config, write_config
 
 LAYOUTS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
@@ -192,7 +193,7 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
             signal.raise_signal(number)
         return after(self, *arguments)
 
-    with monkeypatch.context() as patch:
+    with handled(number), monkeypatch.context() as patch:
         patch.setattr(Counters, "after", interrupted)
         outcome = train(config(tree, name="torn", checkpoint__every=None))
     assert (outcome.status, outcome.stopped_by) == ("stopped", number.name)
