@@ -21,15 +21,20 @@ SAME_LOSSES = loss_curve(2 * (4 * LENGTH + 2 * 6 * 32), steps=6)
 batch, and in the products of two layers, forward and backward."""
 
 
+def tiny_source(path: Path) -> Path:
+    """Short made-up documents, written to `path`."""
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
+    texts = (" ".join(draw.choices(words, k=draw.randint(3, 60))) for _ in range(120))
+    path.write_text("".join(f'{{"text": "{text}."}}\n' for text in texts))
+    return path
+
+
 def tiny_data(factory: pytest.TempPathFactory) -> Path:
-    """A data set of short made-up documents; built once a session."""
+    """A data set of these documents; built once a session."""
     output = factory.getbasetemp() / "tiny-data"
     if not output.exists():
-        source = factory.mktemp("text") / "documents.jsonl"
-        draw = random.Random(1)
-        words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
-        texts = (" ".join(draw.choices(words, k=draw.randint(3, 60))) for _ in range(120))
-        source.write_text("".join(f'{{"text": "{text}."}}\n' for text in texts))
+        source = tiny_source(factory.mktemp("text") / "documents.jsonl")
         build(
             BuildConfig(inputs=[source], output=output, vocabulary_size=VOCABULARY, validation_fraction=0.1, workers=1)
         )
