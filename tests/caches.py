@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from glm_scale.mixers.attention import AttentionCache
+from glm_scale.mixers.attention.mixing import AttentionCache
 
 __all__ = ["bytes_held", "bytes_that_count"]
 

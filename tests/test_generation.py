@@ -31,7 +31,7 @@ CODEC = ByteCodec()
 
 
 def model(mixers=("lattice:2^k",), vocab_size=CODEC.size):
-    config = ModelConfig(vocab_size=vocab_size, layers=2, width=16, heads=2, mixers=mixers, ssm_state=4, conv_width=2)
+    config = ModelConfig(vocab_size=vocab_size, layers=2, width=16, heads=2, mixers=mixers, conv_width=2)
     built = LanguageModel(config, seed=1)
     with torch.no_grad():
         for parameter in built.parameters():
@@ -57,7 +57,7 @@ def test_bytes_that_never_become_a_character_are_shown_at_the_end():
     assert stream.flush() == "\ufffd"
 
 
-@pytest.mark.parametrize("mixers", [("lattice:2^k",), ("attention",), ("ssm", "local:3")])
+@pytest.mark.parametrize("mixers", [("lattice:2^k",), ("attention",), ("ssm:4", "local:3")])
 def test_greedy_text_is_what_the_model_says_without_caches(mixers):
     untrained = model(mixers)
     generation = Generation(untrained, CODEC, "so", max_tokens=25, sampling=Sampling(temperature=0))
@@ -96,11 +96,11 @@ def test_the_report_counts_tokens_and_the_bytes_of_the_caches():
 
 
 def test_rows_of_the_caches_are_told_mixer_by_mixer():
-    hybrid = Generation(model(("lattice:2^k", "ssm")), CODEC, "abc", max_tokens=10, sampling=Sampling(temperature=0))
+    hybrid = Generation(model(("lattice:2^k", "ssm:4")), CODEC, "abc", max_tokens=10, sampling=Sampling(temperature=0))
     assert list(hybrid)
     rows = hybrid.report.cache_rows
-    assert rows["ssm"] is None
-    assert f"{rows['lattice:2^k']} rows a layer of lattice:2^k, one state a layer of ssm" in str(hybrid.report)
+    assert rows["ssm:4"] is None
+    assert f"{rows['lattice:2^k']} rows a layer of lattice:2^k, one state a layer of ssm:4" in str(hybrid.report)
 
 
 def test_generation_stops_at_the_end_of_the_document():

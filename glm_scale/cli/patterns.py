@@ -11,7 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from glm_scale.theory import Measurement, Structure
+    from glm_scale.mixers import Structure
+    from glm_scale.theory import Measurement
 
 _STRUCTURES = (
     "attention",
@@ -32,16 +33,14 @@ def patterns(
         list[str] | None,
         typer.Argument(
             metavar="[STRUCTURE …]",
-            help="Spelled as in model.mixers: attention, local:w, ssm, window:w, dense, lattice:f, offsets:f with any "
-            "increasing f of k, or an input mixing in front of a recurrence, 'local:128 > lattice:2^k'. "
+            help="Spelled as in model.mixers: attention, local:w, ssm:N, window:w, dense, lattice:f, offsets:f with "
+            "any increasing f of k, or an input mixing in front of a recurrence, 'local:128 > lattice:2^k'. "
             "Default: the nine structures of the README.",
             show_default=False,
         ),
     ] = None,
     length: Annotated[int, typer.Option(min=2, max=2**20, help="Rows of the document that is measured.")] = 4096,
-    head_dim: Annotated[
-        int, typer.Option(min=1, max=2**20, help="Key and value size of a head; the SSM's state size.")
-    ] = 64,
+    head_dim: Annotated[int, typer.Option(min=1, max=2**20, help="Key and value size of a head.")] = 64,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Also draw A, B and (I − B)^-1 of the first rows.")
     ] = None,
@@ -65,9 +64,9 @@ def patterns(
     from rich.console import Console
     from rich.progress import Progress
 
-    from glm_scale.theory import measure, parse_structure
+    from glm_scale.theory import measure
 
-    chosen = [parse_structure(spelling) for spelling in structures or _STRUCTURES]
+    chosen = [_structure(spelling) for spelling in structures or _STRUCTURES]
     if plot:
         _draw(chosen, plot)
     measured = []
@@ -82,6 +81,19 @@ def patterns(
         typer.echo(json.dumps([one.as_json() for one in measured], indent=2))
         return
     Console().print(_table(measured, length, head_dim))
+
+
+def _structure(spelling: str) -> Structure:
+    from glm_scale.errors import UserError
+    from glm_scale.mixers import parse_mixer
+
+    found = parse_mixer(spelling).structure
+    if found is None:
+        raise UserError(
+            f"mixer {spelling!r} is not of the form Y = (I − B)⁻¹ A X over tokens, so there is nothing to measure; "
+            "leave it out"
+        )
+    return found
 
 
 def _draw(structures: list[Structure], path: Path) -> None:
@@ -119,7 +131,7 @@ def _table(measured: list[Measurement], length: int, head_dim: int) -> Table:
     for one in measured:
         table.add_row(
             str(one.structure),
-            *_matrices(one.structure),
+            *one.structure.matrices,
             _short(one.reads_mean),
             str(one.reads_max),
             str(one.cache_rows),
@@ -129,14 +141,6 @@ def _table(measured: list[Measurement], length: int, head_dim: int) -> Table:
             _short(one.flops_per_token / 1000),
         )
     return table
-
-
-def _matrices(structure: Structure) -> tuple[str, str]:
-    """A and B in a few words."""
-    bands = {None: "dense", 1: "diag"}
-    kind, _, argument = str(structure.pattern or "none").partition(":")
-    rows = {"offsets": "i−f(k)", "lattice": "lattice", "window": f"band {argument}"}
-    return bands.get(structure.input_width, f"band {structure.input_width}"), rows.get(kind, kind)
 
 
 def _short(value: float, digits: int = 1) -> str:

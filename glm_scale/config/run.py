@@ -1,6 +1,7 @@
 """The whole configuration of a run, and the rules between its groups."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from glm_data import DataConfig
 from glm_data.settings import Settings
+from glm_scale.config.earlier import rewritten
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.config import ParallelConfig
 from glm_scale.tracking.config import TrackingConfig
@@ -45,6 +47,11 @@ class RunConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     ladder: LadderConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_now(cls, values: Any) -> Any:
+        return rewritten(values) if isinstance(values, Mapping) else values
 
     def accumulation(self, data_ranks: int = 1) -> int:
         """Forward passes of one optimizer step on each of the data ranks."""

@@ -7,10 +7,11 @@ projections than a mixer alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from glm_scale.mixers.contract import Mixer, MixerDims, MixerError, MixerSpec
+from glm_scale.mixers.contract import Look, Mixer, MixerDims, MixerError, MixerSpec
 from glm_scale.mixers.heads import MultiHead, StageSpec
+from glm_scale.mixers.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ class ComposedSpec:
     @property
     def name(self) -> str:
         return f"{self.inputs.name} > {self.outputs.name}"
+
+    @property
+    def structure(self) -> Structure | None:
+        front, back = self.inputs.structure, self.outputs.structure
+        if front is None or back is None:
+            return None
+        return replace(back, spelling=self.name, input_width=front.input_width)
+
+    @property
+    def look(self) -> Look:
+        """The recurrence's."""
+        return self.outputs.look
 
     def build(self, dims: MixerDims) -> Mixer:
         return MultiHead(self.name, dims, [self.inputs.stage(dims), self.outputs.stage(dims)])

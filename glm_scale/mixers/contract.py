@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from glm_scale.errors import UserError
 from glm_scale.layers.projection import Projection, projection
 from glm_scale.layers.rotary import Rotary
+from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.costs import Spread, Traffic, cheapest
 from glm_scale.parallel.strategies import SequenceStrategy, possible
 from glm_scale.sequence import Sequence
 
@@ -25,7 +28,7 @@ class MixerError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class MixerDims:
-    """The sizes a mixer is built from. `state_dim` is the state expansion N of the first-order SSM.
+    """The sizes a mixer is built from.
 
     `tensor`: the ranks over which heads are split; then `heads` are those of this rank, see `over`.
     """
@@ -33,7 +36,6 @@ class MixerDims:
     width: int
     heads: int
     head_dim: int
-    state_dim: int
     rotary: Rotary
     norm_eps: float
     tensor: TensorAxis | None = None
@@ -47,14 +49,31 @@ class MixerDims:
         return projection(self.width, outputs, bias=bias, tensor=self.tensor)
 
 
-class Mixer(nn.Module, ABC):
-    """Mixes information between the rows of a sequence; never from a later row, never from another document."""
+class Spreadable(ABC):
+    """What can be computed with the tokens of a sequence spread over ranks, by one strategy or another."""
+
+    sequence_strategies: tuple[SequenceStrategy, ...]
+    """The strategies under which it is exact over sequence shards; empty if it needs whole sequences."""
+
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        """What ranks send one another under one of `sequence_strategies`. Raises ValueError for any other."""
+        raise ValueError(f"{type(self).__name__} cannot be spread over ranks by {strategy!r}")
+
+    def choose_strategy(
+        self, spread: Spread, strategy: SequenceStrategy | None = None
+    ) -> tuple[SequenceStrategy, Traffic]:
+        """The strategy by which it is spread, and what ranks send: `strategy`, or if that is None the cheapest."""
+        able = possible(self.sequence_strategies, spread.heads, spread.ranks) if strategy is None else (strategy,)
+        traffic = {candidate: self.traffic(candidate, spread) for candidate in able}
+        chosen = cheapest(traffic)
+        return chosen, traffic[chosen]
+
+
+class Mixer(nn.Module, Spreadable):
+    """Mixes information between the tokens of a sequence; never from a later one, never from another document."""
 
     name: str
     """The canonical spelling, as in configs, tags and error messages."""
-
-    sequence_strategies: tuple[SequenceStrategy, ...]
-    """The strategies under which this mixer can be exact over sequence shards."""
 
     heads: int
     """Every weight is laid out head by head, so that tensor parallelism can give each rank some heads."""
@@ -101,6 +120,11 @@ class Mixer(nn.Module, ABC):
         """Rows that the cache of one document remembers after `length` tokens; None if it is a state of one size."""
         return None
 
+    def spread_parts(self) -> SequenceOf[Spreadable]:
+        """What is spread over sequence ranks one after the other, each by a strategy of its own: this mixer itself, or
+        the parts that it consists of."""
+        return (self,)
+
     def require_sequence_strategy(self, strategy: SequenceStrategy | None, ranks: int, tensor_ranks: int = 1) -> None:
         """Refuse to spread rows over `ranks` by a strategy, or by any if it is None, under which this mixer would not
         be exact.
@@ -138,10 +162,31 @@ class Mixer(nn.Module, ABC):
             )
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a mixer looks in every figure: the family that it belongs to, and the family's colour.
+
+    The colours are those of Okabe and Ito (2008), which people with colour vision deficiencies can tell apart.
+    """
+
+    family: str
+    colour: str = "#888888"
+
+
 class MixerSpec(Protocol):
-    """A parsed spelling: its canonical form, and how to build it. Equal names are equal mixers."""
+    """All that can be said of a mixer without building it. Equal names are equal mixers."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The canonical spelling."""
 
-    def build(self, dims: MixerDims) -> Mixer: ...
+    @property
+    def structure(self) -> Structure | None:
+        """The sparsity of its matrices; None if it is not of the form Y = (I − B)⁻¹ A X over single tokens."""
+
+    @property
+    def look(self) -> Look:
+        """In figures."""
+
+    def build(self, dims: MixerDims) -> Mixer:
+        """The module, with weights that are yet to be drawn."""

@@ -7,7 +7,7 @@ One stage is an ordinary mixer. Two are a composition, V ← A X by attention an
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
@@ -15,21 +15,25 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from glm_scale.layers.projection import projection_flops, residual_projection, split_heads
-from glm_scale.mixers.contract import Cache, Mixer, MixerDims, MixerError
-from glm_scale.parallel.costs import Spread, Traffic, cheapest
-from glm_scale.parallel.strategies import SequenceStrategy, possible
+from glm_scale.layers.projection import is_projection, projection_flops, residual_projection, split_heads
+from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable
+from glm_scale.mixers.structure import Structure
+from glm_scale.parallel.costs import Spread
 from glm_scale.sequence import Sequence
 
 
-class HeadMixing(nn.Module, ABC):
+class HeadMixing(nn.Module, Spreadable):
     """A stage: mixes head values v `[B, T, H, head_dim]` with coefficients that it computes from x `[B, T, D]`.
 
-    If the sequence has an axis, T are the rows of one of its ranks, and its strategy is one of `sequence_strategies`.
-    `extend` continues the documents of a cache by T ≥ 1 rows. The rest is as in `Mixer`.
+    If the sequence has an axis, T are the tokens of one of its ranks, and its strategy is one of `sequence_strategies`.
+    `extend` continues the documents of a cache by T ≥ 1 tokens. The rest is as in `Mixer`.
+
+    structure: of its matrices, from which its cost follows; None for a stage that counts its own.
     """
 
-    sequence_strategies: tuple[SequenceStrategy, ...]
+    structure: Structure | None
+    heads: int
+    head_dim: int
 
     undivided: str | None = None
     """Why heads cannot be spread over tensor ranks, each with its own weights, if they cannot."""
@@ -43,18 +47,21 @@ class HeadMixing(nn.Module, ABC):
     @abstractmethod
     def empty_cache(self, batch: int, length: int | None = None) -> Cache: ...
 
-    @abstractmethod
-    def flops_per_token(self, length: int) -> float: ...
+    def flops_per_token(self, length: int) -> float:
+        assert self.structure is not None, f"{type(self).__name__} has no structure and has to count its own FLOPs"
+        mixing = self.structure.flops_per_token(length, self.head_dim, self.head_dim)
+        return self._projection_flops() + self.heads * mixing
+
+    def _projection_flops(self) -> int:
+        return projection_flops(*(m for m in self.modules() if is_projection(m)))  # type: ignore[arg-type]
 
     @abstractmethod
     def cache_bytes(self, length: int) -> int: ...
 
     def cache_rows(self, length: int) -> int | None:
-        return None
-
-    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
-        """What ranks exchange under one of `sequence_strategies`. Raises ValueError for a stage that has none."""
-        raise ValueError(f"{type(self).__name__} cannot be spread over ranks by {strategy!r}")
+        if self.structure is None or self.structure.state is not None:
+            return None
+        return self.structure.cache_rows(length)
 
 
 class MultiHead(Mixer):
@@ -89,8 +96,7 @@ class MultiHead(Mixer):
             return sequence
         batch, length, heads, head_dim = v.shape
         spread = Spread(axis.ranks.size, batch, length, heads, head_dim, v.element_size())
-        strategies = possible(stage.sequence_strategies, self.heads, axis.ranks.size)
-        chosen = cheapest({strategy: stage.traffic(strategy, spread) for strategy in strategies})
+        chosen, _ = stage.choose_strategy(spread)
         return replace(sequence, axis=replace(axis, strategy=chosen))
 
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
@@ -106,6 +112,9 @@ class MultiHead(Mixer):
 
     def empty_cache(self, batch: int, length: int | None = None) -> Cache:
         return tuple(stage.empty_cache(batch, length) for stage in self._stages())
+
+    def spread_parts(self) -> list[HeadMixing]:
+        return self._stages()
 
     def require_tensor_parallel(self, ranks: int) -> None:
         reasons = [stage.undivided for stage in self._stages() if stage.undivided]
@@ -130,14 +139,17 @@ class MultiHead(Mixer):
 
 @dataclass(frozen=True)
 class StageSpec:
-    """The spelling of a mixer that is one stage.
+    """A mixer that is one stage.
 
-    `mixes` says which matrix of Y = (I − B)^-1 A X the stage is: "inputs" for A, "outputs" for the recurrence B.
+    `mixes` says which matrix of Y = (I − B)⁻¹ A X the stage is: "inputs" for A, "outputs" for the recurrence B.
+    `stage` builds it.
     """
 
     name: str
     mixes: Literal["inputs", "outputs"]
     stage: Callable[[MixerDims], HeadMixing]
+    structure: Structure | None
+    look: Look
 
     def build(self, dims: MixerDims) -> Mixer:
         return MultiHead(self.name, dims, [self.stage(dims)])

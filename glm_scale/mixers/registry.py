@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -9,10 +10,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from glm_scale.mixers.attention import read_attention, read_local
+from glm_scale.mixers.baselines import read_gated_deltanet, read_gla, read_log_linear, read_mamba2
 from glm_scale.mixers.composed import compose
 from glm_scale.mixers.contract import MixerError, MixerSpec
-from glm_scale.mixers.fla_baselines import read_baseline
-from glm_scale.mixers.mamba2 import read_mamba2
 from glm_scale.mixers.recurrence import read_recurrence
 from glm_scale.mixers.ssm import read_ssm
 
@@ -31,15 +31,15 @@ MIXERS: Mapping[str, Registered] = MappingProxyType(
     {
         "attention": Registered("attention", read_attention),
         "local": Registered("local:w", read_local),
-        "ssm": Registered("ssm", read_ssm),
+        "ssm": Registered("ssm:N", read_ssm),
         "window": Registered("window:w", read_recurrence),
         "dense": Registered("dense", read_recurrence),
         "lattice": Registered("lattice:f", read_recurrence),
         "offsets": Registered("offsets:f", read_recurrence),
-        "mamba2": Registered("mamba2", read_mamba2),
-        "gla": Registered("gla", read_baseline),
-        "gated_deltanet": Registered("gated_deltanet", read_baseline),
-        "log_linear": Registered("log_linear", read_baseline),
+        "mamba2": Registered("mamba2:N", read_mamba2),
+        "gla": Registered("gla:N", read_gla),
+        "gated_deltanet": Registered("gated_deltanet:N", read_gated_deltanet),
+        "log_linear": Registered("log_linear:N", read_log_linear),
     }
 )
 
@@ -52,6 +52,18 @@ def parse_mixer(spelling: str) -> MixerSpec:
     """
     parts = [_parse_part(part.strip(), spelling) for part in spelling.split(">")]
     return parts[0] if len(parts) == 1 else compose(spelling, parts)
+
+
+def parse_hybrid(name: str) -> list[MixerSpec]:
+    """The mixers that a model's layers alternate between, from its `ModelConfig.mixer_name`, in which a "+" joins them.
+
+    A "+" stands inside functions as well, as in `lattice:k^2+1+attention`. Raises as `parse_mixer`.
+    """
+    parts = name.split("+")
+    for count in range(1, len(parts)):
+        with contextlib.suppress(ValueError):
+            return [parse_mixer("+".join(parts[:count])), *parse_hybrid("+".join(parts[count:]))]
+    return [parse_mixer(name)]
 
 
 def _parse_part(part: str, spelling: str) -> MixerSpec:

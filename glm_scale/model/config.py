@@ -17,7 +17,8 @@ Size = Annotated[int, Field(ge=1, le=2**20)]
 class ModelConfig(Settings):
     """Sizes and mixers of a model. Sizes count numbers, not bytes.
 
-    `mixers` repeats through the depth: layer i has mixer i modulo the length of the list. `head_dim` defaults to
+    `mixers` repeats through the depth: layer i has mixer i modulo the length of the list. What a mixer has of its own,
+    such as the state expansion of `ssm:128`, stands in its spelling. `head_dim` defaults to
     width / heads; `mlp_width` to 8/3 of the width rounded up to a multiple of 64, which gives the gated MLP the
     weights of a plain one four times as wide as the model (Touvron et al. 2023, arXiv 2302.13971).
     """
@@ -34,8 +35,6 @@ class ModelConfig(Settings):
     tie_embeddings: bool = False
     rotary_base: Annotated[float, Field(gt=1)] = 10000.0
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    ssm_state: Size = 64
-    """State expansion N of the `ssm` mixer: its state is N × head_dim a head."""
 
     @field_validator("mixers", mode="before")
     @classmethod
@@ -92,7 +91,6 @@ class ModelConfig(Settings):
             width=self.width,
             heads=self.heads,
             head_dim=self.head_size,
-            state_dim=self.ssm_state,
             rotary=Rotary(self.head_size, self.rotary_base),
             norm_eps=self.norm_eps,
         )

@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from glm_kernels.patterns import Dense, Offsets, Pattern
-from glm_scale.parallel.reach import first_in_window, spans_read
-from glm_scale.parallel.recurrence import HEAD_GROUPS
 from glm_scale.parallel.strategies import SequenceStrategy
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
@@ -115,64 +112,6 @@ def cheapest(traffic: Mapping[SequenceStrategy, Traffic], link: Link | None = No
     return min(traffic, key=lambda strategy: traffic[strategy].seconds(link))
 
 
-def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
-    """Of `parallel.recurrence`."""
-    key, value, size, wide = key_dim, spread.head_dim, spread.itemsize, spread.sum_size
-    others = spread.ranks - 1
-    if strategy == "a2a":
-        return _heads_for_rows(spread, [size * key, size * key, size * value, size, size * value])
-    if isinstance(pattern, Dense | Offsets):
-        return _rows_to_readers(pattern, spread, size * (key + value))
-    slots = pattern.slot_count(spread.ranks * spread.length)
-    if strategy == "ring":
-        return _pipeline(spread, size * slots * (key + value), min(HEAD_GROUPS, spread.heads))
-    return Traffic(
-        # Keys, then summaries; adjoint summaries, then gradients of keys.
-        {"all_gather": spread.each(lambda rank: others * slots * (size * key + wide * (slots + value)))},
-        {
-            "all_gather": spread.each(lambda rank: others * slots * wide * value),
-            "reduce_scatter": spread.each(lambda rank: others * slots * wide * key),
-        },
-        steps=4,
-    )
-
-
-def ssm_traffic(strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
-    """Of `parallel.ssm`, whose decays are fp32 at least."""
-    value, size, wide = spread.head_dim, spread.itemsize, spread.sum_size
-    if strategy == "a2a":
-        return _heads_for_rows(spread, [size * key_dim, size * key_dim, size * value, 4, size * value])
-    state, others = wide * key_dim * value, spread.ranks - 1
-    if strategy == "ring":
-        return _pipeline(spread, state, 1)
-    return Traffic(
-        {"all_gather": spread.each(lambda rank: others * (state + wide))},
-        {"all_gather": spread.each(lambda rank: others * state)},
-        steps=2,
-    )
-
-
-def attention_traffic(window: int | None, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
-    """Of `parallel.attention`."""
-    row = key_dim + spread.head_dim
-    if strategy == "a2a":
-        return _heads_for_rows(
-            spread, [spread.itemsize * x for x in (key_dim, key_dim, spread.head_dim, spread.head_dim)]
-        )
-    # Rows of the shard so many ranks before, from the nearest one on.
-    rows = [
-        spread.length - first_in_window(window, spread.length, distance) for distance in range(1, spread.ranks)
-    ]  # fmt: skip
-    handed = [spread.itemsize * row * sum(rows[: rank + 1]) * (rank + 1 < spread.ranks) for rank in range(spread.ranks)]
-    home = [spread.sum_size * row * sum(rows[:rank]) for rank in range(spread.ranks)]
-    return Traffic(
-        {"send": spread.each(lambda rank: handed[rank])},
-        {"send": spread.each(lambda rank: handed[rank] + home[rank])},
-        # Gradients go home after the last step.
-        steps=2 * sum(1 for count in rows if count) + 1,
-    )
-
-
 def rows_before_traffic(spread: Spread, numbers: int) -> Traffic:
     """Of `exchange.rows_before`, for so many numbers of every batch row."""
     sent = spread.batch * numbers * spread.itemsize
@@ -184,37 +123,24 @@ def rows_before_traffic(spread: Spread, numbers: int) -> Traffic:
     )
 
 
-def _heads_for_rows(spread: Spread, row_bytes: list[int]) -> Traffic:
+def heads_for_rows(spread: Spread, row_bytes: list[int]) -> Traffic:
     """All-to-alls of tensors with these bytes a row and head, one after the other."""
     given = spread.batch * spread.length * spread.heads * sum(row_bytes)
     sent = (given // spread.ranks * (spread.ranks - 1),) * spread.ranks
     return Traffic({"all_to_all": sent}, {"all_to_all": sent}, steps=2 * len(row_bytes))
 
 
-def _pipeline(spread: Spread, message: int, groups: int) -> Traffic:
+def pipeline(spread: Spread, message: int, groups: int) -> Traffic:
     """A message from every rank to the next one and back, in groups of heads: each rank waits for the one before."""
     last = spread.ranks - 1
     return Traffic(
         {"send": spread.each(lambda rank: message * (rank < last))},
         {"send": spread.each(lambda rank: message * (rank > 0))},
-        **_waiting(spread, message, groups),
+        **waiting(spread, message, groups),
     )
 
 
-def _rows_to_readers(pattern: Dense | Offsets, spread: Spread, row_bytes: int) -> Traffic:
-    """Rows straight to the later ranks that read them, and their gradients back; each rank waits for the one before."""
-    read = [0] + [
-        row_bytes * sum(end - first for first, end in spans_read(pattern, spread.length, distance))
-        for distance in range(1, spread.ranks)
-    ]
-    return Traffic(
-        {"send": spread.each(lambda rank: sum(read[: spread.ranks - rank]))},
-        {"send": spread.each(lambda rank: sum(read[: rank + 1]))},
-        **_waiting(spread, max(read[:2]), min(HEAD_GROUPS, spread.heads)),
-    )
-
-
-def _waiting(spread: Spread, message: int, groups: int) -> dict[str, int]:
+def waiting(spread: Spread, message: int, groups: int) -> dict[str, int]:
     """Steps and fill of two passes through all ranks: the last one gets the first group of P − 1 messages in a row."""
     hops = max(spread.ranks - 2, 0)
     fill = 2 * spread.batch * spread.heads * message * hops // groups

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from glm_scale.config.run import RunConfig
+from glm_scale.mixers.ssm.spec import USUAL_STATE
 from glm_scale.model.head import CHUNK_LOGITS
 from glm_scale.parallel.mesh import Layout
 from glm_scale.planning.estimate import Estimate
@@ -74,7 +75,8 @@ def need_of(config: RunConfig, layout: Layout, device: str) -> Need:
 def ample(config: RunConfig) -> int:
     """Bytes that are more than enough for one rank, found in no time: without a look at what mixers do."""
     model, rows = config.model, config.training.micro_batch * config.data.sequence_length
-    units = model.width + model.mlp_size + model.heads * (model.head_size + model.ssm_state)
+    states = [spec.structure.state or 0 for spec in model.layer_mixers() if spec.structure]
+    units = model.width + model.mlp_size + model.heads * (model.head_size + max([USUAL_STATE, *states]))
     numbers = 2 * model.vocab_size * model.width + 4 * model.layers * model.width * units
     kept = rows * model.layers * units * _MOST_KEPT
     return 2_000_000_000 + config.data.workers * _WORKER + 40 * numbers + 4 * kept + 16 * CHUNK_LOGITS

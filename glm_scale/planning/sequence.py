@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from glm_scale.mixers.heads import HeadMixing, MultiHead
 from glm_scale.model.block import Block
-from glm_scale.parallel.costs import Sent, Spread, Traffic, cheapest, rows_before_traffic
-from glm_scale.parallel.strategies import SequenceStrategy, possible
+from glm_scale.parallel.costs import Sent, Spread, Traffic, rows_before_traffic
+from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.planning.exchanges import Exchange
 
 __all__ = ["SpreadBlock", "spread_block"]
@@ -35,26 +34,19 @@ class SpreadBlock:
 
 
 def spread_block(block: Block, spread: Spread, width: int, strategy: SequenceStrategy | None) -> SpreadBlock:
-    """strategy: of all stages; None: of each the cheapest, as `MultiHead` chooses. spread: of the heads of one rank."""
+    """strategy: of all parts of the mixer; None: of each the cheapest. spread: of the heads of one rank."""
     traffic, strategies, boundary = [], [], 0
     if block.conv is not None:
         traffic.append(rows_before_traffic(spread, (block.conv.width - 1) * width))
-    for stage in _stages(block):
-        able = possible(stage.sequence_strategies, spread.heads, spread.ranks) if strategy is None else (strategy,)
-        choices = {choice: stage.traffic(choice, spread) for choice in able}
-        chosen = cheapest(choices)
-        traffic.append(choices[chosen])
+    for part in block.mixer.spread_parts():
+        chosen, sent = part.choose_strategy(spread, strategy)
+        traffic.append(sent)
         strategies.append(chosen)
         if chosen != "a2a":
             # What comes in is kept in the dtype of sums.
             wider = spread.sum_size // spread.itemsize if chosen == "ring" else 1
-            boundary += wider * max(choices[chosen].forward)
+            boundary += wider * max(sent.forward)
     return SpreadBlock(tuple(traffic), tuple(strategies), boundary)
-
-
-def _stages(block: Block) -> list[HeadMixing]:
-    assert isinstance(block.mixer, MultiHead), "no other mixer has a sequence strategy"
-    return list(block.mixer.stages)  # type: ignore[arg-type]
 
 
 def _of_rank(sent: Sent, rank: int) -> Iterator[Exchange]:

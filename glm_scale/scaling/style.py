@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 
-# The palette of Okabe and Ito (2008), which people with colour vision deficiencies can tell apart; its yellow, too
-# faint on white, is replaced by the olive of Paul Tol's muted scheme.
-_FAMILY_COLOURS = MappingProxyType(
-    {
-        "attention": "#0072B2",
-        "lattice": "#D55E00",
-        "ssm": "#009E73",
-        "offsets": "#CC79A7",
-        "local": "#56B4E9",
-        "window": "#E69F00",
-        "dense": "#333333",
-        "hybrid": "#999933",
-    }
-)
-_OTHER_COLOUR = "#888888"
+from glm_scale.mixers import Look, parse_hybrid
+
+_HYBRID = Look("hybrid", "#999933")
+"""Layers of more than one family. The olive of Paul Tol's muted scheme."""
 # (matplotlib line, matplotlib marker, plotly line, plotly marker)
 _VARIANTS = (
     ("-", "o", "solid", "circle"),
@@ -41,16 +29,18 @@ class Style:
     plotly_marker: str
 
 
-def family(mixer: str) -> str:
-    """The family of a mixer's spelling: `local:128 > lattice:2^k` is a lattice, `lattice:2^k+attention` a hybrid.
+def look_of(mixer: str) -> Look:
+    """The look of a model's mixers, named as in its summary: that of their family, or a hybrid's if they have several.
 
-    >>> family("lattice:k^2+1")
+    >>> look_of("local:128 > lattice:2^k").family
     'lattice'
     """
-    # A "+" also stands inside a function; what follows it there is no family and drops out.
-    parts = [part.rpartition(">")[2].strip().partition(":")[0] for part in mixer.split("+")]
-    known = {part for part in parts if part in _FAMILY_COLOURS}
-    return known.pop() if len(known) == 1 else "hybrid" if known else parts[0]
+    try:
+        looks = {spec.look for spec in parse_hybrid(mixer)}
+    except ValueError:
+        # Of a version, or of somebody, that knows more mixers.
+        return Look(mixer.partition(":")[0])
+    return looks.pop() if len(looks) == 1 else _HYBRID
 
 
 def styles(mixers: Iterable[str]) -> dict[str, Style]:
@@ -58,8 +48,8 @@ def styles(mixers: Iterable[str]) -> dict[str, Style]:
     found: dict[str, Style] = {}
     seen: dict[str, int] = {}
     for mixer in sorted(set(mixers), key=lambda spelling: (len(spelling), spelling)):
-        name = family(mixer)
-        variant = _VARIANTS[seen.get(name, 0) % len(_VARIANTS)]
-        seen[name] = seen.get(name, 0) + 1
-        found[mixer] = Style(_FAMILY_COLOURS.get(name, _OTHER_COLOUR), *variant)
+        look = look_of(mixer)
+        variant = _VARIANTS[seen.get(look.family, 0) % len(_VARIANTS)]
+        seen[look.family] = seen.get(look.family, 0) + 1
+        found[mixer] = Style(look.colour, *variant)
     return found

@@ -24,7 +24,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glm_scale.theory.structures import Structure
+from glm_scale.mixers.structure import Structure
 
 _WEIGHT_SCALE = 1 << 24
 _COOLING_SWEEPS = 40

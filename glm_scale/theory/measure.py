@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from glm_scale.mixers.structure import Structure
 from glm_scale.theory.congestion import Congestion, congestion
 from glm_scale.theory.paths import shortest_paths
-from glm_scale.theory.structures import Structure
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def measure(structure: Structure, length: int, head_dim: int, copy_length: int) 
         head_dim=head_dim,
         reads_mean=float(reads.mean()),
         reads_max=int(reads.max()),
-        cache_rows=structure.cache_rows(length, head_dim),
+        cache_rows=structure.cache_rows(length),
         path_max=float(paths.max()),
         path_mean=float(paths.mean()),
         flops_per_token=structure.flops_per_token(length, head_dim, head_dim),

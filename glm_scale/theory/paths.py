@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glm_kernels.patterns import Lifetime, Offsets, Pattern
-from glm_scale.theory.structures import Structure
+from glm_scale.mixers.structure import Structure
 
 _UNREACHED = 1 << 30
 

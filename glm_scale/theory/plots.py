@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from glm_scale.theory.structures import Structure
+from glm_scale.mixers.structure import Structure
 
 _FAINTEST = 1e-3
 _COLUMNS = 9

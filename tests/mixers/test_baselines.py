@@ -9,13 +9,15 @@ from torch.utils._pytree import tree_leaves
 
 from glm_kernels import fla
 from glm_scale.layers.rotary import Rotary
-from glm_scale.mixers import MixerDims, MixerError, fla_baselines, parse_mixer
+from glm_scale.mixers import MixerDims, MixerError, parse_mixer
+from glm_scale.mixers.baselines.gated_deltanet import delta_row
+from glm_scale.mixers.baselines.gla import gla_row
 from glm_scale.sequence import Sequence
 from tests.tolerances import assert_close, error, norm, rounding, unit
 
 pytestmark = pytest.mark.numeric
 
-DIMS = MixerDims(width=12, heads=2, head_dim=8, state_dim=64, rotary=Rotary(8, 50.0), norm_eps=1e-5)
+DIMS = MixerDims(width=12, heads=2, head_dim=8, rotary=Rotary(8, 50.0), norm_eps=1e-5)
 NAMES = ["gla", "gated_deltanet", "log_linear"]
 LENGTH = 40
 OPERATIONS = LENGTH + 4 * 16 + 64
@@ -63,8 +65,8 @@ def matrix_form(q, k, v, log_decay, level, scale, cu_seqlens=None):
 @pytest.fixture
 def played(monkeypatch):
     operators = {
-        "gla": by_rows(fla_baselines.gla_row, one_state),
-        "gated_delta_rule": by_rows(fla_baselines.delta_row, one_state),
+        "gla": by_rows(gla_row, one_state),
+        "gated_delta_rule": by_rows(delta_row, one_state),
         "log_linear": matrix_form,
     }
     monkeypatch.setattr(fla, "operator", lambda name, gradients=True: operators[name])
@@ -124,15 +126,17 @@ def test_without_fla_or_a_gpu_a_baseline_says_what_it_needs(name):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "mamba2"])
-def test_a_baseline_takes_no_argument(name):
-    assert parse_mixer(name).name == name
-    with pytest.raises(MixerError, match=f"'{name}:4': {name} takes no argument; .*model.ssm_state"):
-        parse_mixer(f"{name}:4")
+def test_a_baseline_takes_its_state(name):
+    assert parse_mixer(name).name == name == parse_mixer(f"{name}:64").name
+    assert parse_mixer(f"{name}:128").name == f"{name}:128"
+    for wrong in ("", "0", "many", "-1"):
+        with pytest.raises(MixerError, match=f"'{name}:{wrong}': {name} takes its state expansion, .*{name}:128"):
+            parse_mixer(f"{name}:{wrong}")
 
 
 def test_sizes_that_a_kernel_does_not_take_are_refused():
-    with pytest.raises(MixerError, match=r"ssm_state = 48.*multiple of 64"):
-        parse_mixer("log_linear").build(MixerDims(12, 2, 8, 48, DIMS.rotary, 1e-5))
+    with pytest.raises(MixerError, match=r"state of 48.*multiple of 64"):
+        parse_mixer("log_linear:48").build(DIMS)
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gla", "baseline for one device"), ("mamba2", "serve all heads")])
@@ -156,8 +160,8 @@ def test_operators_equal_their_definitions_on_a_gpu(name):
     gate = -torch.rand(1, 200, 2, *([64] if name == "gla" else []), device="cuda", generator=generator)
     rest = {"gla": [], "gated_delta_rule": [gate.exp()], "log_linear": [torch.rand(1, 200, 2, 18, device="cuda")]}
     definition = {
-        "gla": by_rows(fla_baselines.gla_row, one_state),
-        "gated_delta_rule": by_rows(fla_baselines.delta_row, one_state),
+        "gla": by_rows(gla_row, one_state),
+        "gated_delta_rule": by_rows(delta_row, one_state),
         "log_linear": lambda *x, scale: matrix_form(*(y.cpu() for y in x), scale),
     }[name]
     operands = [q, k, v, gate, *rest[name]]

@@ -10,21 +10,21 @@ from torch.utils._pytree import tree_leaves
 from glm_kernels import parse_pattern
 from glm_scale.layers.rotary import Rotary
 from glm_scale.mixers import MixerDims, MixerError, parse_mixer
-from glm_scale.mixers.attention import PAGE
+from glm_scale.mixers.attention.mixing import PAGE
 from glm_scale.sequence import Sequence
 from tests.caches import bytes_held, bytes_that_count
 from tests.tolerances import assert_close, norm, rounding
 
 pytestmark = pytest.mark.numeric
 
-DIMS = MixerDims(width=12, heads=2, head_dim=8, state_dim=4, rotary=Rotary(8, 50.0), norm_eps=1e-5)
+DIMS = MixerDims(width=12, heads=2, head_dim=8, rotary=Rotary(8, 50.0), norm_eps=1e-5)
 
 SPELLINGS = [
     "attention",
     "local:1",
     "local:5",
-    "ssm",
-    "mamba2",
+    "ssm:4",
+    "mamba2:4",
     "window:1",
     "window:4",
     "dense",
@@ -37,7 +37,7 @@ SPELLINGS = [
     "offsets:k^3+1",
     "local:3 > lattice:2^k",
     "attention > offsets:2^k",
-    "local:4 > ssm",
+    "local:4 > ssm:4",
 ]
 
 PACKED = [[0] * 9 + [9] * 1 + [10] * 30, [0] * 23 + [23] * 17]
@@ -118,7 +118,7 @@ def test_rows_depend_on_all_rows_they_may_reach_and_no_others(spelling):
     expected = reachable(spelling, starts)
     # The gradient of the SSM's decays is a difference of cumulative sums, which leaves some rounding.
     nothing = rounding(torch.float64, OPERATIONS) * norm(*gradients)
-    sums_decays = "ssm" in spelling or spelling == "mamba2"
+    sums_decays = "ssm" in spelling or "mamba2" in spelling
     assert (depends[~expected] <= (nothing if sums_decays else 1e-30)).all()
     assert (depends[expected] > 1e6 * nothing).all()
 
@@ -156,7 +156,7 @@ def test_cache_bytes_are_the_bytes_of_the_rows_that_count(spelling, length):
         ("window:16", 16),
         ("offsets:2^k", 47),
         ("lattice:2^k", 6),
-        ("ssm", None),
+        ("ssm:4", None),
         ("local:16 > lattice:2^k", 15 + 6),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_cache_grown_by_steps_has_an_eighth_or_a_page_to_spare_at_most(spellin
         ("offsets:2^k", 15.9, 16),
         ("local:64", 1, 1),
         ("window:64", 1, 1),
-        ("ssm", 1, 1),
+        ("ssm:4", 1, 1),
         ("lattice:2^k", 1.2, 1.5),  # 16 / 12
         ("lattice:k^2+1", 3.5, 4.5),  # √16
         ("lattice:k^3+1", 2.0, 3.5),  # ∛16
@@ -214,14 +214,14 @@ def test_a_cache_grows_with_the_length_as_its_structure_says(spelling, least, mo
         ("window:1", 0.99),
         ("dense", 49.5),
         ("lattice:2^k", None),
-        ("ssm", None),
+        ("ssm:4", None),
     ],
 )
 def test_flops_count_the_projections_and_the_rows_read(spelling, reads):
     """Over 100 tokens, two multiplications (score and value) of heads · head_dim for every row read."""
     mixer = build(spelling)
     matrices = sum(p.numel() for p in mixer.parameters() if p.dim() == 2)
-    if spelling == "ssm":
+    if spelling == "ssm:4":
         mixing = 4 * 2 * 4 * 8
     elif reads is None:
         pattern = parse_pattern(spelling)

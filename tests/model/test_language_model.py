@@ -15,14 +15,14 @@ HYBRIDS = {
     "attention": ["attention"],
     "lattice": ["lattice:2^k"],
     "lattice + attention": ["lattice:k^2+1", "attention"],
-    "ssm + local": ["ssm", "local:5"],
+    "ssm + local": ["ssm:4", "local:5"],
     "composed + offsets + dense": ["local:4 > lattice:2^k", "offsets:k^3+1", "dense"],
 }
 
 
 def build(mixers=("lattice:2^k",), seed=0, **changes):
     """A small model whose weights are large enough that mixers, convolutions and logits are far from flat."""
-    sizes = {"vocab_size": 31, "layers": 3, "width": 16, "heads": 2, "mlp_width": 24, "ssm_state": 4} | changes
+    sizes = {"vocab_size": 31, "layers": 3, "width": 16, "heads": 2, "mlp_width": 24} | changes
     model = LanguageModel(ModelConfig(mixers=tuple(mixers), **sizes))
     torch.manual_seed(seed)
     for parameter in model.parameters():

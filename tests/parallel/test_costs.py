@@ -16,13 +16,13 @@ from tests.parallel.test_sharded_recurrence import documents
 
 MIXERS = [
     "lattice:2^k", "lattice:k^2+1", "window:5", "window:60", "dense", "offsets:2^k", "offsets:3^k", "offsets:7*k+5",
-    "ssm", "mamba2", "attention", "local:1", "local:9", "local:40",
+    "ssm:6", "mamba2:6", "attention", "local:1", "local:9", "local:40",
 ]  # fmt: skip
 
 
-def built(spelling, heads, head_dim, state_dim):
+def built(spelling, heads, head_dim):
     rotary = Rotary(head_dim, 1e4)
-    return parse_mixer(spelling).build(MixerDims(16, heads, head_dim, state_dim, rotary, 1e-5))
+    return parse_mixer(spelling).build(MixerDims(16, heads, head_dim, rotary, 1e-5))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def built(spelling, heads, head_dim, state_dim):
 @pytest.mark.parametrize("spelling", MIXERS)
 def test_bytes_are_those_that_ranks_send(spelling, ranks, batch, length, heads, head_dim, dtype):
     torch.manual_seed(0)
-    mixer = built(spelling, heads, head_dim, 6).to(dtype)
+    mixer = built(spelling, heads, head_dim).to(dtype)
     whole = torch.randn(batch, ranks * length, 16, dtype=dtype)
     starts = documents(batch, ranks * length, ranks)
 
@@ -70,7 +70,7 @@ def test_bytes_are_those_that_ranks_send(spelling, ranks, batch, length, heads, 
     [
         ("lattice:2^k", 16, "scan"),
         ("lattice:k^2+1", 16, "ring"),
-        ("ssm", 16, "scan"),
+        ("ssm:128", 16, "scan"),
         ("mamba2", 16, "scan"),
         ("window:16", 16, "scan"),
         ("window:1000", 16, "ring"),
@@ -85,7 +85,7 @@ def test_bytes_are_those_that_ranks_send(spelling, ranks, batch, length, heads, 
 def test_the_cheapest_strategy_of_long_rows_over_eight_ranks(spelling, heads, chosen, monkeypatch):
     """131,072 rows, heads of 128, bf16: what a mixer takes for itself."""
     with torch.device("meta"):
-        mixer = built(spelling, heads, 128, 128)
+        mixer = built(spelling, heads, 128)
     taken = []
     monkeypatch.setattr(mixer.stages[0], "forward", lambda x, v, sequence: taken.append(sequence.axis.strategy) or v)
 
@@ -97,7 +97,7 @@ def test_the_cheapest_strategy_of_long_rows_over_eight_ranks(spelling, heads, ch
 
 
 def test_a_strategy_that_was_asked_for_is_taken():
-    mixer = built("lattice:2^k", 4, 4, 4)
+    mixer = built("lattice:2^k", 4, 4)
 
     def work(rank):
         x = torch.randn(1, 8, 16)
@@ -119,7 +119,7 @@ def test_slow_links_and_slow_steps_weigh_bytes_and_steps():
 def test_a_pipeline_of_ranks_waits_for_its_first_head_group():
     """Through 8 ranks go 7 messages in a row, each a group of heads; then come the other groups."""
     spread = Spread(ranks=8, batch=1, length=64, heads=8, head_dim=4, itemsize=2)
-    traffic = built("lattice:2^k", 8, 4, 4).stages[0].traffic("ring", spread)
+    traffic = built("lattice:2^k", 8, 4).stages[0].traffic("ring", spread)
     message = max(traffic.forward)
     assert traffic.steps == 2 * (7 + 3)
     assert traffic.fill == 2 * 6 * message / 4

@@ -20,8 +20,8 @@ MIXERS = {
     "attention": ("a2a", "ring"),
     "local:5": ("a2a", "ring"),
     "local:20": ("a2a", "ring"),
-    "ssm": ("scan", "ring", "a2a"),
-    "mamba2": ("scan", "ring", "a2a"),
+    "ssm:4": ("scan", "ring", "a2a"),
+    "mamba2:4": ("scan", "ring", "a2a"),
     "window:3": ("scan", "ring", "a2a"),
     "dense": ("a2a", "ring"),
     "lattice:2^k": ("scan", "ring", "a2a"),
@@ -44,7 +44,6 @@ def model(mixers, **changes):
             heads=4,
             mixers=mixers,
             vocab_size=32,
-            ssm_state=4,
             conv_width=3,
             norm_eps=norm_epsilon(mixers),
             **changes,
@@ -83,7 +82,7 @@ def over_ranks(whole, tokens, starts, labels, strategy=None):
 def assert_same(found, expected, mixers):
     """What is computed in float64 is held to that: not the steps of an SSM, nor the loss and the head's gradient."""
     (loss, *gradients, head), (expected_loss, *expected_gradients, expected_head) = found, expected
-    dtype = torch.float32 if {"ssm", "mamba2"} & set(mixers) else torch.float64
+    dtype = torch.float32 if {"ssm:4", "mamba2:4"} & set(mixers) else torch.float64
     assert_close(gradients, expected_gradients, rounding(dtype, OPERATIONS), norm(*expected_gradients))
     assert_close([loss, head], [expected_loss, expected_head], rounding(torch.float32, RANKS * LENGTH))
 
@@ -93,7 +92,7 @@ def assert_same(found, expected, mixers):
     [
         *(([mixer], strategy) for mixer, strategies in MIXERS.items() for strategy in strategies),
         (["lattice:2^k", "attention"], None),
-        (["ssm", "lattice:k^2+1"], "ring"),
+        (["ssm:4", "lattice:k^2+1"], "ring"),
     ],
 )
 def test_loss_and_gradients_are_those_of_one_device(mixers, strategy):
@@ -105,7 +104,7 @@ def test_loss_and_gradients_are_those_of_one_device(mixers, strategy):
 
 @pytest.mark.parametrize("strategy", ["scan", "ring"])
 def test_recomputed_activations_exchange_the_same_again(strategy):
-    mixers = {"scan": ["lattice:2^k", "ssm"], "ring": ["local:20 > lattice:2^k", "offsets:2^k"]}[strategy]
+    mixers = {"scan": ["lattice:2^k", "ssm:4"], "ring": ["local:20 > lattice:2^k", "offsets:2^k"]}[strategy]
     whole, inputs = model(mixers), batch()
     expected = loss_and_gradients(whole, *inputs)
     whole.activation_checkpointing = True

@@ -23,11 +23,11 @@ SETUPS = [
     Setup(("offsets:k^2+1",), stage=2, checkpointing=True),
     Setup(("attention",), sequence=4, stage=2),
     Setup(("local:5 > lattice:2^k",), sequence=2),
-    Setup(("ssm",), sequence=4, strategy="scan", stage=0, checkpointing=True),
-    Setup(("ssm",), sequence=2, strategy="ring", stage=3),
-    Setup(("mamba2",), sequence=4, strategy="scan"),
+    Setup(("ssm:4",), sequence=4, strategy="scan", stage=0, checkpointing=True),
+    Setup(("ssm:4",), sequence=2, strategy="ring", stage=3),
+    Setup(("mamba2:4",), sequence=4, strategy="scan"),
     Setup(("lattice:2^k", "attention"), sequence=2, checkpointing=True),
-    Setup(("ssm", "dense"), stage=3),
+    Setup(("ssm:4", "dense"), stage=3),
     # Tensor ranks, and with others.
     Setup(("lattice:2^k",), tensor=2, stage=0),
     Setup(("lattice:k^2+1",), tensor=4, shards_rows=True, stage=1, tied=True),
@@ -37,19 +37,19 @@ SETUPS = [
     Setup(("offsets:k^2+1",), tensor=2, sequence=2, strategy="a2a", stage=0, tied=True),
     Setup(("attention",), tensor=2, shards_rows=True, stage=0, checkpointing=True),
     Setup(("local:5",), tensor=4, stage=2),
-    Setup(("ssm",), tensor=2, sequence=2, strategy="scan", stage=2),
-    Setup(("ssm",), tensor=2, shards_rows=True, stage=3, tied=True),
+    Setup(("ssm:4",), tensor=2, sequence=2, strategy="scan", stage=2),
+    Setup(("ssm:4",), tensor=2, shards_rows=True, stage=3, tied=True),
     Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_rows=True, stage=2),
 ]
 
 BF16_SETUPS = [
     Setup(("lattice:2^k",), tensor=2, sequence=2, stage=1, precision="bf16"),
-    Setup(("ssm", "lattice:k^2+1"), sequence=2, stage=2, precision="bf16", checkpointing=True),
+    Setup(("ssm:4", "lattice:k^2+1"), sequence=2, stage=2, precision="bf16", checkpointing=True),
     Setup(("offsets:2^k", "attention"), tensor=2, shards_rows=True, stage=3, precision="bf16"),
 ]
 MIXERS = (
-    "attention", "local:5", "ssm", "window:3", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k", "offsets:k^2+1",
-    "local:5 > lattice:2^k",
+    "attention", "local:5", "ssm:4", "window:3", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k",
+    "offsets:k^2+1", "local:5 > lattice:2^k",
 )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ RATE, BETA, EPSILON = 1e-3, 0.9, 1e-2
 def norm_epsilon(mixers: Collection[str]) -> float:
     """Of a model's norms: its own, except with an SSM. The first row of a document leaves that as v times q·k, and
     where this all but vanishes a norm with a small ε makes a large number of its rounding."""
-    return 1e-2 if {"ssm", "mamba2"} & {*mixers} else ModelConfig.model_fields["norm_eps"].default
+    has_ssm = any(mixer.startswith(("ssm", "mamba2")) for mixer in mixers)
+    return 1e-2 if has_ssm else ModelConfig.model_fields["norm_eps"].default
 
 
 @dataclass
@@ -137,7 +138,7 @@ def train(setup: Setup) -> Trained:
 
 def _model_config(setup: Setup) -> ModelConfig:
     return ModelConfig(
-        layers=LAYERS, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, ssm_state=4, conv_width=3,
+        layers=LAYERS, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, conv_width=3,
         mlp_width=32, tie_embeddings=setup.tied, norm_eps=norm_epsilon(setup.mixers),
     )  # fmt: skip
 

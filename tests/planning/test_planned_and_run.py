@@ -21,7 +21,7 @@ def run_config(
     strategy: str | None = None, shard_activations: bool = False, rows: int = 4, length: int = 24, **training: Any,
 ) -> RunConfig:  # fmt: skip
     """A small model on four ranks, two micro-batches a step, which are `rows` rows on all data ranks together."""
-    sizes = {"layers": 2, "width": 16, "heads": 4, "vocab_size": 32, "mlp_width": 32, "ssm_state": 4, "mixers": mixers}
+    sizes = {"layers": 2, "width": 16, "heads": 4, "vocab_size": 32, "mlp_width": 32, "mixers": mixers}
     steps = {"tokens": 10**6, "batch_tokens": 2 * rows * length, "micro_batch": rows * tensor * sequence // RANKS}
     return RunConfig.model_validate(
         {
@@ -44,27 +44,27 @@ BF16, AGAIN, SPLIT = {"precision": "bf16"}, {"activation_checkpointing": True}, 
 
 # Every two of mixer, layout, strategy, stage, precision, checkpointing, split rows, tied tables and convolution meet.
 CONFIGS = [
-    run_config(["offsets:2^k", "ssm"], zero_stage=3, **AGAIN),
-    run_config(["mamba2", "dense"], CONV | TIED, zero_stage=2, **BF16),
+    run_config(["offsets:2^k", "ssm:4"], zero_stage=3, **AGAIN),
+    run_config(["mamba2:4", "dense"], CONV | TIED, zero_stage=2, **BF16),
     run_config(["attention", "lattice:2^k"], CONV | TIED, zero_stage=0, **AGAIN),
     run_config(["local:5 > window:3", "lattice:k^2+1"], TIED, zero_stage=1, **BF16),
-    run_config(["mamba2", "ssm"], CONV | TIED, sequence=2, strategy="ring", zero_stage=3, **BF16),
-    run_config(["lattice:2^k", "mamba2"], sequence=2, strategy="scan", zero_stage=0, **AGAIN),
+    run_config(["mamba2:4", "ssm:4"], CONV | TIED, sequence=2, strategy="ring", zero_stage=3, **BF16),
+    run_config(["lattice:2^k", "mamba2:4"], sequence=2, strategy="scan", zero_stage=0, **AGAIN),
     run_config(["attention", "local:5 > window:3"], TIED, sequence=2, strategy="a2a", zero_stage=2, **BF16, **AGAIN),
     run_config(["dense", "offsets:2^k"], CONV | TIED, sequence=2, strategy="ring", zero_stage=1, **BF16),
-    run_config(["mamba2", "lattice:2^k"], CONV | TIED, sequence=2, strategy="a2a", zero_stage=1, **BF16),
-    run_config(["lattice:k^2+1", "ssm"], TIED, sequence=2, strategy="scan", zero_stage=3, **AGAIN),
+    run_config(["mamba2:4", "lattice:2^k"], CONV | TIED, sequence=2, strategy="a2a", zero_stage=1, **BF16),
+    run_config(["lattice:k^2+1", "ssm:4"], TIED, sequence=2, strategy="scan", zero_stage=3, **AGAIN),
     run_config(["attention", "dense"], TIED, sequence=2, zero_stage=1, **BF16, **AGAIN),
     run_config(["dense", "attention"], sequence=4, strategy="a2a", zero_stage=1),
     run_config(
         ["lattice:k^2+1", "offsets:2^k"], CONV | TIED, sequence=4, strategy="a2a", zero_stage=3, **BF16, **AGAIN
     ),
-    run_config(["ssm", "mamba2"], TIED, sequence=4, strategy="scan", zero_stage=2, **BF16),
+    run_config(["ssm:4", "mamba2:4"], TIED, sequence=4, strategy="scan", zero_stage=2, **BF16),
     run_config(["lattice:2^k", "local:5 > window:3"], sequence=4, strategy="ring", zero_stage=3),
-    run_config(["mamba2", "attention"], TIED, sequence=4, zero_stage=0, **AGAIN),
+    run_config(["mamba2:4", "attention"], TIED, sequence=4, zero_stage=0, **AGAIN),
     run_config(["lattice:k^2+1", "local:5 > window:3"], CONV, tensor=2, zero_stage=0),
     run_config(["attention", "dense"], TIED, tensor=2, **SPLIT, zero_stage=3, **BF16, **AGAIN),
-    run_config(["ssm", "offsets:2^k"], CONV, tensor=2, zero_stage=1),
+    run_config(["ssm:4", "offsets:2^k"], CONV, tensor=2, zero_stage=1),
     run_config(["lattice:2^k", "lattice:k^2+1"], CONV | TIED, tensor=2, zero_stage=2),
     run_config(
         ["local:5 > window:3", "lattice:k^2+1"],
@@ -77,14 +77,14 @@ CONFIGS = [
         **AGAIN,
     ),
     run_config(
-        ["ssm", "lattice:2^k"], CONV | TIED, tensor=2, sequence=2, strategy="scan", **SPLIT, zero_stage=1, **BF16
+        ["ssm:4", "lattice:2^k"], CONV | TIED, tensor=2, sequence=2, strategy="scan", **SPLIT, zero_stage=1, **BF16
     ),
     run_config(["offsets:2^k", "attention"], CONV | TIED, tensor=2, sequence=2, strategy="ring", zero_stage=0),
-    run_config(["dense", "ssm"], tensor=2, sequence=2, strategy="a2a", **SPLIT, zero_stage=0),
+    run_config(["dense", "ssm:4"], tensor=2, sequence=2, strategy="a2a", **SPLIT, zero_stage=0),
     run_config(["offsets:2^k", "local:5 > window:3"], CONV, tensor=2, sequence=2, **SPLIT, zero_stage=3),
     run_config(["offsets:2^k", "lattice:2^k"], CONV | TIED, tensor=4, **SPLIT, zero_stage=2, **AGAIN),
     run_config(["local:5 > window:3", "lattice:k^2+1"], TIED, tensor=4, zero_stage=1, **BF16, **AGAIN),
-    run_config(["ssm", "dense"], tensor=4, **SPLIT, zero_stage=3),
+    run_config(["ssm:4", "dense"], tensor=4, **SPLIT, zero_stage=3),
     run_config(["lattice:k^2+1", "attention"], tensor=4, **SPLIT, zero_stage=0),
 ]
 
@@ -107,17 +107,17 @@ def test_every_rank_sends_and_holds_what_was_planned(processes, config):
         assert planned.part.numbers == found.parameters
 
 
-WIDE = {"width": 128, "vocab_size": 64, "mlp_width": 256, "ssm_state": 16}
+WIDE = {"width": 128, "vocab_size": 64, "mlp_width": 256}
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        run_config(["ssm", "local:32"], WIDE | CONV, length=256, **BF16, **AGAIN),
-        run_config(["lattice:2^k", "mamba2"], WIDE, length=256, sequence=4),
+        run_config(["ssm:16", "local:32"], WIDE | CONV, length=256, **BF16, **AGAIN),
+        run_config(["lattice:2^k", "mamba2:16"], WIDE, length=256, sequence=4),
         run_config(["dense", "offsets:2^k"], WIDE | CONV, length=256, sequence=2, strategy="a2a", **BF16),
         run_config(["window:5", "attention"], WIDE | CONV, length=256, tensor=2, **SPLIT, **BF16),
-        run_config(["lattice:k^2+1", "ssm"], WIDE | TIED, length=256, tensor=4),
+        run_config(["lattice:k^2+1", "ssm:16"], WIDE | TIED, length=256, tensor=4),
         run_config(["local:32 > lattice:2^k"], WIDE | CONV, length=256, tensor=2, sequence=2, **SPLIT, **AGAIN),
     ],
     ids=lambda config: " ".join(config.model.mixers),

@@ -20,7 +20,7 @@ from glm_scale.errors import UserError
 from glm_scale.finding import find_runs
 from glm_scale.scaling.comparison import compare, quantity, render_table, scaling_curves
 from glm_scale.scaling.curves import Curve, load_run
-from glm_scale.scaling.style import family, styles
+from glm_scale.scaling.style import look_of, styles
 from glm_scale.tracking import MetricsLog
 
 app = typer.Typer()
@@ -221,7 +221,7 @@ def test_a_skipped_step_is_no_point_of_the_curve(tmp_path):
     ],
 )
 def test_families(mixer, name):
-    assert family(mixer) == name
+    assert look_of(mixer).family == name
 
 
 def test_a_mixer_keeps_its_colour_and_variants_differ_in_line():

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm_scale.theory import Congestion, Structure, congestion, parse_structure
+from glm_scale.mixers import Structure
+from glm_scale.theory import Congestion, congestion
 from glm_scale.theory.congestion import Network, certified
+from tests.theory.structures import structure_of
 
 
 def routes_from(structure: Structure, source: int, length: int) -> list[tuple[int, ...]]:
@@ -88,7 +90,7 @@ BACKS = [
 @settings(max_examples=40)
 @given(st.sampled_from(BACKS), st.sampled_from(["", "local:2 > ", "local:3 > "]), st.integers(1, 6))
 def test_small_copies_equal_an_exhaustive_search(back: str, front: str, length: int) -> None:
-    structure = parse_structure(front + back)
+    structure = structure_of(front + back)
     result = congestion(structure, length)
     assert result is not None
     check(structure, result)
@@ -101,7 +103,7 @@ def test_small_copies_equal_an_exhaustive_search(back: str, front: str, length: 
 @settings(max_examples=15)
 @given(st.sampled_from(BACKS), st.sampled_from(["", "local:4 > "]), st.integers(7, 32))
 def test_routings_and_certificates_hold(back: str, front: str, length: int) -> None:
-    structure = parse_structure(front + back)
+    structure = structure_of(front + back)
     result = congestion(structure, length)
     assert result is not None
     check(structure, result)
@@ -110,7 +112,7 @@ def test_routings_and_certificates_hold(back: str, front: str, length: int) -> N
 
 @given(st.sampled_from(["lattice:2^k", "offsets:2^k", "window:3", "local:2 > lattice:2^k"]), st.data())
 def test_no_weights_prove_more_than_a_routing_allows(spelling: str, data: st.DataObject) -> None:
-    structure = parse_structure(spelling)
+    structure = structure_of(spelling)
     result = congestion(structure, 9)
     assert result is not None
     weights = data.draw(st.lists(st.integers(0, 100), min_size=18, max_size=18).filter(any))
@@ -120,21 +122,21 @@ def test_no_weights_prove_more_than_a_routing_allows(spelling: str, data: st.Dat
 @pytest.mark.parametrize("length", [1, 2, 7, 30])
 def test_the_ends_of_the_scale(length: int) -> None:
     for spelling in ("attention", "dense", "attention > ssm"):
-        assert str(congestion(parse_structure(spelling), length)) == "1"
-    assert str(congestion(parse_structure("ssm"), length)) == str(length)
-    assert str(congestion(parse_structure("window:1"), length)) == str(length)
+        assert str(congestion(structure_of(spelling), length)) == "1"
+    assert str(congestion(structure_of("ssm"), length)) == str(length)
+    assert str(congestion(structure_of("window:1"), length)) == str(length)
 
 
 @pytest.mark.parametrize("width", [2, 5, 16])
 def test_a_window_divides_the_congestion(width: int) -> None:
     for length in (16, 40):
-        assert str(congestion(parse_structure(f"window:{width}"), length)) == str(math.ceil(length / width))
+        assert str(congestion(structure_of(f"window:{width}"), length)) == str(math.ceil(length / width))
 
 
 @pytest.mark.parametrize("length", [8, 15, 31, 60])
 def test_offsets_stay_within_the_bounds_of_the_paper(length: int) -> None:
-    powers = congestion(parse_structure("offsets:2^k"), length)
-    squares = congestion(parse_structure("offsets:k^2+1"), length)
+    powers = congestion(structure_of("offsets:2^k"), length)
+    squares = congestion(structure_of("offsets:k^2+1"), length)
     assert powers is not None
     assert squares is not None
     assert powers.found <= math.log2(length + 1)
@@ -143,7 +145,7 @@ def test_offsets_stay_within_the_bounds_of_the_paper(length: int) -> None:
 
 def test_a_lattice_is_bounded_by_its_cache() -> None:
     for spelling in ("lattice:2^k", "lattice:k^2+1"):
-        structure = parse_structure(spelling)
+        structure = structure_of(spelling)
         assert structure.pattern is not None
         result = congestion(structure, 48)
         assert result is not None
@@ -151,12 +153,12 @@ def test_a_lattice_is_bounded_by_its_cache() -> None:
 
 
 def test_what_is_out_of_reach_has_no_congestion() -> None:
-    assert congestion(parse_structure("local:8"), 8) is None
-    assert str(congestion(parse_structure("local:9"), 8)) == "1"
+    assert congestion(structure_of("local:8"), 8) is None
+    assert str(congestion(structure_of("local:9"), 8)) == "1"
 
 
 def test_the_result_is_the_same_every_time() -> None:
-    structure = parse_structure("lattice:k^2+1")
+    structure = structure_of("lattice:k^2+1")
     assert congestion(structure, 20) == congestion(structure, 20)
 
 

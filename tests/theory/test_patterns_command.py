@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from glm_kernels.patterns import PatternError
 from glm_scale.cli.app import app
 from glm_scale.errors import UserError
-from glm_scale.theory import parse_structure
 from glm_scale.theory.plots import plot_structures
+from tests.theory.structures import structure_of
 
 
 def run(*arguments: str):
@@ -32,7 +32,7 @@ def test_the_table_has_a_line_for_each_structure() -> None:
 
 
 def test_json_carries_the_same_figures_in_full() -> None:
-    result = run("local:8", "ssm", "lattice:2^k", "--length", "256", "--head-dim", "32", "--json")
+    result = run("local:8", "ssm:32", "lattice:2^k", "--length", "256", "--head-dim", "32", "--json")
     assert result.exit_code == 0, result.output
     local, ssm, powers = json.loads(result.stdout)
     assert local["structure"] == "local:8"
@@ -46,8 +46,8 @@ def test_json_carries_the_same_figures_in_full() -> None:
 
 def test_the_picture_shows_every_structure(tmp_path: Path) -> None:
     spellings = ["attention", "ssm", "local:4 > lattice:2^k", *(f"window:{w}" for w in range(1, 9))]
-    plot_structures([parse_structure(s) for s in spellings], tmp_path / "eleven.png")
-    plot_structures([parse_structure("dense")], tmp_path / "one.svg", rows=8)
+    plot_structures([structure_of(s) for s in spellings], tmp_path / "eleven.png")
+    plot_structures([structure_of("dense")], tmp_path / "one.svg", rows=8)
     with Image.open(tmp_path / "eleven.png") as picture:
         assert picture.width > 1000  # nine side by side, the rest below
         assert picture.height > 1000
@@ -65,7 +65,8 @@ def test_the_command_draws(tmp_path: Path) -> None:
     ("arguments", "error", "message"),
     [
         (["lattice:k^2"], PatternError, "f(0) = 0"),
-        (["mamba"], PatternError, "unknown structure 'mamba'"),
+        (["mamba"], UserError, "unknown mixer 'mamba'"),
+        (["log_linear"], UserError, "leave it out"),
         (["dense", "--plot", "/nowhere/at/all.png"], UserError, "--plot /nowhere/at/all.png"),
         (["dense", "--plot", "picture.docx"], UserError, "--plot picture.docx"),
     ],

@@ -5,7 +5,6 @@ Queries and keys are rotated: a softmax over a set of rows cannot tell their ord
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glm_kernels import attention
-from glm_scale.layers.projection import projection_flops, split_heads
+from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
-from glm_scale.mixers.contract import MixerDims, MixerError
-from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.mixers.attention.traffic import attention_traffic
+from glm_scale.mixers.contract import MixerDims
+from glm_scale.mixers.heads import HeadMixing
+from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.attention import sharded_attention
-from glm_scale.parallel.costs import Spread, Traffic, attention_traffic
+from glm_scale.parallel.costs import Spread, Traffic
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
@@ -39,13 +40,17 @@ class AttentionCache(NamedTuple):
 
 
 class AttentionMixing(HeadMixing):
-    """y_i = Σ_j softmax_j(scale · q_i·k_j) v_j over the rows j ≤ i, with a window over j > i − window only."""
+    """y_i = Σ_j softmax_j(scale · q_i·k_j) v_j over the tokens j ≤ i, with a window over j > i − window only.
 
+    The window is the structure's: the width of A's band.
+    """
+
+    structure: Structure
     sequence_strategies = ("a2a", "ring")
 
-    def __init__(self, window: int | None, dims: MixerDims) -> None:
+    def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
-        self.window = window
+        self.structure, self.window = structure, structure.input_width
         self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
         self.q = dims.projection(dims.heads * dims.head_dim)
         self.k = dims.projection(dims.heads * dims.head_dim)
@@ -98,16 +103,8 @@ class AttentionMixing(HeadMixing):
         k, v = self.k.weight.new_zeros(2, batch, capacity, self.heads, self.head_dim)
         return AttentionCache(k, v, rows=0, position=0)
 
-    def flops_per_token(self, length: int) -> float:
-        window = min(self.window or length, length)
-        pairs = window * (window + 1) / 2 + (length - window) * window
-        return projection_flops(self.q, self.k) + 4 * self.heads * self.head_dim * pairs / length
-
     def cache_bytes(self, length: int) -> int:
-        return 2 * self.cache_rows(length) * self.heads * self.head_dim * self.k.weight.element_size()
-
-    def cache_rows(self, length: int) -> int:
-        return length if self.window is None else min(length, self.window - 1)
+        return 2 * self.structure.cache_rows(length) * self.heads * self.head_dim * self.k.weight.element_size()
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return attention_traffic(self.window, strategy, spread, self.head_dim)
@@ -124,17 +121,3 @@ def _written(buffer: Tensor, at: int, new: Tensor) -> Tensor:
 
 def _paged(rows: int) -> int:
     return -(-rows // PAGE) * PAGE
-
-
-def read_attention(spelling: str, argument: str | None) -> StageSpec:
-    """`attention`: every row of the document up to and including the row itself."""
-    if argument is not None:
-        raise MixerError(f"mixer {spelling!r}: attention takes no argument; windowed attention is local:{argument}")
-    return StageSpec("attention", "inputs", partial(AttentionMixing, None))
-
-
-def read_local(spelling: str, argument: str | None) -> StageSpec:
-    """`local:w`: the row itself and the w − 1 rows before it."""
-    if argument is None or not argument.isdecimal() or int(argument) < 1:
-        raise MixerError(f"mixer {spelling!r}: local needs a whole number of rows ≥ 1, as in local:128")
-    return StageSpec(f"local:{int(argument)}", "inputs", partial(AttentionMixing, int(argument)))

@@ -7,19 +7,20 @@ of the outputs that its pattern lets it read.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step
+from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, recurrence, recurrence_step
 from glm_kernels.patterns import Dense
-from glm_scale.layers.projection import projection_flops, split_heads
+from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.mixers.contract import MixerDims
-from glm_scale.mixers.heads import HeadMixing, StageSpec
+from glm_scale.mixers.heads import HeadMixing
+from glm_scale.mixers.recurrence.traffic import recurrence_traffic
+from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.axis import SequenceAxis
-from glm_scale.parallel.costs import Spread, Traffic, recurrence_traffic
+from glm_scale.parallel.costs import Spread, Traffic
 from glm_scale.parallel.recurrence import ShardedRecurrence
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
@@ -48,15 +49,18 @@ class RecurrenceMixing(HeadMixing):
     of rows, whose distances it could not see otherwise; d needs no rotation.
     """
 
-    def __init__(self, pattern: Pattern, dims: MixerDims) -> None:
+    structure: Structure
+
+    def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
-        self.pattern = pattern
+        assert structure.pattern is not None
+        self.structure, self.pattern = structure, structure.pattern
         self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
         self.q = dims.projection(dims.heads * dims.head_dim)
         self.k = dims.projection(dims.heads * dims.head_dim)
         self.d = dims.projection(dims.heads, bias=True)
-        torch.nn.init.constant_(self.d.bias, input_logit_bias(pattern))
-        self.sequence_strategies = _strategies(pattern)
+        torch.nn.init.constant_(self.d.bias, input_logit_bias(self.pattern))
+        self.sequence_strategies = _strategies(self.pattern)
 
     def _coefficients(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         q, k = (rotation(split_heads(project(x), self.heads)) for project in (self.q, self.k))
@@ -88,16 +92,9 @@ class RecurrenceMixing(HeadMixing):
         size, device = self.head_dim, self.k.weight.device
         return empty_state(self.pattern, batch, self.heads, size, size, length=length, device=device)
 
-    def flops_per_token(self, length: int) -> float:
-        reads = self.pattern.read_counts(length).sum().item() / length
-        return projection_flops(self.q, self.k, self.d) + 4 * self.heads * self.head_dim * reads
-
     def cache_bytes(self, length: int) -> int:
         position, fp32 = 8, 4
-        return position + 2 * self.cache_rows(length) * self.heads * self.head_dim * fp32
-
-    def cache_rows(self, length: int) -> int:
-        return self.pattern.slot_count(length)
+        return position + 2 * self.structure.cache_rows(length) * self.heads * self.head_dim * fp32
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return recurrence_traffic(self.pattern, strategy, spread, self.head_dim)
@@ -108,9 +105,3 @@ def _strategies(pattern: Pattern) -> tuple[SequenceStrategy, ...]:
     if isinstance(pattern, Lifetime) and not isinstance(pattern, Dense):
         return ("scan", "ring", "a2a")
     return ("a2a", "ring")
-
-
-def read_recurrence(spelling: str, argument: str | None) -> StageSpec:
-    """Any pattern of glm_kernels. Raises its PatternError, which shows the place in the spelling."""
-    pattern = parse_pattern(spelling)
-    return StageSpec(str(pattern), "outputs", partial(RecurrenceMixing, pattern))

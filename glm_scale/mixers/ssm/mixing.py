@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
 from glm_scale.layers.norm import RMSNorm
-from glm_scale.layers.projection import projection_flops, split_heads
-from glm_scale.mixers.contract import MixerDims, MixerError
-from glm_scale.mixers.heads import HeadMixing, StageSpec
-from glm_scale.parallel.costs import Spread, Traffic, ssm_traffic
+from glm_scale.layers.projection import split_heads
+from glm_scale.mixers.contract import MixerDims
+from glm_scale.mixers.heads import HeadMixing
+from glm_scale.mixers.ssm.traffic import ssm_traffic
+from glm_scale.mixers.structure import Structure
+from glm_scale.parallel.costs import Spread, Traffic
 from glm_scale.parallel.ssm import sharded_ssm
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.parallel.tensor import mark_split, split_parameter
@@ -44,12 +46,14 @@ class SSMMixing(HeadMixing):
 
     sequence_strategies = ("scan", "ring", "a2a")
 
-    def __init__(self, dims: MixerDims) -> None:
+    def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.state_dim = dims.heads, dims.head_dim, dims.state_dim
+        assert structure.state is not None
+        self.structure, self.state_dim = structure, structure.state
+        self.heads, self.head_dim = dims.heads, dims.head_dim
         inner = dims.heads * dims.head_dim
-        self.q = dims.projection(dims.heads * dims.state_dim)
-        self.k = dims.projection(dims.heads * dims.state_dim)
+        self.q = dims.projection(dims.heads * self.state_dim)
+        self.k = dims.projection(dims.heads * self.state_dim)
         self.dt = dims.projection(dims.heads)
         self.gate = dims.projection(inner)
         self.norm = RMSNorm(inner, dims.norm_eps, groups=dims.heads)
@@ -84,10 +88,6 @@ class SSMMixing(HeadMixing):
         shape = (batch, self.heads, self.state_dim, self.head_dim)
         return torch.zeros(shape, device=self.k.weight.device, dtype=torch.float32)
 
-    def flops_per_token(self, length: int) -> float:
-        state = self.heads * self.state_dim * self.head_dim
-        return projection_flops(self.q, self.k, self.dt, self.gate) + 4 * state
-
     def cache_bytes(self, length: int) -> int:
         return 4 * self.heads * self.state_dim * self.head_dim
 
@@ -118,10 +118,3 @@ def _grid(points: int, low: float, high: float) -> Tensor:
     """`points` values, evenly spaced in the logarithm, at the middles of equal parts of [low, high]."""
     middles = (torch.arange(points) + 0.5) / points
     return torch.exp(math.log(low) + middles * math.log(high / low))
-
-
-def read_ssm(spelling: str, argument: str | None) -> StageSpec:
-    """`ssm`; its state expansion is `ssm_state` of the model's configuration."""
-    if argument is not None:
-        raise MixerError(f"mixer {spelling!r}: ssm takes no argument; its state expansion is model.ssm_state")
-    return StageSpec("ssm", "outputs", SSMMixing)

@@ -1,4 +1,4 @@
-"""`mamba2`: Mamba-2's token mixing as published (Dao & Gu 2024, arXiv 2405.21060), a baseline.
+"""`mamba2:N`: Mamba-2's token mixing as published (Dao & Gu 2024, arXiv 2405.21060), a baseline.
 
 The recurrence is the one of `ssm` and runs on the same kernels. What differs is around it, as in the paper: queries
 and keys (C and B) belong to all heads together, which makes their projections small; they and the values pass a short
@@ -8,6 +8,7 @@ convolution and SiLU; and the gate comes before the norm. In this frame the inne
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,11 +18,14 @@ from torch import Tensor, nn
 from glm_kernels import ssm, ssm_step
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.norm import RMSNorm
-from glm_scale.layers.projection import Projection, projection_flops, split_heads
-from glm_scale.mixers.contract import MixerDims, MixerError
+from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
-from glm_scale.mixers.ssm import decay_parameters, mixed_by_ssm
-from glm_scale.parallel.costs import Spread, Traffic, rows_before_traffic, ssm_traffic
+from glm_scale.mixers.ssm.mixing import decay_parameters, mixed_by_ssm
+from glm_scale.mixers.ssm.spec import first_order
+from glm_scale.mixers.ssm.traffic import ssm_traffic
+from glm_scale.mixers.structure import Structure
+from glm_scale.parallel.costs import Spread, Traffic, rows_before_traffic
 from glm_scale.parallel.strategies import SequenceStrategy
 from glm_scale.sequence import Sequence
 
@@ -41,15 +45,17 @@ class Mamba2Mixing(HeadMixing):
     sequence_strategies = ("scan", "ring", "a2a")
     undivided = "some of its weights serve all heads"
 
-    def __init__(self, dims: MixerDims) -> None:
+    def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.state_dim = dims.heads, dims.head_dim, dims.state_dim
+        assert structure.state is not None
+        self.structure, self.state_dim = structure, structure.state
+        self.heads, self.head_dim = dims.heads, dims.head_dim
         inner = dims.heads * dims.head_dim
-        self.q = Projection(dims.width, dims.state_dim)
-        self.k = Projection(dims.width, dims.state_dim)
+        self.q = Projection(dims.width, self.state_dim)
+        self.k = Projection(dims.width, self.state_dim)
         self.dt = Projection(dims.width, dims.heads)
         self.gate = Projection(dims.width, inner)
-        self.conv = ShortConv(inner + 2 * dims.state_dim, CONV_WIDTH)
+        self.conv = ShortConv(inner + 2 * self.state_dim, CONV_WIDTH)
         self.norm = RMSNorm(inner, dims.norm_eps)
         self.log_rate, self.dt_bias = decay_parameters(dims)
         self.skip = nn.Parameter(torch.ones(dims.heads))
@@ -91,10 +97,6 @@ class Mamba2Mixing(HeadMixing):
         state = torch.zeros(shape, device=self.k.weight.device, dtype=torch.float32)
         return Mamba2Cache(state, self.conv.empty_cache(batch))
 
-    def flops_per_token(self, length: int) -> float:
-        state = self.heads * self.state_dim * self.head_dim
-        return projection_flops(self.q, self.k, self.dt, self.gate) + 4 * state
-
     def cache_bytes(self, length: int) -> int:
         return 4 * self.heads * self.state_dim * self.head_dim + self.conv.cache_bytes()
 
@@ -105,7 +107,6 @@ class Mamba2Mixing(HeadMixing):
 
 
 def read_mamba2(spelling: str, argument: str | None) -> StageSpec:
-    """`mamba2`; its state expansion is `ssm_state` of the model's configuration."""
-    if argument is not None:
-        raise MixerError(f"mixer {spelling!r}: mamba2 takes no argument; its state expansion is model.ssm_state")
-    return StageSpec("mamba2", "outputs", Mamba2Mixing)
+    """`mamba2`, or `mamba2:N` with a state expansion N."""
+    structure = first_order("mamba2", spelling, argument)
+    return StageSpec(structure.spelling, "outputs", partial(Mamba2Mixing, structure), structure, Look("mamba2"))

@@ -1,0 +1,28 @@
+"""What ranks send one another of attention, by strategy."""
+
+from __future__ import annotations
+
+from glm_scale.parallel.costs import Spread, Traffic, heads_for_rows
+from glm_scale.parallel.reach import first_in_window
+from glm_scale.parallel.strategies import SequenceStrategy
+
+
+def attention_traffic(window: int | None, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
+    """Of `parallel.attention`."""
+    row = key_dim + spread.head_dim
+    if strategy == "a2a":
+        return heads_for_rows(
+            spread, [spread.itemsize * x for x in (key_dim, key_dim, spread.head_dim, spread.head_dim)]
+        )
+    # Rows of the shard so many ranks before, from the nearest one on.
+    rows = [
+        spread.length - first_in_window(window, spread.length, distance) for distance in range(1, spread.ranks)
+    ]  # fmt: skip
+    handed = [spread.itemsize * row * sum(rows[: rank + 1]) * (rank + 1 < spread.ranks) for rank in range(spread.ranks)]
+    home = [spread.sum_size * row * sum(rows[:rank]) for rank in range(spread.ranks)]
+    return Traffic(
+        {"send": spread.each(lambda rank: handed[rank])},
+        {"send": spread.each(lambda rank: handed[rank] + home[rank])},
+        # Gradients go home after the last step.
+        steps=2 * sum(1 for count in rows if count) + 1,
+    )

@@ -1,0 +1,90 @@
+"""`gated_deltanet:N`: the gated delta rule (arXiv 2412.06464), a baseline.
+
+S_i = α_i (I − β_i k_i k_iᵀ) S_{i−1} + β_i k_i v_iᵀ
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glm_scale.layers.conv import ShortConv
+from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
+from glm_scale.mixers.contract import Look, MixerDims
+from glm_scale.mixers.heads import StageSpec
+from glm_scale.mixers.ssm.mixing import decay_parameters
+from glm_scale.mixers.ssm.spec import first_order
+from glm_scale.mixers.structure import Structure
+from glm_scale.sequence import Sequence
+
+CONV_WIDTH = 4
+
+
+class DeltaCache(NamedTuple):
+    """state `[B, H, N, head_dim]`, fp32; rows: the last rows before the convolution, `[B, 3, channels]`."""
+
+    state: Tensor
+    rows: Tensor
+
+
+class GatedDeltaNetMixing(FlaMixing):
+    """The gated delta rule: writing a value first takes out what the state holds for its key."""
+
+    name, operator_name = "gated_deltanet", "gated_delta_rule"
+
+    def __init__(self, structure: Structure, dims: MixerDims) -> None:
+        assert structure.state is not None
+        super().__init__(structure.state, dims)
+        self.structure = structure
+        self.dt = Projection(dims.width, dims.heads)
+        self.beta = Projection(dims.width, dims.heads)
+        self.conv = ShortConv(dims.heads * (2 * self.state_dim + dims.head_dim), CONV_WIDTH)
+        self.log_rate, self.dt_bias = decay_parameters(dims)
+
+    def _channels(self, x: Tensor, v: Tensor) -> Tensor:
+        heads = (split_heads(self.q(x), self.heads), split_heads(self.k(x), self.heads), v)
+        return torch.cat(heads, -1).flatten(-2)
+
+    def _operands(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, ...]:
+        sizes = [self.state_dim, self.state_dim, self.head_dim]
+        q, k, v = F.silu(split_heads(mixed, self.heads)).split(sizes, -1)
+        q, k = (F.normalize(y.float(), dim=-1).to(y.dtype) for y in (q, k))
+        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
+        return q, k, v, -step * self.log_rate.float().exp(), self.beta(x).sigmoid()
+
+    def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
+        mixed = self.conv(self._channels(x, v), sequence)
+        return self._output(x, self._run(self._operands(x, mixed), bounds_of(sequence, *x.shape[:2])))
+
+    def extend(self, x: Tensor, v: Tensor, cache: DeltaCache) -> tuple[Tensor, DeltaCache]:
+        mixed, rows = self.conv.extend(self._channels(x, v), cache.rows)
+        y, state = self._rows(delta_row, self._operands(x, mixed), cache.state)
+        return self._output(x, y.to(v.dtype)), DeltaCache(state, rows)
+
+    def empty_cache(self, batch: int, length: int | None = None) -> DeltaCache:
+        return DeltaCache(self._empty_state(batch), self.conv.empty_cache(batch))
+
+    def cache_bytes(self, length: int) -> int:
+        return 4 * self._state_numbers + self.conv.cache_bytes()
+
+
+def delta_row(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One row of q, k `[B, H, N]`, v `[B, H, head_dim]`, log_decay and beta `[B, H]` that continues the state."""
+    state = log_decay.exp()[..., None, None] * state
+    change = beta[..., None] * (v - torch.einsum("bhk,bhkv->bhv", k, state))
+    state = state + k[..., None] * change[:, :, None]
+    return read(q, state), state
+
+
+def read_gated_deltanet(spelling: str, argument: str | None) -> StageSpec:
+    """`gated_deltanet`, or `gated_deltanet:N` with a state expansion N."""
+    # Taking out what a key holds costs one more product with the state than an SSM's outer product and read-out.
+    structure = first_order("gated_deltanet", spelling, argument, state_flops=6)
+    return StageSpec(
+        structure.spelling, "outputs", partial(GatedDeltaNetMixing, structure), structure, Look("gated_deltanet")
+    )

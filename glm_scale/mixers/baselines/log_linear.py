@@ -1,0 +1,105 @@
+"""`log_linear:N`: log-linear attention (arXiv 2506.04761), a baseline.
+
+y_i = Σ_l λ_il q_iᵀ S_i^(l), one Mamba-2 state for each power of two of the tokens before i
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
+from glm_scale.mixers.contract import Look, MixerDims, MixerError
+from glm_scale.mixers.heads import StageSpec
+from glm_scale.mixers.ssm.mixing import decay_parameters
+from glm_scale.mixers.ssm.spec import spelled, state_of
+from glm_scale.sequence import Sequence
+
+
+class LevelCache(NamedTuple):
+    """levels `[B, H, LEVELS, N, head_dim]`, fp32: the state of every level; position int64 `[B]`: rows seen."""
+
+    levels: Tensor
+    position: Tensor
+
+
+class LogLinearMixing(FlaMixing):
+    """The recurrence of `ssm` with states of its own for the last row, the 1, 2, 4, … rows before, which it weighs.
+
+    Row i has one level for itself and one for every bit of i (counted from 0), as in a Fenwick tree: the decays are
+    those of the single state, but how much a level is heard is chosen for every row. λ = softplus(L W x) as published.
+    """
+
+    name, operator_name = "log_linear", "log_linear"
+
+    LEVELS = 18
+    """Enough for documents of 2¹⁷ rows, the longest that fla's kernel takes."""
+
+    structure = None
+
+    def __init__(self, state: int, dims: MixerDims) -> None:
+        super().__init__(state, dims)
+        if dims.head_dim & (dims.head_dim - 1) or state % 64:
+            raise MixerError(
+                f"mixer 'log_linear' with heads of {dims.head_dim} and a state of {state}: fla's kernel needs heads of "
+                "a power of two and a state of a multiple of 64"
+            )
+        self.dt = Projection(dims.width, dims.heads)
+        self.level = Projection(dims.width, dims.heads * self.LEVELS)
+        self.level_scale = nn.Parameter(torch.ones(dims.heads, self.LEVELS))
+        self.log_rate, self.dt_bias = decay_parameters(dims)
+
+    def _operands(self, x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
+        q, k = split_heads(self.q(x), self.heads), split_heads(self.k(x), self.heads)
+        level = F.softplus(self.level_scale * split_heads(self.level(x), self.heads)).to(v.dtype)
+        return q, k * step[..., None].to(k.dtype), v, -step * self.log_rate.float().exp(), level
+
+    def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
+        return self._output(x, self._run(self._operands(x, v), bounds_of(sequence, *x.shape[:2])))
+
+    def extend(self, x: Tensor, v: Tensor, cache: LevelCache) -> tuple[Tensor, LevelCache]:
+        y, after = self._rows(level_row, self._operands(x, v), cache)
+        return self._output(x, y.to(v.dtype)), after
+
+    def empty_cache(self, batch: int, length: int | None = None) -> LevelCache:
+        levels = self._empty_state(batch).unsqueeze(2).repeat(1, 1, self.LEVELS, 1, 1)
+        return LevelCache(levels, torch.zeros(batch, dtype=torch.int64, device=levels.device))
+
+    def flops_per_token(self, length: int) -> float:
+        heard = sum(1 + i.bit_count() for i in range(length)) / max(length, 1)
+        return self._projection_flops() + (2 + 2 * heard) * self._state_numbers
+
+    def cache_bytes(self, length: int) -> int:
+        return 4 * self.LEVELS * self._state_numbers + 8
+
+
+def level_row(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, level: Tensor, cache: LevelCache
+) -> tuple[Tensor, LevelCache]:
+    """One row of q, k `[B, H, N]`, v `[B, H, head_dim]`, log_decay `[B, H]`, level `[B, H, LEVELS]`.
+
+    Counting the rows in binary: when bit b of the position becomes one, all that lower levels hold moves to b + 1.
+    """
+    levels, position = cache
+    size = 2 ** torch.arange(levels.shape[2], device=position.device)
+    moves = (position[:, None] % size == 0)[:, None, :, None, None]  # levels 0 … b
+    arrives = moves.roll(1, 2) & ~moves
+    levels = log_decay.exp()[..., None, None, None] * levels
+    moved = (levels * moves).sum(2, keepdim=True)
+    levels = levels.masked_fill(moves, 0) + moved * arrives
+    levels = torch.cat([(k[..., None] * v[:, :, None])[:, :, None], levels[:, :, 1:]], 2)
+    y = read(q, (level[..., None, None] * levels).sum(2))
+    return y, LevelCache(levels, position + 1)
+
+
+def read_log_linear(spelling: str, argument: str | None) -> StageSpec:
+    """`log_linear`, or `log_linear:N` with a state expansion N."""
+    state = state_of("log_linear", spelling, argument)
+    # A token reads several states, of as many tokens as there are bits in its position: no pattern over tokens.
+    return StageSpec(spelled("log_linear", state), "outputs", partial(LogLinearMixing, state), None, Look("log_linear"))

@@ -1,0 +1,44 @@
+"""What ranks send one another of a structured recurrence, by strategy."""
+
+from __future__ import annotations
+
+from glm_kernels.patterns import Dense, Offsets, Pattern
+from glm_scale.parallel.costs import Spread, Traffic, heads_for_rows, pipeline, waiting
+from glm_scale.parallel.reach import spans_read
+from glm_scale.parallel.recurrence import HEAD_GROUPS
+from glm_scale.parallel.strategies import SequenceStrategy
+
+
+def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
+    """Of `parallel.recurrence`."""
+    key, value, size, wide = key_dim, spread.head_dim, spread.itemsize, spread.sum_size
+    others = spread.ranks - 1
+    if strategy == "a2a":
+        return heads_for_rows(spread, [size * key, size * key, size * value, size, size * value])
+    if isinstance(pattern, Dense | Offsets):
+        return _rows_to_readers(pattern, spread, size * (key + value))
+    slots = pattern.slot_count(spread.ranks * spread.length)
+    if strategy == "ring":
+        return pipeline(spread, size * slots * (key + value), min(HEAD_GROUPS, spread.heads))
+    return Traffic(
+        # Keys, then summaries; adjoint summaries, then gradients of keys.
+        {"all_gather": spread.each(lambda rank: others * slots * (size * key + wide * (slots + value)))},
+        {
+            "all_gather": spread.each(lambda rank: others * slots * wide * value),
+            "reduce_scatter": spread.each(lambda rank: others * slots * wide * key),
+        },
+        steps=4,
+    )
+
+
+def _rows_to_readers(pattern: Dense | Offsets, spread: Spread, row_bytes: int) -> Traffic:
+    """Rows straight to the later ranks that read them, and their gradients back; each rank waits for the one before."""
+    read = [0] + [
+        row_bytes * sum(end - first for first, end in spans_read(pattern, spread.length, distance))
+        for distance in range(1, spread.ranks)
+    ]
+    return Traffic(
+        {"send": spread.each(lambda rank: sum(read[: spread.ranks - rank]))},
+        {"send": spread.each(lambda rank: sum(read[: rank + 1]))},
+        **waiting(spread, max(read[:2]), min(HEAD_GROUPS, spread.heads)),
+    )
