@@ -73,7 +73,7 @@ def test_boundary_keys_travel_while_the_caller_works():
 
 def test_boundary_keys_travel_while_a_mixer_projects():
     """Keys are projected first, and awaited only when queries and input logits are there too."""
-    mixer = parse_mixer("lattice:2^k").build(MixerDims(8, 2, 4, 4, Rotary(4, 1e4), 1e-5))
+    mixer = parse_mixer("lattice:2^k").build(MixerDims(8, 2, 4, Rotary(4, 1e4), 1e-5))
     x = torch.randn(1, 64, 8)
 
     def work(rank):
