@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 
 _WORDS = MappingProxyType({"^": "pow", "+": "plus", "*": "times", ">": "then"})
 # Nothing is lost with these: they only separate, or enclose lists and texts.

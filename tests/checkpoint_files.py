@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from glm_scale.training.checkpoint.files import hash_file
-from glm_scale.training.checkpoint.folder import CheckpointStore
-from glm_scale.training.checkpoint.points import Point, Reached, unwatched
-from glm_scale.training.checkpoint.reading import Check, Checkpoint
+from glm_scale.checkpoint.files import hash_file
+from glm_scale.checkpoint.points import Point, Reached, unwatched
+from glm_scale.checkpoint.reading import Check, Checkpoint
+from glm_scale.checkpoint.store import CheckpointStore
 
 SHARDS = ("index.json", "shard-00000.bin", "shard-00001.bin")
 

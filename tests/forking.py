@@ -33,7 +33,7 @@ _IMPORTS = (
     "megatron.core.parallel_state",
     "glm_data",
     "glm_launch.cli.app",
-    "glm_scale.training.session",
+    "glm_scale.run.train",
     "tests.commands",
     "tests.faults.rank",
 )

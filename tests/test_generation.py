@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_scale.errors import UserError
-from glm_scale.generation import Generation, Sampling, TextStream, sample
+from glm_scale.inference.generation import Generation, Sampling, TextStream, sample
 from glm_scale.model import LanguageModel, ModelConfig
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from glm_scale.training.pieces import Box
+from glm_scale.checkpoint.pieces import Box
 
 
 def whole_state(engine: Any) -> dict[str, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ Commands import what is heavy (torch, DeepSpeed, MLflow) when they run, so that 
 
 import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -22,9 +23,9 @@ from glm_scale.cli.plan import plan
 from glm_scale.cli.train import train
 from glm_scale.errors import UserError
 from glm_scale.output import lost_output
-from glm_scale.process import prepare
+from glm_scale.startup import prepare
 
-__all__ = ["app", "main"]
+__all__ = ["assemble", "run"]
 
 # Errors of the layers below, which know nothing of this package: module and name.
 _ERRORS_BELOW = (("glm_data", "DataError"), ("glm_kernels", "PatternError"))
@@ -37,32 +38,36 @@ _MACHINE = frozenset(
     }
 )  # fmt: skip
 
-app = Commands(
-    name="glm-scale",
-    help="Pretrain language models whose token mixers are structured generalized linear recurrences, and compare them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(data.app, name="data", rich_help_panel="Prepare")
-app.command(rich_help_panel="Prepare")(config)
-app.command(rich_help_panel="Prepare")(patterns)
-app.command(rich_help_panel="Prepare")(plan)
-app.command(rich_help_panel="Train")(train)
-app.command(rich_help_panel="Train")(ladder)
-app.command(rich_help_panel="Look at runs")(compare)
-app.command(rich_help_panel="Look at runs")(evaluate)
-app.command(rich_help_panel="Look at runs")(generate)
-app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Look at runs")
 
-_track = Commands(no_args_is_help=True, help="The MLflow side of runs.")
-_track.command()(track.sync)
-app.add_typer(_track, name="track", rich_help_panel="Look at runs")
-
-_bench = Commands(no_args_is_help=True, help="The speed of operators, measured by python -m glm_kernels.bench.")
-_bench.command()(bench.plot)
-app.add_typer(_bench, name="bench", rich_help_panel="Prepare")
+def assemble() -> Commands:
+    """The command line, to which a package above this one may add commands of its own."""
+    app = Commands(
+        name="glm-scale",
+        help="Pretrain language models whose token mixers are structured generalized linear recurrences, and compare "
+        "them.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    app.add_typer(data.app, name="data", rich_help_panel="Prepare")
+    panels: dict[str, tuple[Callable[..., None], ...]] = {
+        "Prepare": (config, patterns, plan),
+        "Train": (train, ladder),
+        "Look at runs": (compare, evaluate, generate),
+    }
+    for panel, commands in panels.items():
+        for command in commands:
+            app.command(rich_help_panel=panel)(command)
+    app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Look at runs")
+    tracking = Commands(no_args_is_help=True, help="The MLflow side of runs.")
+    tracking.command()(track.sync)
+    app.add_typer(tracking, name="track", rich_help_panel="Look at runs")
+    benchmarks = Commands(no_args_is_help=True, help="The speed of operators, measured by python -m glm_kernels.bench.")
+    benchmarks.command()(bench.plot)
+    app.add_typer(benchmarks, name="bench", rich_help_panel="Prepare")
+    return app
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,7 +78,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -88,8 +92,8 @@ def _options(
     pass
 
 
-def main() -> None:
-    """Run the command line; exit code 2 for what the user can mend, 130 for Ctrl-C.
+def run(app: Commands) -> None:
+    """Run a command line; exit code 2 for what the user can mend, 130 for Ctrl-C.
 
     A command that is run for its output ends with 1 if that could not be written, and with 141 (as after SIGPIPE) if
     its reader has gone.
@@ -141,4 +145,4 @@ def _is_for_the_user(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run(assemble())

@@ -17,9 +17,9 @@ from glm_scale.cli.commands import Commands
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from glm_scale.training.checkpoint.difference import ParameterDifference
-    from glm_scale.training.checkpoint.reading import Checkpoint
-    from glm_scale.training.checkpoint.retention import Reason
+    from glm_scale.checkpoint.difference import ParameterDifference
+    from glm_scale.checkpoint.reading import Checkpoint
+    from glm_scale.checkpoint.retention import Reason
 
 app = Commands(no_args_is_help=True, help="Look at the checkpoints of runs, check them, take weights out of them.")
 
@@ -38,8 +38,8 @@ def list_checkpoints(run: Annotated[Path, typer.Argument(metavar="RUN", help="A 
     """List the checkpoints of a run, with why each is kept and whether its files are there in their sizes."""
     from rich.table import Table
 
-    from glm_scale.training.checkpoint.layout import leftovers, places, set_aside
-    from glm_scale.training.checkpoint.retention import validation_loss
+    from glm_scale.checkpoint.layout import leftovers, places, set_aside
+    from glm_scale.checkpoint.retention import validation_loss
 
     folder = _folder_of(run)
     table = Table(title=str(folder), title_justify="left")
@@ -78,8 +78,8 @@ def verify(
     ],
 ) -> None:
     """Read whole checkpoints and compare every file with its SHA-256; exit code 1 if one is damaged."""
-    from glm_scale.training.checkpoint.layout import is_checkpoint, places
-    from glm_scale.training.checkpoint.reading import Checkpoint, DamagedError, GoneError, UnfinishedError
+    from glm_scale.checkpoint.layout import is_checkpoint, places
+    from glm_scale.checkpoint.reading import Checkpoint, DamagedError, GoneError, UnfinishedError
 
     console, damaged = _console(), False
     paths = [path] if is_checkpoint(path) else [place.path for place in places(_folder_of(path))]
@@ -109,9 +109,9 @@ def export(
     """
     import torch
 
-    from glm_scale.training.checkpoint.export import WEIGHTS_NAME, export_weights
-    from glm_scale.training.checkpoint.layout import find_checkpoint
-    from glm_scale.training.checkpoint.shards import read_tensors
+    from glm_scale.checkpoint.layout import find_checkpoint
+    from glm_scale.checkpoint.shards import read_tensors
+    from glm_scale.inference.export import WEIGHTS_NAME, export_weights
 
     checkpoint = find_checkpoint(path, _warn)
     with checkpoint.reading():
@@ -132,11 +132,11 @@ def diff(first: RunOrCheckpoint, second: RunOrCheckpoint) -> None:
     import yaml
     from rich.progress import track
 
-    from glm_scale.training.checkpoint.difference import tensor_differences
-    from glm_scale.training.checkpoint.layout import find_checkpoint
-    from glm_scale.training.checkpoint.loading import CONFIG_NAME
-    from glm_scale.training.checkpoint.shards import KINDS, read_tensors
-    from glm_scale.training.resume import changes
+    from glm_scale.checkpoint.difference import tensor_differences
+    from glm_scale.checkpoint.layout import find_checkpoint
+    from glm_scale.checkpoint.shards import KINDS, read_tensors
+    from glm_scale.config.changes import changes
+    from glm_scale.inference.loading import CONFIG_NAME
 
     console = _console()
     pair = [find_checkpoint(path, _warn) for path in (first, second)]
@@ -184,8 +184,8 @@ def _show_differences(differences: list[ParameterDifference], console: Console) 
 
 def _look(path: Path) -> tuple[Checkpoint | None, str]:
     """The checkpoint, if its files are there, and how it stands."""
+    from glm_scale.checkpoint.reading import Checkpoint, DamagedError, UnfinishedError
     from glm_scale.errors import UserError
-    from glm_scale.training.checkpoint.reading import Checkpoint, DamagedError, UnfinishedError
 
     try:
         return Checkpoint.at(path), "ok"
@@ -199,8 +199,8 @@ def _look(path: Path) -> tuple[Checkpoint | None, str]:
 
 def _reasons(run: Path, checkpoints: list[Checkpoint]) -> dict[Path, list[Reason]]:
     """Why each is kept, as far as the run's configuration is there to tell."""
-    from glm_scale.training.checkpoint.loading import CONFIG_NAME, read_config
-    from glm_scale.training.checkpoint.retention import Retention
+    from glm_scale.checkpoint.retention import Retention
+    from glm_scale.inference.loading import CONFIG_NAME, read_config
 
     if not (run / CONFIG_NAME).is_file():
         return {}
@@ -210,7 +210,7 @@ def _reasons(run: Path, checkpoints: list[Checkpoint]) -> dict[Path, list[Reason
 
 def _verify(checkpoint: Checkpoint) -> None:
     """Raises DamagedError."""
-    from glm_scale.training.checkpoint.reading import DamagedError
+    from glm_scale.checkpoint.reading import DamagedError
 
     with checkpoint.reading(), _progress("verifying", checkpoint.size) as advance:
         if problem := checkpoint.wrong_content(checkpoint.files, advance):
@@ -219,8 +219,8 @@ def _verify(checkpoint: Checkpoint) -> None:
 
 def _folder_of(path: Path) -> Path:
     """The folder of checkpoints of a run, or `path` if it is one itself."""
+    from glm_scale.checkpoint.layout import places
     from glm_scale.errors import UserError
-    from glm_scale.training.checkpoint.layout import places
 
     if (path / "checkpoints").is_dir():
         return path / "checkpoints"

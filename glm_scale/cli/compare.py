@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from glm_scale.runs import RunDirectory
+    from glm_scale.run_directory import RunDirectory
     from glm_scale.scaling.report import Report
     from glm_scale.scaling.selection import Filter
 
@@ -51,7 +51,7 @@ def compare(
 
     glm-scale compare runs/ --finished --filter 'mixer=lattice:*' --filter model.width=512 --filter 'parameters>=1e6'
     """
-    from glm_scale.finding import find_runs
+    from glm_scale.run_search import find_runs
     from glm_scale.scaling.selection import Filter
     from glm_scale.tracking.where import check_option
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def say_where_curves_are(run: RunConfig, console: Console) -> None:
     """The address of the MLflow server, or the command that starts one on the run's own file."""
-    from glm_scale.runs import RunDirectory
+    from glm_scale.run_directory import RunDirectory
     from glm_scale.tracking.uris import shortest_uri
     from glm_scale.tracking.where import where_tracked
 

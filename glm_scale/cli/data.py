@@ -248,7 +248,7 @@ def _with_tokenizer(path: Path) -> Path:
     """What holds the tokenizer of `path`: of a run its newest checkpoint, else the path itself."""
     if not (path / "checkpoints").is_dir():
         return path
-    from glm_scale.training.checkpoint.layout import find_checkpoint
+    from glm_scale.checkpoint.layout import find_checkpoint
 
     return find_checkpoint(path, lambda warning: typer.echo(f"warning: {warning}", err=True)).path
 

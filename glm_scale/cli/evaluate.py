@@ -30,9 +30,9 @@ def evaluate(
     """Print the loss of a trained model on a data set, per token and per byte."""
     from rich.console import Console
 
-    from glm_scale.training.checkpoint import load_model
+    from glm_scale.inference import load_model
+    from glm_scale.inference.evaluation import evaluate_model
     from glm_scale.training.distributed import resolve_device
-    from glm_scale.training.evaluation import evaluate_model
 
     console = Console()
     loaded = load_model(checkpoint, resolve_device(device))

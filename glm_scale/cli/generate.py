@@ -20,8 +20,8 @@ def generate(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
 ) -> None:
     """Stream a continuation of a prompt to stdout; speed and cache size go to stderr."""
-    from glm_scale.generation import Generation, Sampling
-    from glm_scale.training.checkpoint import load_model
+    from glm_scale.inference import load_model
+    from glm_scale.inference.generation import Generation, Sampling
     from glm_scale.training.distributed import resolve_device
 
     loaded = load_model(checkpoint, resolve_device(device))

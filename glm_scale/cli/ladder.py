@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from rich.console import Console
 
     from glm_scale.config import LadderConfig, RunConfig
-    from glm_scale.scaling.ladder import Rung
+    from glm_scale.run.ladder import Rung
 
 
 def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
@@ -26,7 +26,7 @@ def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
 
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, layout_of, load_config
-    from glm_scale.scaling.ladder import climb, is_finished, plan
+    from glm_scale.run.ladder import climb, is_finished, plan
 
     is_commentary()
     base = load_config(config, overrides or ())
@@ -54,8 +54,8 @@ def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
 
 def _sample(rungs: list[Rung], console: Console) -> None:
     """Show a continuation of the same prompt by every run, and keep it in the run's folder `samples`."""
-    from glm_scale.generation import Generation, Sampling
-    from glm_scale.training.checkpoint import load_model
+    from glm_scale.inference import load_model
+    from glm_scale.inference.generation import Generation, Sampling
 
     for rung in rungs:
         settings: LadderConfig | None = rung.config.ladder

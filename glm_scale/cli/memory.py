@@ -3,8 +3,8 @@
 import typer
 
 from glm_scale.config import RunConfig
-from glm_scale.launching import launched
 from glm_scale.parallel.mesh import Layout
+from glm_scale.processes import launched
 
 __all__ = ["must_find_room"]
 

@@ -28,7 +28,7 @@ def sync(
     from rich.markup import escape
 
     from glm_scale.errors import UserError
-    from glm_scale.finding import find_runs
+    from glm_scale.run_search import find_runs
     from glm_scale.tracking.sync import sync as replay
 
     console = Console()

@@ -27,7 +27,7 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
     is_commentary()
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, check_layout, layout_of, load_config
-    from glm_scale.launching import launched
+    from glm_scale.processes import launched
 
     run = load_config(config, overrides or ())
     check_environment(run, str(config))
@@ -35,9 +35,9 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
     check_layout(run, layout, str(config))
     must_find_room(run, layout)
     if layout.processes > 1 and launched() is None:
-        from glm_scale.launching import launch
-        from glm_scale.runs import RunDirectory
-        from glm_scale.training.anew import start_anew
+        from glm_scale.processes import launch
+        from glm_scale.run.fresh_start import start_anew
+        from glm_scale.run_directory import RunDirectory
         from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
         command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(config), *(overrides or ())]
@@ -47,7 +47,7 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
         logs = run.run_root / run.name / "ranks"
         raise typer.Exit(launch(command, layout.processes, logs=logs, no_failures=[REQUEUE_EXIT_CODE]))
 
-    from glm_scale.training.session import train as train_run
+    from glm_scale.run.train import train as train_run
 
     outcome = train_run(run, fresh=fresh)
     place = launched()

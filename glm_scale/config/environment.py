@@ -8,7 +8,7 @@ from glm_data import DataError, load_index
 from glm_scale.config.problems import ConfigError, Problem
 from glm_scale.config.run import RunConfig
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking.where import where_tracked
 
 __all__ = ["check_environment"]

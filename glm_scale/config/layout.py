@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from glm_scale.config.problems import ConfigError, Problem
 from glm_scale.config.run import RunConfig
 from glm_scale.errors import UserError
-from glm_scale.launching.environment import launched
 from glm_scale.mixers.contract import MixerError
 from glm_scale.parallel.mesh import Layout
+from glm_scale.processes.environment import launched
 
 __all__ = ["check_layout", "layout_of", "layout_problems"]
 

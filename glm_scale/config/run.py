@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from glm_data import DataConfig
 from glm_data.settings import Settings
-from glm_scale.config.earlier import rewritten
+from glm_scale.config.earlier_keys import rewritten
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.config import ParallelConfig
 from glm_scale.tracking.config import TrackingConfig

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glm_scale.parallel.exchange import rows_before
-from glm_scale.sequence import Sequence
+from glm_scale.layers.sequence import Sequence
+from glm_scale.parallel.sequence.exchange import rows_before
 
 
 class ShortConv(nn.Module):

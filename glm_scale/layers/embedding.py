@@ -18,6 +18,6 @@ def token_embedding(vocabulary: int, width: int, tensor: TensorAxis | None = Non
     """`[B, T]` tokens to `[B, T, width]`; over tensor ranks each has an equal part of the table."""
     if tensor is None:
         return nn.Embedding(vocabulary, width)
-    from glm_scale.parallel.split_layers import TokenEmbedding
+    from glm_scale.parallel.tensor.layers import TokenEmbedding
 
     return cast(nn.Embedding, TokenEmbedding(vocabulary, width, tensor))

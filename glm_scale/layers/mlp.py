@@ -12,7 +12,7 @@ from glm_scale.parallel.axis import TensorAxis
 class GatedMLP(nn.Module):
     """down(silu(gate x) · up x): `[B, T, width]` to `[B, T, width]` through `hidden` units.
 
-    Over tensor ranks each has an equal part of the units; x has passed `parallel.tensor.entering`.
+    Over tensor ranks each has an equal part of the units; x has passed `parallel.tensor.splitting.entering`.
     """
 
     def __init__(self, width: int, hidden: int, tensor: TensorAxis | None = None) -> None:

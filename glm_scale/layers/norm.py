@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor import of_all_rows
+from glm_scale.parallel.tensor.splitting import of_all_rows
 
 
 class RMSNorm(nn.Module):

@@ -25,10 +25,10 @@ class ResidualProjection(Projection):
 
 
 def projection(inputs: int, outputs: int, *, bias: bool = False, tensor: TensorAxis | None = None) -> Projection:
-    """A projection of rows that have passed `parallel.tensor.entering`, to this rank's `outputs` outputs."""
+    """A projection of rows that have passed `parallel.tensor.splitting.entering`, to this rank's `outputs` outputs."""
     if tensor is None:
         return Projection(inputs, outputs, bias)
-    from glm_scale.parallel.split_layers import ColumnProjection
+    from glm_scale.parallel.tensor.layers import ColumnProjection
 
     return cast(Projection, ColumnProjection(inputs, outputs, bias, tensor))
 
@@ -37,7 +37,7 @@ def residual_projection(inputs: int, outputs: int, *, tensor: TensorAxis | None 
     """A projection of this rank's `inputs` inputs into the residual stream, summed over ranks."""
     if tensor is None:
         return ResidualProjection(inputs, outputs)
-    from glm_scale.parallel.split_layers import RowProjection
+    from glm_scale.parallel.tensor.layers import RowProjection
 
     return cast(Projection, RowProjection(inputs, outputs, tensor))
 

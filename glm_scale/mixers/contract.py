@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from glm_scale.errors import UserError
 from glm_scale.layers.projection import Projection, projection
 from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.costs import Spread, Traffic, cheapest
-from glm_scale.parallel.strategies import SequenceStrategy, possible
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.sequence.costs import Spread, Traffic, cheapest
+from glm_scale.parallel.sequence.strategies import SequenceStrategy, possible
 
 Cache = Any
 """What a mixer carries from row to row while decoding: a tensor or a NamedTuple of tensors, opaque outside it."""
@@ -82,7 +82,7 @@ class Mixer(nn.Module, Spreadable):
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
         """Whole rows: x `[B, T, D]` to `[B, T, D]`.
 
-        Over tensor ranks x has passed `parallel.tensor.entering`, and what comes out is summed over them.
+        Over tensor ranks x has passed `parallel.tensor.splitting.entering`, and what comes out is summed over them.
         """
 
     @abstractmethod

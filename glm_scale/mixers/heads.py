@@ -16,10 +16,10 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from glm_scale.layers.projection import is_projection, projection_flops, residual_projection, split_heads
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable
 from glm_scale.mixers.structure import Structure
-from glm_scale.parallel.costs import Spread
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.sequence.costs import Spread
 
 
 class HeadMixing(nn.Module, Spreadable):

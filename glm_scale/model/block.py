@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.mlp import GatedMLP
 from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers import Mixer, MixerSpec
 from glm_scale.mixers.contract import Cache
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor import all_rows, copied, entering
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.tensor.splitting import all_rows, copied, entering
 
 
 class BlockCache(NamedTuple):

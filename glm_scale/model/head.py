@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from glm_scale.layers.projection import Projection
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor import mark_split
-from glm_scale.parallel.vocabulary import split_cross_entropy
+from glm_scale.parallel.tensor.splitting import mark_split
+from glm_scale.parallel.tensor.vocabulary import split_cross_entropy
 
 IGNORED = -100
 """The label of a token that does not count."""
@@ -28,7 +28,7 @@ class LanguageModelHead(Projection):
     """Hidden states `[B, T, width]` to logits `[B, T, vocab]`, or to a loss if there are labels.
 
     Over tensor ranks each has an equal part of the vocabulary, and the logits of that part; x has passed
-    `parallel.tensor.entering`.
+    `parallel.tensor.splitting.entering`.
     """
 
     def __init__(self, width: int, vocabulary: int, tensor: TensorAxis | None = None) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from glm_scale.layers.embedding import is_token_embedding
 from glm_scale.layers.projection import is_projection
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor import own_part, whole_shape
+from glm_scale.parallel.tensor.splitting import own_part, whole_shape
 
 
 def parameter_generator(seed: int, name: str) -> torch.Generator:

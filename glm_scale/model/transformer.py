@@ -11,13 +11,13 @@ from glm_scale.layers.embedding import token_embedding
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import projection_flops
 from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
 from glm_scale.model.block import Block, BlockCache
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.head import LanguageModelHead
 from glm_scale.model.init import initialize
 from glm_scale.parallel.axis import SequenceAxis, TensorAxis
-from glm_scale.parallel.tensor import entering
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.tensor.splitting import entering
 
 ModelCache = list[BlockCache]
 """What decoding carries from token to token: the cache of every block."""

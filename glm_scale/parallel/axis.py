@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from glm_scale.parallel.communicator import Communicator
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.collectives.communicator import Communicator
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
 @dataclass(frozen=True)

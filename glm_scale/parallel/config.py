@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from glm_data.settings import Settings
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 __all__ = ["ParallelConfig"]
 

@@ -15,8 +15,8 @@ from torch import distributed as dist
 
 from glm_scale.errors import UserError
 from glm_scale.parallel.axis import SequenceAxis, TensorAxis
-from glm_scale.parallel.communicator import GroupCommunicator
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.collectives.communicator import GroupCommunicator
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
 from glm_scale.model.block import Block
 from glm_scale.planning.parts import Part
-from glm_scale.sequence import Sequence
 
 __all__ = ["Activations"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from glm_scale.config.run import RunConfig
-from glm_scale.parallel.costs import Link, Spread
 from glm_scale.parallel.mesh import Layout
+from glm_scale.parallel.sequence.costs import Link, Spread
 from glm_scale.planning.activations import Activations
 from glm_scale.planning.exchanges import Axis, Exchange, all_gather, total
 from glm_scale.planning.gpus import GPU, NODE

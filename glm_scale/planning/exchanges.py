@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from glm_scale.parallel.costs import Collective
+from glm_scale.parallel.sequence.costs import Collective
 
 __all__ = ["Axis", "Exchange", "all_gather", "all_reduce", "reduce_scatter", "total"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from glm_scale.model.block import Block
-from glm_scale.parallel.costs import Sent, Spread, Traffic, rows_before_traffic
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.sequence.costs import Sent, Spread, Traffic, rows_before_traffic
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 from glm_scale.planning.exchanges import Exchange
 
 __all__ = ["SpreadBlock", "spread_block"]

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from glm_scale.errors import UserError
-from glm_scale.finding import usable
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
+from glm_scale.run_search import usable
 from glm_scale.scaling.curves import TrainedRun, load_run
 from glm_scale.scaling.differences import remarks_on
 from glm_scale.scaling.fit import MINIMUM_POINTS, PowerLaw, fit_power_law

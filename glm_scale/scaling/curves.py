@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory, RunStatus, RunSummary
+from glm_scale.run_directory import RunDirectory, RunStatus, RunSummary
 from glm_scale.tracking.metrics_log import Record, read_metrics
 
 # The training loss "at the end" is the mean over this share of the steps: one batch says little.

@@ -38,7 +38,7 @@ from mlflow.utils.validation import (
 )
 
 from glm_scale.naming import slug
-from glm_scale.runs import RunDirectory, RunSummary
+from glm_scale.run_directory import RunDirectory, RunSummary
 from glm_scale.tracking.metrics_log import Record
 from glm_scale.tracking.place import Place
 from glm_scale.tracking.state import Mark, TrackingState

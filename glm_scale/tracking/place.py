@@ -26,7 +26,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 
 
 class Place(BaseModel):

@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from glm_scale.runs import RunDirectory, write_atomically
+from glm_scale.run_directory import RunDirectory, write_atomically
 from glm_scale.tracking.place import Place, is_copy, lies_at
 from glm_scale.tracking.uris import choose_uri, resolve_uri, sqlite_path
 

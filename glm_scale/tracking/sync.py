@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking.state import Order, TrackingState
 from glm_scale.tracking.tracker import Worker
 from glm_scale.tracking.where import check_option, chosen_uri, configured_tracking

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from glm_scale.runs import FinalStatus, RunDirectory
+from glm_scale.run_directory import FinalStatus, RunDirectory
 from glm_scale.tracking.config import TrackingConfig
 from glm_scale.tracking.metrics_log import MetricsLog
 from glm_scale.tracking.state import MISSED, Order

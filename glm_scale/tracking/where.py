@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking.config import TrackingConfig
 from glm_scale.tracking.state import Order, TrackingState, open_state
 from glm_scale.tracking.uris import check_uri, choose_uri

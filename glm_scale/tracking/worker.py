@@ -24,7 +24,7 @@ from io import FileIO, RawIOBase
 from typing import TYPE_CHECKING
 
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking.reach import check_store, explain
 from glm_scale.tracking.state import MISSED, Order, TrackingState, open_state
 

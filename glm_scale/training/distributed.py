@@ -1,6 +1,6 @@
 """The process group under DeepSpeed, set up without asking the user for a single environment variable.
 
-Processes that a launcher has started (RANK, WORLD_SIZE and the rest are set) have met before (`meeting`); a process
+Processes that a launcher has started (RANK, WORLD_SIZE and the rest are set) have met before (`run.rendezvous`); a process
 alone becomes rank 0 of 1 on a free local port.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from glm_scale.errors import UserError
-from glm_scale.launching import Place, launched
+from glm_scale.processes import Place, launched
 from glm_scale.training.compiling import extensions_folder, load_communication_op
 
 __all__ = [

@@ -5,14 +5,15 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, NoReturn
 
 from glm_data import Batch
+from glm_scale.checkpoint import Checkpoint
+from glm_scale.checkpoint.retention import VALIDATION_LOSS
 from glm_scale.errors import UserError
-from glm_scale.training.checkpoint import Checkpoint, Saver
-from glm_scale.training.checkpoint.retention import VALIDATION_LOSS
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.counters import Counters
 from glm_scale.training.engine import Engine
 from glm_scale.training.journal import Journal
+from glm_scale.training.saver import Saver
 from glm_scale.training.schedule import learning_rate
 from glm_scale.training.signals import StopRequest
 from glm_scale.training.spikes import SPIKES, Divergence, SpikeWatch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glm_scale.layers.embedding import is_token_embedding
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor import split_dimension
+from glm_scale.parallel.tensor.splitting import split_dimension
 from glm_scale.training.config import OptimizerConfig
 
 __all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer", "parameter_groups"]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glm_scale.checkpoint.pieces import Box, Piece
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor import split_dimension, whole_shape
-from glm_scale.training.pieces import Box, Piece
+from glm_scale.parallel.tensor.splitting import split_dimension, whole_shape
 
 __all__ = ["MOMENTS", "LogicalState"]
 

@@ -24,7 +24,7 @@ from glm_launch.restarts import Decision, decide
 from glm_launch.slurm import job_details, minutes_of, release, requeue
 from glm_scale.errors import UserError
 from glm_scale.output import prepare_output
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 
 __all__ = ["RUNS", "begin", "end", "newest_step", "runs_of"]
 

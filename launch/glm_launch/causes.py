@@ -9,8 +9,8 @@ from typing import Literal
 
 from glm_launch.records import EndKind, RankReport
 from glm_scale.errors import PassingError, UserError
-from glm_scale.launching import HANG_EXIT_CODE
-from glm_scale.launching.failures import Death
+from glm_scale.processes import HANG_EXIT_CODE
+from glm_scale.processes.failures import Death
 
 __all__ = ["REQUEUED", "Cause", "cause_of_attempt", "kind_of_error"]
 

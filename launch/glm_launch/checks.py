@@ -15,14 +15,14 @@ import yaml
 from glm_launch.profile import Cluster
 from glm_launch.records import LaunchFolder, Submission
 from glm_launch.slurm import job_states
+from glm_scale.checkpoint.layout import places
 from glm_scale.config import ConfigError, Problem, RunConfig, check_environment, check_layout, layout_of, load_config
 from glm_scale.errors import UserError
 from glm_scale.locking import is_held
 from glm_scale.naming import former_slug, name_in_use, setting
-from glm_scale.runs import RunDirectory
-from glm_scale.training.checkpoint.layout import places
-from glm_scale.training.checkpoint.saver import SAVE_SECONDS
-from glm_scale.training.opening import check_goes_on
+from glm_scale.run.preflight import check_goes_on
+from glm_scale.run_directory import RunDirectory
+from glm_scale.training.saver import SAVE_SECONDS
 
 __all__ = [
     "check_memory_of_nodes", "check_run", "is_active", "lead_of", "must_be_idle", "pause_of", "runs_of_sweep",

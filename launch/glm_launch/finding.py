@@ -7,8 +7,8 @@ from pathlib import Path
 
 from glm_launch.records import LaunchFolder, Submission
 from glm_scale.errors import UserError
-from glm_scale.finding import find_runs
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
+from glm_scale.run_search import find_runs
 
 __all__ = ["find_launched", "launched"]
 

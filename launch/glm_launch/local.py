@@ -21,10 +21,10 @@ from glm_launch.snapshot import snapshot_code, snapshot_config
 from glm_launch.task import ATTEMPT
 from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
-from glm_scale.launching import launch
 from glm_scale.locking import FileLock, is_held
-from glm_scale.process import prepare
-from glm_scale.runs import RunDirectory
+from glm_scale.processes import launch
+from glm_scale.run_directory import RunDirectory
+from glm_scale.startup import prepare
 
 __all__ = ["start", "stop", "supervise"]
 

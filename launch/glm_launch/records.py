@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory, unreadable, write_atomically
+from glm_scale.run_directory import RunDirectory, unreadable, write_atomically
 
 __all__ = ["Attempt", "Beginning", "End", "EndKind", "LaunchFolder", "RankReport", "Submission"]
 

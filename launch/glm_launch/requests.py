@@ -16,7 +16,7 @@ from glm_launch.records import LaunchFolder
 from glm_launch.submit import Job
 from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 
 __all__ = ["Request", "job_of", "jobs_named"]
 

@@ -16,9 +16,9 @@ import yaml
 from glm_launch.records import Attempt, LaunchFolder, Submission
 from glm_launch.slurm import JobState, job_states
 from glm_scale.errors import UserError
-from glm_scale.finding import note, usable
 from glm_scale.locking import is_held
-from glm_scale.runs import COMMITTED, RunDirectory
+from glm_scale.run_directory import COMMITTED, RunDirectory
+from glm_scale.run_search import note, usable
 
 __all__ = ["RunState", "states_of"]
 

@@ -26,8 +26,8 @@ from glm_launch.snapshot import snapshot_code, snapshot_config
 from glm_launch.task import TrainTask
 from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
-from glm_scale.finding import note
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
+from glm_scale.run_search import note
 
 __all__ = ["Job", "move_aside", "script_of", "sent", "submit"]
 

@@ -13,9 +13,9 @@ from types import FrameType
 
 from glm_launch.causes import kind_of_error
 from glm_launch.records import LaunchFolder, RankReport
-from glm_scale.launching.environment import VARIABLES, launched
-from glm_scale.process import prepare
-from glm_scale.runs import RunDirectory
+from glm_scale.processes.environment import VARIABLES, launched
+from glm_scale.run_directory import RunDirectory
+from glm_scale.startup import prepare
 
 __all__ = ["ATTEMPT", "TrainTask", "main"]
 
@@ -59,7 +59,7 @@ def train_and_tell(run: Path, earlier: list[int]) -> str:
             os.environ.pop(name, None)
     try:
         from glm_scale.config import load_config
-        from glm_scale.training.session import train
+        from glm_scale.run.train import train
 
         outcome = train(load_config(folder.config), earlier=earlier)
     except BaseException as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glm_scale.cli.app import main
+from glm_launch.cli.app import main
 from tests.tiny_run import tiny_config, write_config
 
 COMMANDS = (

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from glm_kernels.bench import main as measure
-from glm_scale.cli.app import main
+from glm_launch.cli.app import main
 
 Captured = pytest.CaptureFixture[str]
 

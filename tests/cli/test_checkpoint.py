@@ -10,18 +10,18 @@ import yaml
 from safetensors import safe_open
 from torch import Tensor
 
+from glm_launch.cli.app import main
+from glm_scale.checkpoint import shards
+from glm_scale.checkpoint.difference import tensor_differences
+from glm_scale.checkpoint.files import hash_file, write_synced
+from glm_scale.checkpoint.pieces import Box, Piece
+from glm_scale.checkpoint.retention import Retention
+from glm_scale.checkpoint.shards import KINDS, save_pieces
+from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.cli import checkpoint as command
-from glm_scale.cli.app import main
 from glm_scale.config import RunConfig, resolved_yaml
+from glm_scale.inference.export import WEIGHTS_NAME
 from glm_scale.model import LanguageModel
-from glm_scale.training.checkpoint import shards
-from glm_scale.training.checkpoint.difference import tensor_differences
-from glm_scale.training.checkpoint.export import WEIGHTS_NAME
-from glm_scale.training.checkpoint.files import hash_file, write_synced
-from glm_scale.training.checkpoint.folder import CheckpointStore
-from glm_scale.training.checkpoint.retention import Retention
-from glm_scale.training.checkpoint.shards import KINDS, save_pieces
-from glm_scale.training.pieces import Box, Piece
 from tests.checkpoint_files import flip_bit
 from tests.tiny_run import tiny_config
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from glm_scale.config import ConfigError
-from glm_scale.runs import RunDirectory
-from glm_scale.scaling.ladder import climb, plan
+from glm_scale.run.ladder import climb, plan
+from glm_scale.run_directory import RunDirectory
 from tests.tiny_run import tiny_config, write_config
 
 SIZES = [{"model.layers": 1}, {"model.layers": 2, "model.width": 32}]
@@ -62,7 +62,7 @@ def test_a_run_that_was_asked_to_end_ends_the_ladder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcomes: list[str]
 ) -> None:
     path = ladder_file(tmp_path, tmp_path / "data", mixers=["ssm", "attention"])
-    monkeypatch.setattr("glm_scale.scaling.ladder._run", lambda command: code)
+    monkeypatch.setattr("glm_scale.run.ladder._run", lambda command: code)
     assert list(climb(path, plan(path)).values()) == outcomes
 
 

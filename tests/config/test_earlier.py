@@ -3,8 +3,8 @@
 import yaml
 
 from glm_scale.config import load_config
-from glm_scale.config.earlier import rewritten
-from glm_scale.scaling.ladder import plan
+from glm_scale.config.earlier_keys import rewritten
+from glm_scale.run.ladder import plan
 from tests.tiny_run import tiny_config, write_config
 
 

@@ -7,7 +7,7 @@ import torch
 
 from glm_scale.config import RunConfig, load_config
 from glm_scale.model import LanguageModel
-from glm_scale.scaling.ladder import plan
+from glm_scale.run.ladder import plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLAIMED = {"160m": 160e6, "410m": 410e6, "1.3b": 1.3e9, "7b": 7e9}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glm_scale.config import RunConfig, validate
-from glm_scale.training.session import train
+from glm_scale.run.train import train
 from tests.earlier.curves import BATCH, LENGTH, MIXERS, STEPS, configuration, losses_of
 from tests.tolerances import loss_curve
 

@@ -11,9 +11,9 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from glm_scale.config import RunConfig, validate
-from glm_scale.runs import RunDirectory
+from glm_scale.run.train import train
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking.place import Place
-from glm_scale.training.session import train
 from tests.earlier.curves import losses_of
 from tests.earlier.make import RUNS, STEPS, STOPPED_AT
 from tests.parallel import sessions

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from glm_scale.training.checkpoint.manifest import MANIFEST, MARKER
+from glm_scale.checkpoint.manifest import MANIFEST, MARKER
 
 
 def _file(path: Path, draw: Random) -> Path:

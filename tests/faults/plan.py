@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from glm_scale.training.checkpoint.points import Point
+from glm_scale.checkpoint.points import Point
 from tests.faults.damage import DAMAGES
 from tests.faults.rank import FULL, READ_ONLY, Death, Refusal
 from tests.faults.runs import KEPT, SETUPS, STEPS, Setup

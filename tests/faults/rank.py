@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from glm_data import Batch
+from glm_scale.checkpoint import CheckpointStore
+from glm_scale.checkpoint.points import Point
 from glm_scale.config import RunConfig, validate
 from glm_scale.errors import UserError
-from glm_scale.training import session
-from glm_scale.training.checkpoint import CheckpointStore, Saver
-from glm_scale.training.checkpoint.points import Point
+from glm_scale.run import train as session
 from glm_scale.training.loop import Trainer
 from glm_scale.training.ranks import Ranks
+from glm_scale.training.saver import Saver
 from tests.faults.notes import Notebook
 
 FULL, READ_ONLY = errno.ENOSPC, errno.EROFS

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glm_scale.training.checkpoint.layout import places
-from glm_scale.training.checkpoint.reading import Checkpoint, DamagedError, UnfinishedError
+from glm_scale.checkpoint.layout import places
+from glm_scale.checkpoint.reading import Checkpoint, DamagedError, UnfinishedError
 from tests.faults.notes import Notes
 from tests.faults.rank import Faults, run
 from tests.forking import ForkServer, Processes

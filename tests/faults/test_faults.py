@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from glm_scale.training.checkpoint.points import Point
+from glm_scale.checkpoint.points import Point
 from tests.faults.plan import disk_plan, plan
 from tests.faults.runs import Setup
 from tests.faults.trials import carry_out

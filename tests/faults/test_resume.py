@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
+from glm_scale.checkpoint.layout import find_checkpoint
 from glm_scale.mixers.registry import MIXERS
-from glm_scale.training.checkpoint.layout import find_checkpoint
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.faults.rank import Faults
 from tests.faults.runs import ROWS, STEPS, Setup

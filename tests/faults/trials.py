@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from glm_scale.training.checkpoint.layout import leftovers, set_aside
+from glm_scale.checkpoint.layout import leftovers, set_aside
 from tests.faults.damage import DAMAGES
 from tests.faults.plan import Disk, Kill, Moment, Plan
 from tests.faults.rank import FULL, Faults

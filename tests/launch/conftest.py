@@ -12,7 +12,7 @@ import pytest
 
 from glm_launch.cli.app import main
 from glm_launch.records import LaunchFolder
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from tests.launch.fake_slurm import FakeSlurm
 from tests.tiny_run import tiny_config, tiny_data, write_config
 

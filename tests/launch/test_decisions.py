@@ -15,7 +15,7 @@ from glm_launch.causes import REQUEUED, Cause, cause_of_attempt, kind_of_error
 from glm_launch.records import Attempt, Beginning, End, EndKind, RankReport
 from glm_launch.restarts import Decision, decide
 from glm_scale.errors import PassingError, UserError
-from glm_scale.launching import HANG_EXIT_CODE
+from glm_scale.processes import HANG_EXIT_CODE
 
 
 class LostRankError(RuntimeError):

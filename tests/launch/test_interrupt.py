@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glm_launch.records import LaunchFolder
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
 _SBATCH = """#!/bin/sh

@@ -14,7 +14,7 @@ from glm_launch import local
 from glm_launch.records import LaunchFolder
 from glm_launch.status import RunState, states_of
 from glm_scale.locking import is_held
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from tests.launch.conftest import Command, Place
 from tests.slurm.processes import with_environment
 from tests.tiny_run import LENGTH

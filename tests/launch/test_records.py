@@ -18,7 +18,7 @@ from glm_launch.slurm import minutes_of
 from glm_launch.snapshot import PACKAGES, snapshot_code
 from glm_scale.config import ConfigError
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.version import code_version
 
 

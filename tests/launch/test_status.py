@@ -15,7 +15,7 @@ from glm_launch.following import files_of, follow_files
 from glm_launch.records import Beginning, End, EndKind, LaunchFolder, Submission
 from glm_launch.status import states_of
 from glm_scale.locking import FileLock
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from tests.launch.conftest import Command, Place
 from tests.launch.fake_slurm import FakeSlurm
 

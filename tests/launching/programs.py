@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from glm_scale.launching import Watchdog, collective_timeout
+from glm_scale.processes import Watchdog, collective_timeout
 
 RANK = int(os.environ["RANK"])
 TIMEOUT = 2.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glm_scale
-from glm_scale.launching.diagnosis import describe, diagnose, place
-from glm_scale.launching.reports import Frame, Group, Report, parse_stacks
+from glm_scale.processes.diagnosis import describe, diagnose, place
+from glm_scale.processes.reports import Frame, Group, Report, parse_stacks
 
 HERE = Frame("/run/script.py", 10, "here")
 THERE = Frame("/run/script.py", 20, "there")

@@ -1,6 +1,6 @@
 import pytest
 
-from glm_scale.launching.failures import Death, cause_of, last_words
+from glm_scale.processes.failures import Death, cause_of, last_words
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\nValueError: bad'
 

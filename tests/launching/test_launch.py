@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from glm_scale.launching import HANG_EXIT_CODE
+from glm_scale.processes import HANG_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = """
 import sys
 from pathlib import Path
-from glm_scale.launching import launch
+from glm_scale.processes import launch
 command = [sys.executable, "-m", "tests.launching.programs", sys.argv[1]]
 sys.exit(launch(command, int(sys.argv[2]), logs=Path("logs"), grace=1.0))
 """
@@ -184,7 +184,7 @@ def test_ranks_die_with_a_launcher_that_is_killed(start, tmp_path: Path) -> None
 
 
 def test_command_that_does_not_exist_leaves_nothing_behind(tmp_path: Path) -> None:
-    from glm_scale.launching import launch
+    from glm_scale.processes import launch
 
     with pytest.raises(FileNotFoundError):
         launch(["no-such-command"], 2, logs=tmp_path)

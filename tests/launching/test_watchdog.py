@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from glm_scale.launching import HANG_EXIT_CODE, Watchdog, collective_timeout, watchdog
-from glm_scale.launching.reports import hang_path, read_report
+from glm_scale.processes import HANG_EXIT_CODE, Watchdog, collective_timeout, watchdog
+from glm_scale.processes.reports import hang_path, read_report
 from tests.launching.test_launch import ROOT, wait_until, without_ranks
 
 LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 def test_rank_that_hangs_ends_with_its_report_in_file_and_stderr(tmp_path: Path) -> None:
-    program = "import glm_scale.launching.watchdog as w; w._LINGER = 0.4; from tests.launching import programs; "
+    program = "import glm_scale.processes.watchdog as w; w._LINGER = 0.4; from tests.launching import programs; "
     finished = subprocess.run(
         [sys.executable, "-c", program + "programs.hangs_alone()"],
         cwd=tmp_path,
@@ -77,5 +77,5 @@ def test_collectives_wait_longer_and_leave_their_traces_with_the_reports(
 
 
 def test_package_is_light() -> None:
-    heavy = "import sys, glm_scale.launching; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pydantic')))"
+    heavy = "import sys, glm_scale.processes; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pydantic')))"
     assert subprocess.run([sys.executable, "-c", heavy], check=False).returncode == 0

@@ -8,7 +8,7 @@ from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.mlp import GatedMLP
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.rotary import Rotary
-from glm_scale.sequence import Sequence
+from glm_scale.layers.sequence import Sequence
 from tests.tolerances import assert_close, norm, rounding, unit
 
 pytestmark = pytest.mark.numeric

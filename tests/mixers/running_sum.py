@@ -10,11 +10,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers import Look, Mixer, MixerDims, MixerError, Structure, registry
-from glm_scale.parallel.costs import Spread, Traffic, pipeline
-from glm_scale.parallel.exchange import receive_from, send_to
-from glm_scale.parallel.strategies import SequenceStrategy
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.sequence.costs import Spread, Traffic, pipeline
+from glm_scale.parallel.sequence.exchange import receive_from, send_to
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
 class RunningSum(Mixer):

@@ -9,10 +9,10 @@ from torch.utils._pytree import tree_leaves
 
 from glm_kernels import fla
 from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers import MixerDims, MixerError, parse_mixer
 from glm_scale.mixers.baselines.gated_deltanet import delta_row
 from glm_scale.mixers.baselines.gla import gla_row
-from glm_scale.sequence import Sequence
 from tests.tolerances import assert_close, error, norm, rounding, unit
 
 pytestmark = pytest.mark.numeric

@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from glm_kernels import parse_pattern
 from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers import MixerDims, MixerError, parse_mixer
 from glm_scale.mixers.attention.mixing import PAGE
-from glm_scale.sequence import Sequence
 from tests.caches import bytes_held, bytes_that_count
 from tests.tolerances import assert_close, norm, rounding
 

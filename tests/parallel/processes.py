@@ -26,7 +26,7 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._context = multiprocessing.get_context("forkserver")
         # The server that processes are forked from has done the imports.
-        self._context.set_forkserver_preload(["tests.parallel.processes", "glm_scale.parallel.recurrence"])
+        self._context.set_forkserver_preload(["tests.parallel.processes", "glm_scale.parallel.sequence.recurrence"])
         self._size = size
         self._workers: list[tuple[Any, Connection]] = []
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import distributed as dist
 
+from glm_scale.checkpoint.layout import find_checkpoint
+from glm_scale.checkpoint.shards import KINDS, read_tensors
 from glm_scale.config import RunConfig, validate
 from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel
-from glm_scale.training.checkpoint.layout import find_checkpoint
-from glm_scale.training.checkpoint.shards import KINDS, read_tensors
+from glm_scale.run.train import Outcome, train
 from glm_scale.training.loop import Trainer
-from glm_scale.training.session import Outcome, train
 from tests.parallel.training import attach_deepspeed
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import distributed as dist
 
 from glm_kernels.shards import shard_of
-from glm_scale.parallel import recurrence
-from glm_scale.parallel.communicator import GroupCommunicator
-from glm_scale.parallel.recurrence import ShardedRecurrence
-from glm_scale.parallel.simulator import simulate
+from glm_scale.parallel.collectives.communicator import GroupCommunicator
+from glm_scale.parallel.collectives.simulator import simulate
+from glm_scale.parallel.sequence import recurrence
+from glm_scale.parallel.sequence.recurrence import ShardedRecurrence
 
 
 def there_and_back(ranks, spelling, strategy, total, heads, head_dim):

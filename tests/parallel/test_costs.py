@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.registry import parse_mixer
 from glm_scale.parallel.axis import SequenceAxis
-from glm_scale.parallel.costs import Link, Spread, Traffic, cheapest
-from glm_scale.parallel.simulator import simulate
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.collectives.simulator import simulate
+from glm_scale.parallel.sequence.costs import Link, Spread, Traffic, cheapest
 from tests.parallel.test_sharded_recurrence import documents
 
 MIXERS = [

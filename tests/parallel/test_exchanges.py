@@ -10,16 +10,16 @@ import torch
 
 from glm_kernels import parse_pattern
 from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.registry import parse_mixer
-from glm_scale.parallel import attention
 from glm_scale.parallel.axis import SequenceAxis
-from glm_scale.parallel.communicator import Communicator, Pending
-from glm_scale.parallel.recurrence import ShardedRecurrence
-from glm_scale.parallel.saving import taken_apart
-from glm_scale.parallel.simulator import simulate
-from glm_scale.parallel.ssm import sharded_ssm
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.collectives.communicator import Communicator, Pending
+from glm_scale.parallel.collectives.simulator import simulate
+from glm_scale.parallel.sequence import attention
+from glm_scale.parallel.sequence.recurrence import ShardedRecurrence
+from glm_scale.parallel.sequence.saving import taken_apart
+from glm_scale.parallel.sequence.ssm import sharded_ssm
 from tests.parallel.test_sharded_recurrence import operands
 
 

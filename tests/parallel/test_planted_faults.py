@@ -15,9 +15,9 @@ import torch
 
 from glm_kernels import calls, parse_pattern, shards
 from glm_scale.layers import norm
-from glm_scale.parallel import attention, exchange
-from glm_scale.parallel.communicator import Pending
-from glm_scale.parallel.simulator import SimulatedRank
+from glm_scale.parallel.collectives.communicator import Pending
+from glm_scale.parallel.collectives.simulator import SimulatedRank
+from glm_scale.parallel.sequence import attention, exchange
 from tests import tolerances
 from tests.kernels import test_recurrence as whole_recurrence
 from tests.kernels.operands import packed_starts

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from glm_kernels import ssm
-from glm_scale.parallel.attention import sharded_attention
-from glm_scale.parallel.communicator import GroupCommunicator
-from glm_scale.parallel.recurrence import ShardedRecurrence
-from glm_scale.parallel.simulator import simulate
-from glm_scale.parallel.ssm import sharded_ssm
+from glm_scale.parallel.collectives.communicator import GroupCommunicator
+from glm_scale.parallel.collectives.simulator import simulate
+from glm_scale.parallel.sequence.attention import sharded_attention
+from glm_scale.parallel.sequence.recurrence import ShardedRecurrence
+from glm_scale.parallel.sequence.ssm import sharded_ssm
 from tests.parallel.test_sharded_attention import alone as attention_alone
 from tests.parallel.test_sharded_recurrence import alone, documents, operands, results, same
 from tests.tolerances import assert_pass_close

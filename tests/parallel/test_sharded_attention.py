@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from glm_scale.parallel import attention as sharded
-from glm_scale.parallel.attention import sharded_attention
-from glm_scale.parallel.simulator import simulate
+from glm_scale.parallel.collectives.simulator import simulate
+from glm_scale.parallel.sequence import attention as sharded
+from glm_scale.parallel.sequence.attention import sharded_attention
 from tests.parallel.test_sharded_recurrence import documents, operands, results, same
 from tests.tolerances import assert_pass_close, unit
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from glm_kernels import parse_pattern, recurrence
-from glm_scale.parallel.reach import spans_read
-from glm_scale.parallel.recurrence import ShardedRecurrence
-from glm_scale.parallel.simulator import simulate
+from glm_scale.parallel.collectives.simulator import simulate
+from glm_scale.parallel.sequence.reach import spans_read
+from glm_scale.parallel.sequence.recurrence import ShardedRecurrence
 from tests.tolerances import assert_pass_close, rounding
 
 pytestmark = pytest.mark.numeric

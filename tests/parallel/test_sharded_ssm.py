@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from glm_kernels import ssm
-from glm_scale.parallel.simulator import simulate
-from glm_scale.parallel.ssm import sharded_ssm
+from glm_scale.parallel.collectives.simulator import simulate
+from glm_scale.parallel.sequence.ssm import sharded_ssm
 from tests.parallel.test_sharded_recurrence import documents, operands, results, same
 from tests.tolerances import assert_pass_close
 

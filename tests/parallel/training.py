@@ -21,7 +21,7 @@ from glm_scale.model.init import parameter_generator
 from glm_scale.model.transformer import LanguageModel
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.mesh import Layout, Mesh
-from glm_scale.parallel.tensor import own_part, whole_shape
+from glm_scale.parallel.tensor.splitting import own_part, whole_shape
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine

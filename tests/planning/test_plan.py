@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from glm_scale.cli.app import main
+from glm_launch.cli.app import main
 from glm_scale.config import load_config
 from glm_scale.parallel.mesh import Layout
 from glm_scale.planning import GPUS, plan_layouts

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from glm_scale.runs import RunDirectory, RunSummary
+from glm_scale.run_directory import RunDirectory, RunSummary
 from glm_scale.tracking import MetricsLog
 
 

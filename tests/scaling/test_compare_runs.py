@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from glm_scale.cli.compare import compare as compare_command
 from glm_scale.errors import UserError
-from glm_scale.finding import find_runs
+from glm_scale.run_search import find_runs
 from glm_scale.scaling.comparison import compare, quantity, render_table, scaling_curves
 from glm_scale.scaling.curves import Curve, load_run
 from glm_scale.scaling.style import look_of, styles

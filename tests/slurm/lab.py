@@ -15,7 +15,7 @@ from glm_launch.cli.app import app
 from glm_launch.records import LaunchFolder
 from glm_launch.status import RunState, states_of
 from glm_scale.errors import UserError
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
 from tests.slurm.cluster import Cluster
 from tests.tiny_run import LENGTH, tiny_config

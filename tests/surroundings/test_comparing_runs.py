@@ -16,8 +16,8 @@ from glm_data import DataConfig, PackedRows
 from glm_scale.cli.compare import compare as compare_command
 from glm_scale.cli.compare import show
 from glm_scale.errors import UserError
-from glm_scale.finding import find_runs
-from glm_scale.runs import RunSummary
+from glm_scale.run_directory import RunSummary
+from glm_scale.run_search import find_runs
 from glm_scale.scaling.comparison import compare
 from glm_scale.scaling.report import Report
 from glm_scale.scaling.selection import Filter

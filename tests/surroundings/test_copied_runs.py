@@ -10,8 +10,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from glm_scale.finding import find_runs
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
+from glm_scale.run_search import find_runs
 from glm_scale.scaling.comparison import compare
 from glm_scale.scaling.publish import where_to_publish
 from glm_scale.scaling.report import Report

@@ -11,8 +11,8 @@ import pytest
 from glm_launch.records import Beginning, LaunchFolder, Submission
 from glm_launch.status import states_of
 from glm_scale.errors import UserError
-from glm_scale.finding import find_runs
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
+from glm_scale.run_search import find_runs
 from glm_scale.scaling.comparison import compare
 from tests.commands import assert_refused, unprivileged
 from tests.scaling.synthetic_runs import write_run
@@ -133,7 +133,7 @@ def test_what_belongs_to_somebody_else_is_named(open_folder, command):
         assert (alone.code, "Traceback" in alone.stderr) == (2, False), alone.output
     with pytest.MonkeyPatch.context() as patch:
         told = []
-        patch.setattr("glm_scale.finding.print", lambda text, **_: told.append(text), raising=False)
+        patch.setattr("glm_scale.run_search.print", lambda text, **_: told.append(text), raising=False)
         os.seteuid(user)
         try:
             compared = compare(find_runs([runs]))

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from glm_data import DataError
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.errors import UserError
+from glm_scale.inference import load_model
+from glm_scale.inference.export import export_weights
 from glm_scale.model import LanguageModel
-from glm_scale.training.checkpoint import load_model
-from glm_scale.training.checkpoint.export import export_weights
 from tests.tiny_run import tiny_config
 
 

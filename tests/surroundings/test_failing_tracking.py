@@ -17,7 +17,7 @@ import yaml
 
 from glm_launch.doctor.findings import Asked
 from glm_launch.doctor.tracking import mlflow as doctor
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
 from glm_scale.tracking.reach import StoreError, Trouble, _revisions, check_store, explain
 from glm_scale.tracking.sync import sync

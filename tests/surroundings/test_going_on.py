@@ -10,11 +10,12 @@ from glm_data import PackedRows
 from glm_launch.checks import check_run
 from glm_launch.records import LaunchFolder
 from glm_scale.config import RunConfig, resolved_yaml
+from glm_scale.config import other_versions as earlier
 from glm_scale.errors import UserError
-from glm_scale.runs import COMMITTED, RunDirectory
-from glm_scale.training import earlier, opening
-from glm_scale.training.anew import start_anew
-from glm_scale.training.recorded import recorded_config
+from glm_scale.run import preflight as opening
+from glm_scale.run.fresh_start import start_anew
+from glm_scale.run.recorded import recorded_config
+from glm_scale.run_directory import COMMITTED, RunDirectory
 from tests.commands import Commands
 from tests.scaling.synthetic_runs import write_run
 from tests.tiny_run import tiny_config, tiny_data, write_config

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glm_scale.process import settle_caches
+from glm_scale.startup import settle_caches
 from glm_scale.training.signals import StopRequest
 from tests.signals import handled
 
@@ -22,7 +22,7 @@ def test_a_home_that_can_be_written_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("home", ["", "/nowhere/at/all", "~", "relative"])
 def test_without_a_home_caches_lie_among_temporary_files(home: str, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("glm_scale.process._entry", lambda uid: None)
+    monkeypatch.setattr("glm_scale.startup._entry", lambda uid: None)
     environment = {"HOME": home} if home else {}
     settle_caches(environment)
     assert environment["USER"] == f"user-{os.getuid()}"
@@ -36,7 +36,7 @@ def test_a_folder_that_others_may_write_is_not_trusted(monkeypatch, tmp_path: Pa
     theirs.mkdir()
     theirs.chmod(0o777)
     environment = {"HOME": "", "USER": "someone"}
-    monkeypatch.setattr("glm_scale.process._entry", lambda uid: None)
+    monkeypatch.setattr("glm_scale.startup._entry", lambda uid: None)
     settle_caches(environment)
     assert Path(environment["HOME"]) != theirs
 
@@ -78,7 +78,7 @@ def test_libraries_find_their_own_files_whatever_the_locale_has(command) -> None
 
 
 def test_an_interpreter_that_ignores_its_environment_is_started_again_once() -> None:
-    program = "from glm_scale.process import prepare; prepare(); print('prepared')"
+    program = "from glm_scale.startup import prepare; prepare(); print('prepared')"
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     path = f"import sys; sys.path[:0] = {sys.path!r}; "
     done = subprocess.run(
@@ -90,7 +90,7 @@ def test_an_interpreter_that_ignores_its_environment_is_started_again_once() -> 
 
 def test_without_any_place_for_caches_a_process_goes_on(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("glm_scale.process._can_be_made", lambda path: False)
+    monkeypatch.setattr("glm_scale.startup._can_be_made", lambda path: False)
     (tmp_path / f"glm-scale-{os.getuid()}").mkdir(mode=0o700)
     monkeypatch.setattr("pathlib.Path.mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     settle_caches({"HOME": str(tmp_path), "USER": "someone"})

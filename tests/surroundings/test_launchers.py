@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from glm_scale.errors import PassingError, UserError
-from glm_scale.launching.environment import Place, launched
+from glm_scale.processes.environment import Place, launched
+from glm_scale.run.rendezvous import StoppedWaiting, meet
 from glm_scale.training.distributed import resolve_device
-from glm_scale.training.meeting import StoppedWaiting, meet
 from tests.commands import Commands
 from tests.ports import reserved_port
 from tests.signals import handled

@@ -22,7 +22,7 @@ from glm_scale.planning import fitting
 from glm_scale.planning.fitting import check_memory
 from glm_scale.planning.need import ample, need_of
 from glm_scale.planning.room import Room, gpu_rooms, host_rooms
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from tests.tiny_run import tiny_config, write_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

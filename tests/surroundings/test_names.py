@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from glm_launch.checks import runs_of_sweep
 from glm_scale.naming import setting, slug
-from glm_scale.scaling.ladder import plan
+from glm_scale.run.ladder import plan
 from tests.scaling.synthetic_runs import write_run
 from tests.tiny_run import tiny_config, write_config
 

@@ -18,7 +18,7 @@ from glm_kernels import PatternError
 from glm_launch.cli.app import app
 from glm_scale.config import load_config
 from glm_scale.errors import UserError
-from glm_scale.generation import Sampling
+from glm_scale.inference.generation import Sampling
 from tests.scaling.synthetic_runs import write_run
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
@@ -35,16 +35,16 @@ WORK = (
     "glm_launch.doctor.examine",
     "glm_launch.local.start",
     "glm_launch.submit.submit",
-    "glm_scale.generation.Generation",
-    "glm_scale.launching.launch",
+    "glm_scale.inference.generation.Generation",
+    "glm_scale.processes.launch",
     "glm_scale.planning.plan_layouts",
-    "glm_scale.scaling.ladder.climb",
+    "glm_scale.run.ladder.climb",
     "glm_scale.scaling.report.write_report",
     "glm_scale.theory.measure",
     "glm_scale.theory.plots.plot_structures",
     "glm_scale.tracking.sync.sync",
-    "glm_scale.training.checkpoint.load_model",
-    "glm_scale.training.session.train",
+    "glm_scale.inference.load_model",
+    "glm_scale.run.train.train",
 )
 
 

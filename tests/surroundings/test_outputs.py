@@ -15,9 +15,9 @@ import typer
 from glm_launch.following import follow_files
 from glm_launch.records import LaunchFolder
 from glm_scale.cli.data import _interruptible
-from glm_scale.launching.relay import Relay
 from glm_scale.output import _Stream, failure_of
-from glm_scale.runs import RunDirectory
+from glm_scale.processes.relay import Relay
+from glm_scale.run_directory import RunDirectory
 from glm_scale.training.progress import StepView, describe
 from tests.commands import Commands
 from tests.signals import handled
@@ -90,7 +90,7 @@ def test_stderr_of_rank_0_is_read_to_its_end_though_it_can_be_shown_nowhere(tmp_
 
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb", buffering=0) as rank, monkeypatch.context() as patch:
-        patch.setattr("glm_scale.launching.relay.os.write", full)
+        patch.setattr("glm_scale.processes.relay.os.write", full)
         relay = Relay(reader, tmp_path / "rank-0.log")
         for _ in range(40):
             rank.write(b"a word of a library " * 400)

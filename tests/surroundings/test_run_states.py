@@ -21,7 +21,7 @@ from glm_launch.records import Beginning, LaunchFolder, RankReport, Submission
 from glm_launch.status import states_of
 from glm_scale.errors import UserError
 from glm_scale.locking import FileLock
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.scaling.curves import load_run
 from glm_scale.tracking.mirror import run_tags
 from tests.scaling.synthetic_runs import write_run

@@ -24,8 +24,8 @@ from glm_launch.records import Submission
 from glm_scale.cli.curves import say_where_curves_are
 from glm_scale.config import ConfigError, RunConfig, check_environment, load_config, resolved_yaml
 from glm_scale.errors import UserError
-from glm_scale.finding import find_runs
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
+from glm_scale.run_search import find_runs
 from glm_scale.scaling.comparison import compare
 from glm_scale.scaling.publish import where_to_publish
 from glm_scale.scaling.report import Report

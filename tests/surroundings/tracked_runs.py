@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from glm_scale.runs import RunDirectory, RunSummary
+from glm_scale.run_directory import RunDirectory, RunSummary
 from glm_scale.tracking import MetricsLog
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from glm_kernels.patterns import PatternError
-from glm_scale.cli.app import app
+from glm_launch.cli.app import app
 from glm_scale.errors import UserError
 from glm_scale.theory.plots import plot_structures
 from tests.theory.structures import structure_of

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from glm_scale.runs import RunDirectory, RunSummary
+from glm_scale.run_directory import RunDirectory, RunSummary
 
 MakeRun = Callable[..., RunDirectory]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 from synthetic_training import only_run, steps_of, train
 
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog
 from glm_scale.tracking.mirror import Mirror, metric_points, run_parameters
 from glm_scale.tracking.state import Mark, TrackingState

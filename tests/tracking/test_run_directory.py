@@ -14,12 +14,12 @@ import pytest
 from pydantic import ValidationError
 
 from glm_scale.errors import UserError
-from glm_scale.finding import find_runs
-from glm_scale.runs import RunDirectory, write_atomically
+from glm_scale.run_directory import RunDirectory, write_atomically
+from glm_scale.run_search import find_runs
 from glm_scale.version import code_version
 
 HOLD = (
-    "import sys, time, os; from glm_scale.runs import RunDirectory\n"
+    "import sys, time, os; from glm_scale.run_directory import RunDirectory\n"
     "lock = RunDirectory(sys.argv[1]).lock()\n"
     "if 'fork' in sys.argv and os.fork() == 0: time.sleep(20); os._exit(0)\n"
     "print('held', flush=True); time.sleep(60)"
@@ -98,7 +98,10 @@ def test_a_killed_trainer_frees_the_directory_though_its_forked_worker_lives_on(
 
 def test_looking_does_not_keep_a_trainer_out(make_run):
     run = make_run()
-    program = "import sys; from glm_scale.runs import RunDirectory\nwhile True: RunDirectory(sys.argv[1]).is_locked()"
+    program = (
+        "import sys; from glm_scale.run_directory import RunDirectory\n"
+        "while True: RunDirectory(sys.argv[1]).is_locked()"
+    )
     run.lock().release()
     onlooker = subprocess.Popen([sys.executable, "-c", program, run.path])
     try:

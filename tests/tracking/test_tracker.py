@@ -160,7 +160,7 @@ def test_gpus_are_sampled_where_cuda_is_in_use(make_run, monkeypatch):
 TRAINER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
-from glm_scale.runs import RunDirectory
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
 from synthetic_training import train
 run = RunDirectory(sys.argv[1])

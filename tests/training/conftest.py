@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from glm_scale.checkpoint.retention import Retention
+from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.training import distributed
-from glm_scale.training.checkpoint.folder import CheckpointStore
-from glm_scale.training.checkpoint.retention import Retention
 from tests.checkpoint_files import Told
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from glm_scale.checkpoint.layout import places
+from glm_scale.checkpoint.manifest import MANIFEST, MARKER, Manifest, marker_of
+from glm_scale.checkpoint.reading import Checkpoint, DamagedError
+from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.errors import UserError
-from glm_scale.training.checkpoint.folder import CheckpointStore
-from glm_scale.training.checkpoint.layout import places
-from glm_scale.training.checkpoint.manifest import MANIFEST, MARKER, Manifest, marker_of
-from glm_scale.training.checkpoint.reading import Checkpoint, DamagedError
 from tests.checkpoint_files import SHARDS, Told, flip_bit, names, newest, save
 
 SHARD = SHARDS[1]

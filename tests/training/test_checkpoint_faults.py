@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from glm_scale.checkpoint import store as folder_module
+from glm_scale.checkpoint.files import hash_file
+from glm_scale.checkpoint.layout import leftovers, places
+from glm_scale.checkpoint.manifest import PENDING
+from glm_scale.checkpoint.points import Point, Reached
+from glm_scale.checkpoint.reading import Checkpoint
+from glm_scale.checkpoint.retention import Retention
+from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.errors import UserError
-from glm_scale.training.checkpoint import folder as folder_module
-from glm_scale.training.checkpoint.files import hash_file
-from glm_scale.training.checkpoint.folder import CheckpointStore
-from glm_scale.training.checkpoint.layout import leftovers, places
-from glm_scale.training.checkpoint.manifest import PENDING
-from glm_scale.training.checkpoint.points import Point, Reached
-from glm_scale.training.checkpoint.reading import Checkpoint
-from glm_scale.training.checkpoint.retention import Retention
 from tests.checkpoint_files import SHARDS, Told, content, dies_at, flip_bit, names, newest, save
 
 SHARD = SHARDS[1]

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from glm_scale import locking
+from glm_scale.checkpoint import layout
+from glm_scale.checkpoint.files import FileRecord, hash_file
+from glm_scale.checkpoint.layout import find_checkpoint, places
+from glm_scale.checkpoint.manifest import MARKER, PENDING
+from glm_scale.checkpoint.points import Point
+from glm_scale.checkpoint.reading import Checkpoint, GoneError, UnfinishedError
+from glm_scale.checkpoint.retention import Retention
+from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.errors import UserError
 from glm_scale.locking import held_alone
-from glm_scale.training.checkpoint import layout
-from glm_scale.training.checkpoint.files import FileRecord, hash_file
-from glm_scale.training.checkpoint.folder import CheckpointStore
-from glm_scale.training.checkpoint.layout import find_checkpoint, places
-from glm_scale.training.checkpoint.manifest import MARKER, PENDING
-from glm_scale.training.checkpoint.points import Point
-from glm_scale.training.checkpoint.reading import Checkpoint, GoneError, UnfinishedError
-from glm_scale.training.checkpoint.retention import Retention
 from tests.checkpoint_files import SHARDS, Told, content, flip_bit, names, newest, reader_of, save
 
 SHARD = SHARDS[1]

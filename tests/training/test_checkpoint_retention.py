@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm_scale.training.checkpoint.folder import CheckpointStore
-from glm_scale.training.checkpoint.layout import places
-from glm_scale.training.checkpoint.manifest import Manifest
-from glm_scale.training.checkpoint.reading import Checkpoint
-from glm_scale.training.checkpoint.retention import Retention
+from glm_scale.checkpoint.layout import places
+from glm_scale.checkpoint.manifest import Manifest
+from glm_scale.checkpoint.reading import Checkpoint
+from glm_scale.checkpoint.retention import Retention
+from glm_scale.checkpoint.store import CheckpointStore
 from tests.checkpoint_files import reader_of, save
 
 LOSSES = {10: 3.0, 20: 2.0, 30: None, 40: 1.5, 50: 2.5, 60: float("nan"), 70: 2.0}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm_scale.training.checkpoint import hashed_file
-from glm_scale.training.checkpoint.files import FileRecord
-from glm_scale.training.checkpoint.hashed_file import HashedFile
+from glm_scale.checkpoint import hashed_file
+from glm_scale.checkpoint.files import FileRecord
+from glm_scale.checkpoint.hashed_file import HashedFile
 
 BLOCK = hashed_file._BLOCK_BYTES
 PARTS = {

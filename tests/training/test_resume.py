@@ -1,7 +1,7 @@
 import pytest
 
+from glm_scale.config.changes import Change, changes, check_resumable, is_same_run
 from glm_scale.errors import UserError
-from glm_scale.training.resume import Change, changes, check_resumable, is_same_run
 
 CONFIG = {
     "model": {"width": 16, "mixers": ["ssm"]},

@@ -16,14 +16,15 @@ import yaml
 
 from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
+from glm_scale.inference import load_model
+from glm_scale.inference.evaluation import evaluate_model
 from glm_scale.model import LanguageModel
-from glm_scale.runs import RunDirectory
+from glm_scale.run.train import train
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
-from glm_scale.training.checkpoint import Saver, load_model
 from glm_scale.training.counters import Counters
-from glm_scale.training.evaluation import evaluate_model
 from glm_scale.training.loop import DivergenceError
-from glm_scale.training.session import train
+from glm_scale.training.saver import Saver
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.signals import handled
 from tests.tiny_run import SAME_LOSSES, tiny_config, write_config

@@ -11,13 +11,13 @@ import pytest
 
 from glm_data import Batch
 from glm_scale.model import LanguageModel
-from glm_scale.runs import RunDirectory
+from glm_scale.run import train as session
+from glm_scale.run.train import train
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
-from glm_scale.training import session
-from glm_scale.training.checkpoint.saver import SAVE_SECONDS
 from glm_scale.training.counters import Counters
 from glm_scale.training.loop import DivergenceError
-from glm_scale.training.session import train
+from glm_scale.training.saver import SAVE_SECONDS
 from tests.tiny_run import LENGTH, tiny_config
 from tests.training.test_session import CrashError, Tree, config, curve, run_of
 

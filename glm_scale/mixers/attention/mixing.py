@@ -14,14 +14,14 @@ from torch import Tensor
 from glm_kernels import attention
 from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.attention.traffic import attention_traffic
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
 from glm_scale.mixers.structure import Structure
-from glm_scale.parallel.attention import sharded_attention
-from glm_scale.parallel.costs import Spread, Traffic
-from glm_scale.parallel.strategies import SequenceStrategy
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.sequence.attention import sharded_attention
+from glm_scale.parallel.sequence.costs import Spread, Traffic
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 PAGE = 256
 """Rows by which the cache of unlimited attention grows, so that decoding copies it once in so many tokens."""

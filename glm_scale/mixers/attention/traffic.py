@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from glm_scale.parallel.costs import Spread, Traffic, heads_for_rows
-from glm_scale.parallel.reach import first_in_window
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_rows
+from glm_scale.parallel.sequence.reach import first_in_window
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
 def attention_traffic(window: int | None, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
-    """Of `parallel.attention`."""
+    """Of `parallel.sequence.attention`."""
     row = key_dim + spread.head_dim
     if strategy == "a2a":
         return heads_for_rows(

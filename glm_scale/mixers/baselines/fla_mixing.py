@@ -17,9 +17,9 @@ from torch import Tensor
 from glm_kernels import fla
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import Cache, MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing
-from glm_scale.sequence import Sequence
 
 
 def operator(mixer: str, name: str) -> Callable[..., Any]:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
 from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import StageSpec
 from glm_scale.mixers.ssm.mixing import decay_parameters
 from glm_scale.mixers.ssm.spec import first_order
 from glm_scale.mixers.structure import Structure
-from glm_scale.sequence import Sequence
 
 CONV_WIDTH = 4
 

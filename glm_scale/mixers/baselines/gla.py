@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
 from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import StageSpec
 from glm_scale.mixers.ssm.spec import first_order
 from glm_scale.mixers.structure import Structure
-from glm_scale.sequence import Sequence
 
 
 class GLAMixing(FlaMixing):

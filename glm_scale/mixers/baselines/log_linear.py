@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
 from glm_scale.mixers.contract import Look, MixerDims, MixerError
 from glm_scale.mixers.heads import StageSpec
 from glm_scale.mixers.ssm.mixing import decay_parameters
 from glm_scale.mixers.ssm.spec import spelled, state_of
-from glm_scale.sequence import Sequence
 
 
 class LevelCache(NamedTuple):

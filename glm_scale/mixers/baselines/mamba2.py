@@ -19,15 +19,15 @@ from glm_kernels import ssm, ssm_step
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
 from glm_scale.mixers.ssm.mixing import decay_parameters, mixed_by_ssm
 from glm_scale.mixers.ssm.spec import first_order
 from glm_scale.mixers.ssm.traffic import ssm_traffic
 from glm_scale.mixers.structure import Structure
-from glm_scale.parallel.costs import Spread, Traffic, rows_before_traffic
-from glm_scale.parallel.strategies import SequenceStrategy
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.sequence.costs import Spread, Traffic, rows_before_traffic
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 CONV_WIDTH = 4
 

@@ -15,15 +15,15 @@ from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, recurre
 from glm_kernels.patterns import Dense
 from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
 from glm_scale.mixers.recurrence.traffic import recurrence_traffic
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.axis import SequenceAxis
-from glm_scale.parallel.costs import Spread, Traffic
-from glm_scale.parallel.recurrence import ShardedRecurrence
-from glm_scale.parallel.strategies import SequenceStrategy
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.sequence.costs import Spread, Traffic
+from glm_scale.parallel.sequence.recurrence import ShardedRecurrence
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 _TYPICAL_LENGTH = 1024
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from glm_kernels.patterns import Dense, Offsets, Pattern
-from glm_scale.parallel.costs import Spread, Traffic, heads_for_rows, pipeline, waiting
-from glm_scale.parallel.reach import spans_read
-from glm_scale.parallel.recurrence import HEAD_GROUPS
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_rows, pipeline, waiting
+from glm_scale.parallel.sequence.reach import spans_read
+from glm_scale.parallel.sequence.recurrence import HEAD_GROUPS
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
 def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
-    """Of `parallel.recurrence`."""
+    """Of `parallel.sequence.recurrence`."""
     key, value, size, wide = key_dim, spread.head_dim, spread.itemsize, spread.sum_size
     others = spread.ranks - 1
     if strategy == "a2a":

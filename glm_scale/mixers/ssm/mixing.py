@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from glm_kernels import ssm, ssm_step
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import split_heads
+from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
 from glm_scale.mixers.ssm.traffic import ssm_traffic
 from glm_scale.mixers.structure import Structure
-from glm_scale.parallel.costs import Spread, Traffic
-from glm_scale.parallel.ssm import sharded_ssm
-from glm_scale.parallel.strategies import SequenceStrategy
-from glm_scale.parallel.tensor import mark_split, split_parameter
-from glm_scale.sequence import Sequence
+from glm_scale.parallel.sequence.costs import Spread, Traffic
+from glm_scale.parallel.sequence.ssm import sharded_ssm
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
+from glm_scale.parallel.tensor.splitting import mark_split, split_parameter
 
 RATE_RANGE = (1.0, 16.0)
 STEP_RANGE = (1e-3, 1e-1)

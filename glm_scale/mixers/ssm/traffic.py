@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from glm_scale.parallel.costs import Spread, Traffic, heads_for_rows, pipeline
-from glm_scale.parallel.strategies import SequenceStrategy
+from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_rows, pipeline
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
 def ssm_traffic(strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
-    """Of `parallel.ssm`, whose decays are fp32 at least."""
+    """Of `parallel.sequence.ssm`, whose decays are fp32 at least."""
     value, size, wide = spread.head_dim, spread.itemsize, spread.sum_size
     if strategy == "a2a":
         return heads_for_rows(spread, [size * key_dim, size * key_dim, size * value, 4, size * value])

@@ -7,15 +7,22 @@ from glm_launch.cli.logs import logs
 from glm_launch.cli.resume import resume
 from glm_launch.cli.status import status
 from glm_launch.cli.submit import submit
-from glm_scale.cli.app import app, main
+from glm_scale.cli.app import assemble, run
 
 __all__ = ["app", "main"]
 
 _PANEL = "On a cluster, or in the background"
 
+app = assemble()
 for command in (submit, status, logs, cancel, resume, doctor):
     app.command(rich_help_panel=_PANEL)(command)
 app.command("submit-command", rich_help_panel=_PANEL)(submit_command)
+
+
+def main() -> None:
+    """What is called in a shell."""
+    run(app)
+
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,7 @@ def cancel(
     from glm_launch.cancel import cancel_run, wait_for_end
     from glm_launch.finding import find_launched
     from glm_launch.records import LaunchFolder
-    from glm_scale.finding import usable
+    from glm_scale.run_search import usable
 
     def cancelled(folder: LaunchFolder) -> LaunchFolder:
         print(f"{folder.run.path}: {cancel_run(folder)}", flush=True)

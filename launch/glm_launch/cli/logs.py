@@ -21,7 +21,7 @@ def logs(
     from glm_launch.following import files_of, follow_files, last_lines
     from glm_launch.records import LaunchFolder
     from glm_scale.errors import UserError
-    from glm_scale.runs import RunDirectory
+    from glm_scale.run_directory import RunDirectory
 
     folder = LaunchFolder(RunDirectory(run))
     if not (folder.run.exists() or folder.submission_file.exists()):

@@ -45,7 +45,7 @@ def resume(
     from glm_launch.submit import script_of, submit
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import layout_of, validate
-    from glm_scale.finding import note
+    from glm_scale.run_search import note
 
     folder, before = launched(run)
     if not before.working_directory.is_dir():
@@ -90,8 +90,8 @@ def _configured(folder: LaunchFolder, overrides: list[str]) -> RunConfig:
     passed over for the next best one. Raises UserError if there is none.
     """
     from glm_scale.config import replaced
-    from glm_scale.finding import note
-    from glm_scale.training.recorded import recorded_config
+    from glm_scale.run.recorded import recorded_config
+    from glm_scale.run_search import note
 
     recorded = recorded_config(folder.run, first=folder.config)
     for remark in recorded.remarks:

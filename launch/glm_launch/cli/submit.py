@@ -132,7 +132,7 @@ def _start_here(
     from glm_launch.submit import move_aside
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import layout_of
-    from glm_scale.runs import RunDirectory
+    from glm_scale.run_directory import RunDirectory
 
     if len(runs) > 1:
         raise UserError(

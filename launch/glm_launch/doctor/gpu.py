@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+from glm_launch.doctor.compilers import missing_for_compiling
 from glm_launch.doctor.findings import Asked, Finding
 
 __all__ = ["driver", "gpus", "gpus_are_usable", "nccl", "oldest_driver", "triton_kernel"]
@@ -95,8 +96,6 @@ def triton_kernel(asked: Asked) -> Finding:
 
 
 def _compiler_of_triton() -> Finding:
-    from glm_launch.doctor.software import missing_for_compiling
-
     named = os.environ.get("CC")
     compiler = shutil.which(named) if named else shutil.which("clang") or shutil.which("gcc")
     missing = [*([] if compiler else [named or "gcc"]), *missing_for_compiling()]

@@ -6,14 +6,13 @@ import os
 import platform
 import shutil
 import sys
-import sysconfig
-from pathlib import Path
 
+from glm_launch.doctor.compilers import missing_for_compiling
 from glm_launch.doctor.findings import Asked, Finding, State
 from glm_launch.doctor.gpu import gpus_are_usable
 from glm_launch.doctor.mounts import existing
 
-__all__ = ["OLDEST_PYTHON", "OLDEST_TORCH", "communication_op", "missing_for_compiling", "python", "torch"]
+__all__ = ["OLDEST_PYTHON", "OLDEST_TORCH", "communication_op", "python", "torch"]
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 11)
@@ -61,11 +60,3 @@ def communication_op(asked: Asked) -> Finding:
             "set TORCH_EXTENSIONS_DIR to a folder of yours",
         )  # fmt: skip
     return Finding(name, "ok", f"will be compiled at the first start (half a minute), into {root}")
-
-
-def missing_for_compiling(*programs: str) -> list[str]:
-    """Those of `programs` that are neither on PATH nor beside the interpreter, and Python.h if it is not there."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
-    missing = [program for program in programs if shutil.which(program, path=path) is None]
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    return missing if header.exists() else [*missing, str(header)]

@@ -1,0 +1,7 @@
+"""Checkpoints: how they lie on disk (`CheckpointStore`), reading one (`Checkpoint`), which are kept (`Retention`)."""
+
+from glm_scale.checkpoint.reading import Checkpoint
+from glm_scale.checkpoint.retention import Retention
+from glm_scale.checkpoint.store import CheckpointStore
+
+__all__ = ["Checkpoint", "CheckpointStore", "Retention"]

@@ -1,0 +1,49 @@
+"""Sequence: where the documents of a batch of packed rows begin, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glm_scale.layers.rotary import Rotary, Rotation
+from glm_scale.parallel.axis import SequenceAxis
+from glm_scale.parallel.sequence.exchange import gathered_rows
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What every layer needs to know about a batch of rows besides their contents; made once per batch.
+
+    `document_starts`: int32 `[B, T]`, the row index where each token's document starts; None if every row is one
+    document. `positions`: int64 `[B or 1, T]` within the document. `rotation`: the rotary angles of `positions`.
+
+    With an `axis` the T rows are one of its ranks' rows. Then row indices and positions are still those of whole
+    sequences, whose document starts are `all_document_starts`.
+    """
+
+    document_starts: Tensor | None
+    positions: Tensor
+    rotation: Rotation
+    axis: SequenceAxis | None = None
+    all_document_starts: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        length: int,
+        rotary: Rotary,
+        device: torch.device,
+        document_starts: Tensor | None = None,
+        axis: SequenceAxis | None = None,
+    ) -> Sequence:
+        """The sequence of rows of `length` tokens, packed as `document_starts` says."""
+        positions = torch.arange(length, device=device)[None]
+        everywhere = document_starts
+        if axis is not None:
+            positions = positions + axis.ranks.rank * length
+            everywhere = None if document_starts is None else gathered_rows(document_starts, axis.ranks)
+        if document_starts is not None:
+            positions = positions - document_starts
+        return cls(document_starts, positions, rotary(positions), axis, everywhere)

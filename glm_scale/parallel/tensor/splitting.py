@@ -1,0 +1,106 @@
+"""Work of one layer split over tensor ranks, by megatron-core's mappings.
+
+Every rank computes with its part of the weights from the same rows, and what they give is summed. So a split layer
+begins with `entering`, whose gradient is the sum of all ranks' gradients, and ends with a projection that sums.
+Rows `[B, T, D]`; with `TensorAxis.shards_rows` each rank has `[B, T / size, D]` of them outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor.megatron import mappings
+
+
+def entering(x: Tensor, axis: TensorAxis | None) -> Tensor:
+    """All rows, at the beginning of a split layer."""
+    if axis is None:
+        return x
+    if axis.shards_rows:
+        return _along_rows(
+            x, lambda rows: mappings().gather_from_sequence_parallel_region(rows, group=axis.group)
+        )  # fmt: skip
+    return copied(x, axis)
+
+
+def copied(x: Tensor, axis: TensorAxis | None) -> Tensor:
+    """x, the same on all ranks, whose gradient is the sum of all ranks' gradients."""
+    return x if axis is None else mappings().copy_to_tensor_model_parallel_region(x, group=axis.group)
+
+
+def all_rows(x: Tensor, axis: TensorAxis | None) -> Tensor:
+    """All rows where all ranks do the same with them, so that each needs the gradient of its own rows alone."""
+    if axis is None or not axis.shards_rows:
+        return x
+    return _along_rows(
+        x,
+        lambda rows: mappings().gather_from_sequence_parallel_region(
+            rows, tensor_parallel_output_grad=False, group=axis.group
+        ),
+    )
+
+
+def of_all_rows(weight: Tensor, axis: TensorAxis | None) -> Tensor:
+    """A weight that every rank applies to the rows it has: with parts of the rows it needs the sum of gradients."""
+    return copied(weight, axis) if axis is not None and axis.shards_rows else weight
+
+
+def _along_rows(x: Tensor, exchange: Callable[[Tensor], Tensor]) -> Tensor:
+    """megatron-core exchanges along the first dimension."""
+    return exchange(x.transpose(0, 1).contiguous()).transpose(0, 1)
+
+
+# Parts of parameters ---------------------------------------------------------------------------------------------
+
+
+def split_parameter(whole: Tensor, axis: TensorAxis | None, dimension: int = 0) -> nn.Parameter:
+    """This rank's part of a parameter that is laid out head by head along `dimension`."""
+    if axis is None:
+        return nn.Parameter(whole)
+    return mark_split(nn.Parameter(_part(whole, axis, dimension).clone()), axis, dimension)
+
+
+def mark_split(parameter: nn.Parameter, axis: TensorAxis | None, dimension: int = 0) -> nn.Parameter:
+    """Says that a parameter is one of the parts of a whole, by the attributes that megatron-core and DeepSpeed know."""
+    if axis is not None:
+        parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+        parameter.partition_dim = dimension  # type: ignore[attr-defined]
+        parameter.partition_stride = 1  # type: ignore[attr-defined]
+    return parameter
+
+
+def split_dimension(parameter: nn.Parameter) -> int | None:
+    """The dimension along which a parameter is split over tensor ranks; None if every rank has all of it."""
+    return parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None  # type: ignore
+
+
+def whole_shape(shape: tuple[int, ...], parameter: nn.Parameter, axis: TensorAxis | None) -> tuple[int, ...]:
+    """The shape of the whole of which `parameter`, of this shape, is a part."""
+    dimension = split_dimension(parameter)
+    if axis is None or dimension is None:
+        return shape
+    return tuple(size * axis.size if d == dimension else size for d, size in enumerate(shape))
+
+
+def own_part(whole: Tensor, parameter: nn.Parameter, axis: TensorAxis | None) -> Tensor:
+    """What of a whole this rank's `parameter` holds."""
+    dimension = split_dimension(parameter)
+    return whole if axis is None or dimension is None else _part(whole, axis, dimension)
+
+
+def gathered(part: Tensor, parameter: nn.Parameter, axis: TensorAxis | None) -> Tensor:
+    """The whole of which every rank has a part shaped like `parameter`; without gradients. Collective."""
+    dimension = split_dimension(parameter)
+    if axis is None or dimension is None:
+        return part
+    parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(axis.size)]
+    torch.distributed.all_gather(parts, part.contiguous(), axis.group)
+    return torch.cat(parts, dimension)
+
+
+def _part(whole: Tensor, axis: TensorAxis, dimension: int) -> Tensor:
+    return whole.tensor_split(axis.size, dimension)[axis.rank]

@@ -1,0 +1,325 @@
+"""From a configuration to a trained run: builds the components, connects them, and says truthfully how it ended."""
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from glm_data import Batch, DataError
+from glm_scale.checkpoint import Checkpoint, CheckpointStore, Retention
+from glm_scale.config import RunConfig, check_layout, layout_of, resolved_yaml
+from glm_scale.errors import UserError
+from glm_scale.inference.loading import CONFIG_NAME, TOKENIZER_NAME
+from glm_scale.model import LanguageModel
+from glm_scale.processes import Watchdog
+from glm_scale.run.fresh_start import start_anew
+from glm_scale.run.preflight import is_complete, open_rows, tell_changes
+from glm_scale.run.process_group import joined, libraries_logging_to, logging_to, tell_about_compiling
+from glm_scale.run.rendezvous import StoppedWaiting
+from glm_scale.run_directory import FinalStatus, RunDirectory, RunSummary, write_atomically
+from glm_scale.tracking import MetricsLog, Tracker
+from glm_scale.training import distributed
+from glm_scale.training.clock import Clock
+from glm_scale.training.counters import Counters
+from glm_scale.training.determinism import deterministic
+from glm_scale.training.engine import Engine
+from glm_scale.training.hardware import peak_flops
+from glm_scale.training.journal import Journal, SilentJournal
+from glm_scale.training.loop import Trainer
+from glm_scale.training.progress import Progress, open_progress
+from glm_scale.training.ranks import Ranks
+from glm_scale.training.saver import Saver
+from glm_scale.training.signals import StopRequest
+from glm_scale.training.spikes import spike_watch
+from glm_scale.training.validator import Validator
+
+__all__ = ["Outcome", "train"]
+
+_PATIENCE = 20.0
+"""Seconds for the last checkpoint to come to its end after an error that other ranks may not know of."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: what stopped it if anything did, and the exit code that says so."""
+
+    status: FinalStatus
+    stopped_by: str = ""
+    exit_code: int = 0
+
+
+def train(config: RunConfig, *, fresh: bool = False, earlier: list[int] | None = None) -> Outcome:
+    """Train the run that `config` describes, from its newest checkpoint if there is one.
+
+    Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
+    `fresh`: it is a new run; one that is there is moved aside. `earlier`: see StopRequest.
+
+    Raises:
+        UserError: it cannot be started, or stopped because it diverged (it is marked as failed then).
+    """
+    earlier = [] if earlier is None else earlier
+    layout = layout_of(config)
+    check_layout(config, layout, config.name)
+    device = distributed.resolve_device(config.training.device)
+    run = RunDirectory(config.run_root / config.name)
+    if fresh:
+        start_anew(run, config)
+    run.create()
+    if layout.processes == 1:
+        return _train(config, run, Ranks(), device, _nobody_waits, earlier)
+    try:
+        with (
+            Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog,
+            joined(config, layout, device, run, earlier, watchdog.step) as ranks,
+        ):
+            return _train(config, run, ranks, device, watchdog.step, earlier)
+    except StoppedWaiting as stopped:
+        return Outcome("stopped", stopped.reason, stopped.exit_code)
+
+
+def _train(
+    config: RunConfig,
+    run: RunDirectory,
+    ranks: Ranks,
+    device: torch.device,
+    alive: Callable[[int | str], None],
+    earlier: list[int],
+) -> Outcome:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(open_progress(config.name, shown=ranks.first))
+        minutes = config.training.time_limit_minutes
+        stop = stack.enter_context(StopRequest(ranks.largest, minutes, earlier=earlier))
+
+        def open_run() -> tuple[Checkpoint | None, bool]:
+            stack.enter_context(run.lock())
+            stack.enter_context(logging_to(run.log))
+            checkpoint = _store(config, run, progress).newest(config.checkpoint.verify)
+            if not run.exists() and checkpoint is None:
+                return checkpoint, False
+            tell_changes(run, config, checkpoint, progress)
+            return checkpoint, is_complete(run, config, checkpoint)
+
+        checkpoint, complete = ranks.from_first(open_run)
+        if complete:
+            progress.say(f"{config.name} is finished already ({run.path}); raise training.tokens to go on")
+            return Outcome("finished")
+        stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
+        status = _Session(config, run, ranks, device, progress, stop, alive, checkpoint).run_to_end()
+        if status != "finished":
+            return Outcome(status, stop.reason, stop.exit_code)
+        progress.say(f"{config.name} is finished ({run.path})")
+        return Outcome(status)
+
+
+class _Session:
+    """One process's share in a run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        ranks: Ranks,
+        device: torch.device,
+        progress: Progress,
+        stop: StopRequest,
+        alive: Callable[[int | str], None],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.ranks = ranks
+        self.device = device
+        self.progress = progress
+        self.stop = stop
+        self.alive = alive
+        self.checkpoint = checkpoint
+        self.rows = open_rows(config, "train", run)
+        self.validation_rows = open_rows(config, "validation", run)
+        self.tokenizer = self.rows.tokenizer
+        self.accumulation = config.accumulation(ranks.mesh.layout.data if ranks.mesh else 1)
+
+    def run_to_end(self) -> FinalStatus:
+        torch.manual_seed(self.config.training.seed)
+        summary = self.ranks.from_first(self._write_papers)
+        engine = self._build_engine()
+        store = _store(self.config, self.run, self.progress)
+        saver = Saver(self.config.checkpoint, store, engine, self.ranks, self._companions)
+        counters = self._restore(saver)
+        clock = Clock()
+        if not self.ranks.first:
+            return self._train(engine, saver, counters, clock, SilentJournal(clock))
+        with MetricsLog(self.run.metrics) as log:
+            # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
+            finished = counters.tokens >= self.config.training.tokens
+            log.truncate(counters.step, again=("validation",) if finished else ())
+            tracker = Tracker(self.config.tracking, self.run, log, self.progress.say)
+            tracker.start()
+            status: FinalStatus = "failed"
+            try:
+                status = self._train(engine, saver, counters, clock, self._journal(log, clock, summary))
+            except KeyboardInterrupt:
+                status = "stopped"
+                raise
+            except Exception as error:
+                expected = isinstance(error, UserError | DataError)
+                logging.getLogger(__name__).error("the run failed: %s", error, exc_info=not expected)
+                raise
+            finally:
+                self.run.update_summary(status=status, ended=time.time())
+                self._draw_loss()
+                tracker.close(status)
+        return status
+
+    def _companions(self) -> dict[str, bytes]:
+        """What a checkpoint says beside its tensors: config, tokenizer, code version, and the run's place in MLflow."""
+        files = {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model}
+        for path in (self.run.version, self.run.tracking):
+            if path.exists():
+                files[path.name] = path.read_bytes()
+        return files
+
+    def _draw_loss(self) -> None:
+        """plots/loss.png, which the tracker takes along. A figure that fails must not change how a run ends."""
+        from glm_scale.scaling.comparison import compare
+        from glm_scale.scaling.png import draw_comparison
+
+        try:
+            draw_comparison(compare([self.run]), self.run.plots / "loss.png")
+        except Exception:
+            logging.getLogger(__name__).exception("plots/loss.png could not be drawn")
+
+    def _journal(self, log: MetricsLog, clock: Clock, summary: RunSummary) -> Journal:
+        peak, count = peak_flops(self.device, self.config.training.precision), layout_of(self.config).processes
+        return Journal(
+            log,
+            self.progress,
+            clock,
+            steps=self.config.training.steps,
+            flops_per_token=summary.train_flops_per_token,
+            peak_flops=peak * count if peak else None,
+        )
+
+    def _train(self, engine: Engine, saver: Saver, counters: Counters, clock: Clock, journal: Journal) -> FinalStatus:
+        spikes = spike_watch(self.config.training.spikes, self.checkpoint.state if self.checkpoint else {})
+        trainer = Trainer(
+            self.config.training, engine, self._steps, self._validator(), saver, journal, clock, self.stop, counters,
+            rows_of=self.ranks.rows_of, alive=self.alive, spikes=spikes,
+        )  # fmt: skip
+        with contextlib.closing(trainer):
+            try:
+                status = trainer.train()
+            except UserError:
+                saver.wait()
+                raise
+            except Exception:
+                # If another rank is gone, the one that the checkpoint waits for may wait for the end of this one.
+                saver.wait(_PATIENCE)
+                raise
+            finally:
+                reached = trainer.counters
+                if self.ranks.first:
+                    self.run.update_summary(step=reached.step, tokens=reached.tokens, samples=reached.samples)
+        logging.getLogger(__name__).info("%s", journal.time_spent())
+        if status == "finished":
+            return status
+        where = f"at step {reached.step} ({self.run.path})"
+        if self.run.was_cancelled():
+            self.progress.say(f"cancelled {where}; glm-scale resume {self.run.path} goes on from there")
+            return "cancelled"
+        self.progress.say(f"stopped by {self.stop.reason} {where}; the same command goes on from there")
+        return status
+
+    def _write_papers(self) -> RunSummary:
+        """config.yaml, version.json and summary.json: what the tracker and other commands read."""
+        config = self.config
+        started = self.run.read_summary().started if self.run.exists() else time.time()
+        write_atomically(self.run.config, resolved_yaml(config.model_copy(update={"ladder": None})))
+        self.run.write_version()
+        length = config.data.sequence_length
+        with torch.device("meta"):
+            model = LanguageModel(config.model)
+        summary = RunSummary(
+            name=config.name,
+            mixer=config.model.mixer_name,
+            parameters=model.parameter_count(),
+            non_embedding_parameters=model.parameter_count(embedding=False),
+            train_flops_per_token=3 * model.flops_per_token(length),
+            sequence_length=length,
+            started=started,
+            step=self.checkpoint.step if self.checkpoint else 0,
+            tokenizer_fingerprint=self.rows.tokenizer_fingerprint,
+            data_fingerprint=self.rows.fingerprint,
+            documents_fingerprint=self.rows.documents_fingerprint,
+        )
+        self.run.write_summary(summary)
+        mesh = self.ranks.mesh
+        self.progress.say(
+            f"{config.name}: {summary.mixer}, {summary.parameters:,} parameters "
+            f"({summary.non_embedding_parameters:,} outside the embeddings), "
+            f"{config.training.steps} steps of {config.training.batch_tokens:,} tokens on "
+            + (f"{mesh.layout.processes} × {self.device.type} ({mesh.layout})" if mesh else str(self.device))
+        )
+        if remark := self.validation_rows.remark:
+            self.progress.say(remark)
+        return summary
+
+    def _build_engine(self) -> Engine:
+        training, mesh = self.config.training, self.ranks.mesh
+        model = LanguageModel(self.config.model, seed=training.seed, tensor=mesh.tensor if mesh else None)
+        model.activation_checkpointing = training.activation_checkpointing
+        model.sequence_axis = mesh.sequence if mesh else None
+        if training.compile:
+            # Block by block: one graph serves all layers of a kind, and compiling takes seconds instead of minutes.
+            for block in model.blocks:
+                block.compile()
+        if not mesh:
+            tell_about_compiling(self.device, self.progress)
+        with libraries_logging_to(self.run.log, self.ranks.first):
+            distributed.start(self.device)
+            return Engine(model, training, self.accumulation, self.device, mesh)
+
+    def _restore(self, saver: Saver) -> Counters:
+        if self.checkpoint is None:
+            return Counters()
+        counters = saver.restore(self.checkpoint)
+        self.progress.say(f"going on from step {counters.step} ({self.checkpoint.path.name})")
+        return counters
+
+    def _steps(self, start: int) -> Generator[Sequence[Batch]]:
+        """The micro-batches of one step after the other, from row `start` on."""
+        stream = self.ranks.batches(self.rows, start, self.config.training.micro_batch)
+        try:
+            while step := list(itertools.islice(stream, self.accumulation)):
+                for problem in itertools.chain.from_iterable(batch.problems for batch in step):
+                    self.progress.say(f"skipped bad sample: {problem}")
+                yield step
+        finally:
+            stream.close()  # type: ignore[attr-defined]  # ends the worker processes
+
+    def _validator(self) -> Validator | None:
+        config, rows = self.config, self.validation_rows
+        if not len(rows):
+            return None
+        count = min(config.evaluation.rows or len(rows), len(rows))
+
+        def fresh() -> Iterator[Batch]:
+            for batch in self.ranks.batches(rows, 0, config.training.micro_batch, stop=count):
+                self.alive("evaluation")
+                yield batch
+
+        token_bytes = torch.from_numpy(self.tokenizer.token_bytes)
+        return Validator(config.evaluation, fresh, token_bytes, self.ranks.totals)
+
+
+def _store(config: RunConfig, run: RunDirectory, progress: Progress) -> CheckpointStore:
+    wanted = config.checkpoint
+    retention = Retention(wanted.keep, wanted.keep_every, wanted.keep_best)
+    return CheckpointStore(run.checkpoints, retention, tell=progress.say)
+
+
+def _nobody_waits(what: int | str) -> None:
+    """A process alone makes no other one wait."""
