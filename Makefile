@@ -24,6 +24,7 @@ quickstart: setup  ## build the demo corpus, train and compare three mixers (6 m
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 test: lint  ## lint, type check and tests

@@ -10,7 +10,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,7 @@ from glm_data.index import TOKENIZER_NAME, Index, load_index
 from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
 from glm_data.packing import RowPlan, count_rows, plan_rows
-from glm_data.settings import Settings
+from glm_data.settings import OnResume, Settings
 from glm_data.shards import EMPTY_LENGTH, SplitReader
 from glm_data.tokenizer import Tokenizer
 
@@ -52,7 +52,7 @@ class DataConfig(Settings):
     sources: list[SourceConfig] = Field(min_length=1)
     sequence_length: int = Field(ge=2, lt=2**31)
     seed: int = Field(default=0, ge=0)
-    workers: int = Field(default=1, ge=0)
+    workers: Annotated[int, OnResume.FREE] = Field(default=1, ge=0)
     on_bad_sample: Literal["stop", "skip"] = "stop"
 
 

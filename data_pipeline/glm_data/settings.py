@@ -1,5 +1,6 @@
 """What all groups of a configuration have in common."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,18 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from glm_data.paths import path_problem
 
-__all__ = ["Settings"]
+__all__ = ["OnResume", "Settings"]
+
+
+class OnResume(Enum):
+    """What another value of a setting means for a run that goes on: stands in the annotation of its field.
+
+    That of a group holds for all its fields that say nothing else; a field without any is `FIXED`.
+    """
+
+    FIXED = "makes it another run"
+    ROUNDING = "changes no more than the order of floating-point sums"
+    FREE = "changes no number"
 
 
 class Settings(BaseModel):

@@ -5,44 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
+from glm_data.settings import OnResume
+from glm_scale.config.problems import group_in
+from glm_scale.config.run import RunConfig
 from glm_scale.errors import UserError
 
-__all__ = ["Change", "changes", "check_resumable", "is_free", "is_same_run", "names_other_data"]
+__all__ = ["Change", "changes", "check_resumable", "is_free", "is_same_run", "names_other_data", "on_resume"]
 
-# What does not touch which numbers are computed on which data: where, how fast, how often looked at.
-_FREE = (
-    "run_root",
-    "ladder",
-    "tracking",
-    "evaluation",
-    "checkpoint",
-    "data.workers",
-    "data.prefetch",
-    "training.micro_batch",
-    "training.zero_stage",
-    "training.activation_checkpointing",
-    "training.compile",
-    "training.deterministic",
-    "training.device",
-    "training.bad_step_limit",
-    "training.spikes",
-    "training.time_limit_minutes",
-    "training.check_memory",
-    "parallel",
-)
-# Of the free keys, those that change the order of floating-point sums.
-_ROUNDING = (
-    "training.micro_batch",
-    "training.zero_stage",
-    "training.activation_checkpointing",
-    "training.compile",
-    "training.device",
-    "parallel.tensor",
-    "parallel.sequence",
-    "parallel.data",
-    "parallel.strategy",
-    "parallel.shard_activations",
-)
 _BUDGET = "training.tokens"
 # The directory of a run is run_root/name: one that holds a run of another name was renamed.
 _NAME = "name"
@@ -75,7 +46,20 @@ def is_same_run(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 def is_free(key: str) -> bool:
     """Whether a key does not touch which numbers are computed on which data, rounding aside."""
-    return _is_any(key, _FREE)
+    return on_resume(key) is not OnResume.FIXED
+
+
+def on_resume(key: str) -> OnResume:
+    """What another value of a dotted key means for a run that goes on, as the fields say it; of a key that no field
+    has, what the group says that it would be in."""
+    schema: type[BaseModel] | None = RunConfig
+    found = OnResume.FIXED
+    for part in re.findall(r"[^.\[\]]+", key):
+        field = schema.model_fields.get(part) if schema else None
+        if field is not None:
+            found = next((mark for mark in field.metadata if isinstance(mark, OnResume)), found)
+        schema = group_in(field.annotation) if field is not None else schema if part.isdecimal() else None
+    return found
 
 
 def names_other_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -101,7 +85,7 @@ def check_resumable(before: Mapping[str, Any], after: Mapping[str, Any], tokens_
             remarks.append(f"{change}; the data are the same")
         elif not is_free(change.key):
             refused.append(change)
-        elif _is_any(change.key, _ROUNDING):
+        elif on_resume(change.key) is OnResume.ROUNDING:
             remarks.append(f"{change}; losses may differ from the earlier ones by rounding")
         else:
             remarks.append(str(change))
@@ -112,10 +96,6 @@ def check_resumable(before: Mapping[str, Any], after: Mapping[str, Any], tokens_
             f"{listing}\nGo on with the old values, or give this run a new name (name=…)."
         )
     return remarks
-
-
-def _is_any(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

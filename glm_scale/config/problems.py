@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from glm_scale.errors import UserError
 
-__all__ = ["ConfigError", "Problem", "booleans_for_numbers", "dotted", "problems_of", "walk"]
+__all__ = ["ConfigError", "Problem", "booleans_for_numbers", "dotted", "group_in", "problems_of", "walk"]
 
 _PLAIN = {
     "int_type": "must be an integer",
@@ -69,7 +69,7 @@ def booleans_for_numbers(values: Any, schema: type[BaseModel], prefix: str = "")
     """The keys where `true` or `false` stands for a number: Python takes them for 1 and 0, a user did not mean that."""
     for name, field in schema.model_fields.items():
         value = values.get(name) if isinstance(values, Mapping) else None
-        path, group = f"{prefix}{name}", _group_in(field.annotation)
+        path, group = f"{prefix}{name}", group_in(field.annotation)
         if group is not None:
             yield from booleans_for_numbers(value, group, f"{path}.")
         kinds = _plain_types(field.annotation)
@@ -123,20 +123,20 @@ def walk(loc: Sequence[str | int], schema: type[BaseModel]) -> tuple[tuple[str |
             location.append(part)
             parent = group
             field = group.model_fields.get(part)
-            group = _group_in(field.annotation) if field else None
+            group = group_in(field.annotation) if field else None
     return tuple(location), parent
 
 
-def _group_in(annotation: Any) -> type[BaseModel] | None:
+def group_in(annotation: Any) -> type[BaseModel] | None:
     """The configuration group that an annotation holds: itself, or in an option, a list or a tuple."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
-    return next((group for arg in typing.get_args(annotation) if (group := _group_in(arg))), None)
+    return next((group for arg in typing.get_args(annotation) if (group := group_in(arg))), None)
 
 
 def _paths(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in schema.model_fields.items():
-        group = _group_in(field.annotation)
+        group = group_in(field.annotation)
         yield f"{prefix}{name}"
         if group is not None:
             yield from _paths(group, f"{prefix}{name}.")

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from glm_data import DataConfig
-from glm_data.settings import Settings
+from glm_data.settings import OnResume, Settings
 from glm_scale.config.earlier_keys import rewritten
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.config import ParallelConfig
@@ -38,15 +38,15 @@ class RunConfig(Settings):
     """One run: `glm-scale train` trains it into run_root/name."""
 
     name: str
-    run_root: Path = Path("runs")
+    run_root: Annotated[Path, OnResume.FREE] = Path("runs")
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
-    parallel: ParallelConfig = ParallelConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    ladder: LadderConfig | None = None
+    parallel: Annotated[ParallelConfig, OnResume.FREE] = ParallelConfig()
+    evaluation: Annotated[EvaluationConfig, OnResume.FREE] = EvaluationConfig()
+    checkpoint: Annotated[CheckpointConfig, OnResume.FREE] = CheckpointConfig()
+    tracking: Annotated[TrackingConfig, OnResume.FREE] = TrackingConfig()
+    ladder: Annotated[LadderConfig | None, OnResume.FREE] = None
 
     @model_validator(mode="before")
     @classmethod

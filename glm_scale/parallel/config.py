@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from glm_data.settings import Settings
+from glm_data.settings import OnResume, Settings
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 __all__ = ["ParallelConfig"]
@@ -20,9 +22,9 @@ class ParallelConfig(Settings):
     `hang_seconds`: a run in which nothing moves for so long is ended, and says where every rank stands.
     """
 
-    tensor: int = Field(1, ge=1)
-    sequence: int = Field(1, ge=1)
-    data: int | None = Field(None, ge=1)
-    strategy: SequenceStrategy | None = None
-    shard_activations: bool = False
-    hang_seconds: float = Field(600.0, gt=0)
+    tensor: Annotated[int, OnResume.ROUNDING] = Field(1, ge=1)
+    sequence: Annotated[int, OnResume.ROUNDING] = Field(1, ge=1)
+    data: Annotated[int | None, OnResume.ROUNDING] = Field(None, ge=1)
+    strategy: Annotated[SequenceStrategy | None, OnResume.ROUNDING] = None
+    shard_activations: Annotated[bool, OnResume.ROUNDING] = False
+    hang_seconds: Annotated[float, OnResume.FREE] = Field(600.0, gt=0)

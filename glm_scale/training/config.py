@@ -1,10 +1,10 @@
 """What a user may choose about training. Free of torch: a configuration is checked before anything heavy loads."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glm_data.settings import Settings
+from glm_data.settings import OnResume, Settings
 
 __all__ = [
     "CheckpointConfig", "EvaluationConfig", "OptimizerConfig", "ScheduleConfig", "SpikeConfig", "TrainingConfig",
@@ -88,20 +88,20 @@ class TrainingConfig(Settings):
 
     tokens: int = Field(gt=0)
     batch_tokens: int = Field(gt=0)
-    micro_batch: int = Field(gt=0)
+    micro_batch: Annotated[int, OnResume.ROUNDING] = Field(gt=0)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    activation_checkpointing: bool = False
-    compile: bool = False
-    deterministic: bool = False
-    time_limit_minutes: float | None = Field(None, gt=0)
-    check_memory: bool = True
+    zero_stage: Annotated[Literal[0, 1, 2, 3], OnResume.ROUNDING] = 1
+    activation_checkpointing: Annotated[bool, OnResume.ROUNDING] = False
+    compile: Annotated[bool, OnResume.ROUNDING] = False
+    deterministic: Annotated[bool, OnResume.FREE] = False
+    time_limit_minutes: Annotated[float | None, OnResume.FREE] = Field(None, gt=0)
+    check_memory: Annotated[bool, OnResume.FREE] = True
     seed: int = Field(0, ge=0, lt=2**63)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    bad_step_limit: int = Field(10, gt=0)
-    spikes: SpikeConfig | None = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], OnResume.ROUNDING] = "auto"
+    bad_step_limit: Annotated[int, OnResume.FREE] = Field(10, gt=0)
+    spikes: Annotated[SpikeConfig | None, OnResume.FREE] = None
 
     @property
     def steps(self) -> int:

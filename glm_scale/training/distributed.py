@@ -1,7 +1,7 @@
 """The process group under DeepSpeed, set up without asking the user for a single environment variable.
 
-Processes that a launcher has started (RANK, WORLD_SIZE and the rest are set) have met before (`run.rendezvous`); a process
-alone becomes rank 0 of 1 on a free local port.
+Processes that a launcher has started (RANK, WORLD_SIZE and the rest are set) have met before (`run.rendezvous`); a
+process alone becomes rank 0 of 1 on a free local port.
 """
 
 import contextlib
