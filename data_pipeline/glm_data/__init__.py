@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from glm_data.build_config import BuildConfig
     from glm_data.builder import build
     from glm_data.errors import DataError
-    from glm_data.index import Index, load_index
+    from glm_data.index import DatasetIndex, load_index
     from glm_data.loader import Batch, batches
     from glm_data.rows import DataConfig, PackedRows, Row, SourceConfig
     from glm_data.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ _HOMES = {
     "BuildConfig": "build_config",
     "DataConfig": "rows",
     "DataError": "errors",
-    "Index": "index",
+    "DatasetIndex": "index",
     "PackedRows": "rows",
     "Row": "rows",
     "SourceConfig": "rows",
@@ -38,7 +38,7 @@ __all__ = [
     "BuildConfig",
     "DataConfig",
     "DataError",
-    "Index",
+    "DatasetIndex",
     "PackedRows",
     "Row",
     "SourceConfig",

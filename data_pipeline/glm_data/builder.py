@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from glm_data.build_config import BuildConfig
+from glm_data.build_journal import BuildJournal, discard, locked, remove_shards
 from glm_data.build_progress import BuildProgress
 from glm_data.errors import DataError
 from glm_data.files import write_bytes
@@ -25,15 +26,14 @@ from glm_data.index import (
     INDEX_NAME,
     TOKENIZER_NAME,
     Counts,
-    Index,
+    DatasetIndex,
     Input,
     check_complete,
     load_index,
 )
+from glm_data.input_warnings import Remarks, warnings
 from glm_data.inputs import InputFile, find_files
-from glm_data.journal import Journal, discard, locked, remove_shards
 from glm_data.parallel import available_processors
-from glm_data.remarks import Remarks, warnings
 from glm_data.scan import (
     DROPPED,
     SPLIT_CODES,
@@ -45,7 +45,7 @@ from glm_data.scan import (
     selected_blocks,
 )
 from glm_data.text import parse
-from glm_data.tokenise import SplitOutput, tokenise
+from glm_data.tokenization import SplitOutput, tokenise
 from glm_data.tokenizer import Tokenizer
 from glm_data.tokenizer_training import (
     default_vocabulary_size,
@@ -63,7 +63,7 @@ _TOKENISE_BYTES_PER_WORKER = 3_000_000
 class BuildResult:
     """A finished data set, and whether it had been there already."""
 
-    index: Index
+    index: DatasetIndex
     up_to_date: bool
 
 
@@ -100,7 +100,7 @@ class _Build:
         self._config = config
         self._progress = progress
         self._output = config.output
-        self._journal = Journal(config.output)
+        self._journal = BuildJournal(config.output)
         config.check()
         self._inputs = find_files(config.inputs, config.on_bad_record)
         self._files: list[InputFile] = self._inputs.files
@@ -142,7 +142,7 @@ class _Build:
             "origin": config.origin,
         }
 
-    def _look_at_output(self) -> Index | None:
+    def _look_at_output(self) -> DatasetIndex | None:
         """The data set that was asked for, if the output holds it already.
 
         Raises:
@@ -250,9 +250,9 @@ class _Build:
                 tokenise(self._files, self._config.reading, scan, splits, outputs, tokenizer, workers, advance)
         return list(outputs.values())
 
-    def _finish(self, scan: Scan, splits: np.ndarray, tokenizer: Tokenizer, outputs: list[SplitOutput]) -> Index:
+    def _finish(self, scan: Scan, splits: np.ndarray, tokenizer: Tokenizer, outputs: list[SplitOutput]) -> DatasetIndex:
         entries = {output.split: output.write_tables() for output in outputs}
-        index = Index(
+        index = DatasetIndex(
             format=FORMAT,
             origin=self._request["origin"],
             dtype=outputs[0].dtype,

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glm_data.errors import DataError, unreadable
-from glm_data.remarks import Remark
+from glm_data.input_warnings import Remark
 
 FORMAT = "glm-data/1"
 INDEX_NAME = "index.json"
@@ -85,7 +85,7 @@ class Counts(_Record):
     duplicates: int
 
 
-class Index(_Record):
+class DatasetIndex(_Record):
     """Everything that `index.json` says.
 
     `remarks`, on files that were passed over or look odd, describe the input and not the data set: they are no part
@@ -127,7 +127,7 @@ class Index(_Record):
         return names
 
 
-def load_index(directory: Path) -> Index:
+def load_index(directory: Path) -> DatasetIndex:
     """Read and check the index of a data set.
 
     Raises:
@@ -150,12 +150,12 @@ def load_index(directory: Path) -> Index:
             f"{path}: the checksum does not match: the file was damaged or edited. Build the data set again."
         )
     try:
-        return Index.model_validate(content)
+        return DatasetIndex.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{path}: damaged: {error}") from error
 
 
-def check_complete(directory: Path, index: Index) -> None:
+def check_complete(directory: Path, index: DatasetIndex) -> None:
     """Check that the files of a data set are there.
 
     Raises:

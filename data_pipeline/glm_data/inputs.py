@@ -13,8 +13,8 @@ from typing import Literal
 
 from glm_data.compression import COMPRESSIONS
 from glm_data.errors import DataError
+from glm_data.input_warnings import Kind, Remark, Remarks, passed_over, warnings
 from glm_data.naming import shown
-from glm_data.remarks import Kind, Remark, Remarks, passed_over, warnings
 
 FORMATS = (".txt", ".jsonl")
 OnBad = Literal["stop", "skip"]

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from glm_data.errors import DataError, LimitError
 from glm_data.held_out import remark_on
-from glm_data.index import TOKENIZER_NAME, Index, load_index
+from glm_data.index import TOKENIZER_NAME, DatasetIndex, load_index
 from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
 from glm_data.packing import RowPlan, count_rows, plan_rows
@@ -91,7 +91,7 @@ class _Source:
         self._number = number
         self._shuffled = split == "train"
         path = config.sources[number].path
-        self.index: Index = load_index(path)
+        self.index: DatasetIndex = load_index(path)
         if verify:
             tokenizer = Tokenizer.load(path)
             if tokenizer.fingerprint != self.index.tokenizer_sha256 or tokenizer.size != self.index.vocabulary_size:

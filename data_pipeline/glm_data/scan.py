@@ -16,9 +16,9 @@ import numpy as np
 
 from glm_data.errors import DataError
 from glm_data.files import atomic_writer
+from glm_data.input_warnings import Remark, Remarks
 from glm_data.inputs import InputFile
 from glm_data.parallel import ordered_map
-from glm_data.remarks import Remark, Remarks
 from glm_data.text import Block, Documents, Reading, parse, read_blocks
 
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])

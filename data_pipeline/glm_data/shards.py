@@ -19,7 +19,7 @@ import numpy as np
 
 from glm_data.errors import DataError, unreadable
 from glm_data.files import sha256_file, sync_directory
-from glm_data.index import BLOCK_BYTES, DOCUMENT, Index, Shard, Split
+from glm_data.index import BLOCK_BYTES, DOCUMENT, DatasetIndex, Shard, Split
 from glm_data.open_files import OpenFiles, Table
 
 EMPTY_LENGTH = 2  # the beginning and end tokens
@@ -165,7 +165,7 @@ class SplitReader:
     """
 
     def __init__(
-        self, directory: Path, index: Index, split: str, *, files: OpenFiles | None = None, verify: bool = True
+        self, directory: Path, index: DatasetIndex, split: str, *, files: OpenFiles | None = None, verify: bool = True
     ):
         entry = index.splits[split]
         self._directory = directory

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from glm_data.errors import DataError
 from glm_data.files import sha256_file
-from glm_data.index import TOKENIZER_NAME, Index
+from glm_data.index import TOKENIZER_NAME, DatasetIndex
 
 
-def verify(directory: Path, index: Index, advance: Callable[[int], None] = lambda _bytes: None) -> list[str]:
+def verify(directory: Path, index: DatasetIndex, advance: Callable[[int], None] = lambda _bytes: None) -> list[str]:
     """Compare every file with the SHA-256 in the index.
 
     Args:

@@ -22,8 +22,8 @@ from glm_scale.checkpoint.reading import Check, Checkpoint, DamagedError, GoneEr
 from glm_scale.errors import UserError
 
 __all__ = [
-    "Aside", "Place", "aside_place", "deleting_place", "find_checkpoint", "is_checkpoint", "leftovers", "newest_whole",
-    "next_place", "places", "set_aside", "writing_place",
+    "Aside", "CheckpointFolder", "aside_place", "deleting_place", "find_checkpoint", "is_checkpoint", "leftovers",
+    "newest_whole", "next_place", "places", "set_aside", "writing_place",
 ]  # fmt: skip
 
 Aside = Literal["damaged", "diverged"]
@@ -33,7 +33,7 @@ _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class CheckpointFolder:
     """A folder that carries the name of a checkpoint; `number` counts how often this step has been saved."""
 
     step: int
@@ -48,10 +48,10 @@ class Place:
         return checkpoint
 
 
-def places(folder: Path) -> list[Place]:
+def places(folder: Path) -> list[CheckpointFolder]:
     """Oldest first."""
     matches = ((_NAME.fullmatch(path.name), path) for path in _entries(folder))
-    return sorted(Place(int(match[1]), int(match[2] or 1), path) for match, path in matches if match)
+    return sorted(CheckpointFolder(int(match[1]), int(match[2] or 1), path) for match, path in matches if match)
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from glm_scale.checkpoint.files import FileRecord, cannot_write
 from glm_scale.checkpoint.pieces import Box, Piece
 from glm_scale.checkpoint.points import Reached
 from glm_scale.checkpoint.reading import Checkpoint
-from glm_scale.checkpoint.storage import Index, ShardFiles, ShardWriter
+from glm_scale.checkpoint.storage import ShardFiles, StateIndex, StateWriter
 from glm_scale.errors import UserError
 
 __all__ = ["KINDS", "load_pieces", "on_cpu", "read_tensors", "save_pieces"]
@@ -38,7 +38,7 @@ def save_pieces(folder: Path, pieces: Sequence[Piece], group: Any, reached: Reac
 
     Returns the files that this rank wrote, synced to the disk. Raises UserError, on all ranks, if one cannot write.
     """
-    writer = ShardWriter(folder, 0 if group is None else torch.distributed.get_rank(group), reached)
+    writer = StateWriter(folder, 0 if group is None else torch.distributed.get_rank(group), reached)
     with warnings.catch_warnings():
         # That there is no process group is meant where there is one process.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
@@ -77,7 +77,7 @@ def read_tensors(checkpoint: Checkpoint, kinds: Iterable[str] = ("weight",)) -> 
             yield name, tensors
 
 
-def _shapes(index: Index) -> dict[str, tuple[int, ...]]:
+def _shapes(index: StateIndex) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters in a checkpoint, in the order in which they were written."""
     pairs = ((key.partition("/"), entry.size) for key, entry in index.tensors.items())
     return {name: tuple(size) for (kind, _, name), size in pairs if kind == "weight"}
@@ -122,7 +122,7 @@ class _Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = Index(folder)
+        self.index = StateIndex(folder)
 
     def check(self, key: str, shape: tuple[int, ...]) -> None:
         """Raises UserError unless there is such a tensor."""

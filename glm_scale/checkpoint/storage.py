@@ -34,12 +34,12 @@ from glm_scale.checkpoint.files import FileRecord, write_synced
 from glm_scale.checkpoint.hashed_file import HashedFile
 from glm_scale.checkpoint.points import Point, Reached
 
-__all__ = ["INDEX", "Index", "Place", "ShardFiles", "ShardWriter"]
+__all__ = ["INDEX", "FileRange", "ShardFiles", "StateIndex", "StateWriter"]
 
 INDEX = "index.json"
 
 
-class Place(NamedTuple):
+class FileRange(NamedTuple):
     """Where the numbers of a box are: bytes of a file."""
 
     file: str
@@ -47,7 +47,7 @@ class Place(NamedTuple):
     size: int
 
 
-class ShardWriter(StorageWriter):
+class StateWriter(StorageWriter):
     """Writes a rank's boxes into a folder. Afterwards `written` has this rank's files and what identifies them.
 
     The bytes are hashed while they are written: no file is read again.
@@ -65,7 +65,7 @@ class ShardWriter(StorageWriter):
             for item in plan.items:
                 data, at = _bytes_of(cast(Tensor, planner.resolve_data(item))), file.size
                 file.write(data)
-                results.append(WriteResult(item.index, len(data), Place(self._name, at, len(data))))
+                results.append(WriteResult(item.index, len(data), FileRange(self._name, at, len(data))))
             record = file.finish()
             self._reached(Point.SHARD_WRITTEN)
             file.sync()
@@ -104,22 +104,22 @@ class ShardWriter(StorageWriter):
         return True
 
 
-class Index:
+class StateIndex:
     """The tensors of a checkpoint by key, and where their boxes are."""
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, TensorStorageMetadata] = {}
-        self._boxes: dict[tuple[str, tuple[int, ...]], tuple[Place, torch.Size]] = {}
+        self._boxes: dict[tuple[str, tuple[int, ...]], tuple[FileRange, torch.Size]] = {}
         for key, entry in json.loads((folder / INDEX).read_text(encoding="utf-8")).items():
             chunks = []
             for offsets, sizes, *place in entry["boxes"]:
                 chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
-                self._boxes[key, tuple(offsets)] = Place(*place), torch.Size(sizes)
+                self._boxes[key, tuple(offsets)] = FileRange(*place), torch.Size(sizes)
             properties = TensorProperties(dtype=getattr(torch, entry["dtype"]))
             self.tensors[key] = TensorStorageMetadata(properties, torch.Size(entry["shape"]), chunks)
 
-    def box(self, key: str, offsets: tuple[int, ...]) -> tuple[Place, torch.Size]:
-        """Place and sizes of the box of a tensor that begins there."""
+    def box(self, key: str, offsets: tuple[int, ...]) -> tuple[FileRange, torch.Size]:
+        """Range and sizes of the box of a tensor that begins there."""
         return self._boxes[key, offsets]
 
 
@@ -137,7 +137,7 @@ class ShardFiles:
         # Maps go when the tensors on them do; closing one under a tensor would be an error.
         self._maps.clear()
 
-    def numbers(self, place: Place, dtype: torch.dtype) -> Tensor:
+    def numbers(self, place: FileRange, dtype: torch.dtype) -> Tensor:
         """The numbers of a box, flat. Who writes to them writes to a copy that is gone with the map."""
         if place.size == 0:
             return torch.empty(0, dtype=dtype)

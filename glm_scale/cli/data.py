@@ -15,7 +15,7 @@ from glm_scale.output import is_commentary
 
 if TYPE_CHECKING:
     from glm_data.builder import BuildResult
-    from glm_data.index import Index
+    from glm_data.index import DatasetIndex
 
 app = Commands(no_args_is_help=True, help="Turn text into tokenised data sets, and look into them.")
 
@@ -253,14 +253,14 @@ def _with_tokenizer(path: Path) -> Path:
     return find_checkpoint(path, lambda warning: typer.echo(f"warning: {warning}", err=True)).path
 
 
-def _print_index(directory: Path, index: "Index") -> None:
+def _print_index(directory: Path, index: "DatasetIndex") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from glm_data.held_out import remark_on
+    from glm_data.input_warnings import passed_over, warnings
     from glm_data.naming import shown
-    from glm_data.remarks import passed_over, warnings
 
     table = Table(title=Text(shown(directory), style="table.title"), title_justify="left")
     for heading in ("split", "documents", "tokens", "bytes of text", "bytes per token", "shards"):
@@ -287,7 +287,7 @@ def _print_index(directory: Path, index: "Index") -> None:
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_document(directory: Path, index: "Index", split: str, number: int) -> None:
+def _print_document(directory: Path, index: "DatasetIndex", split: str, number: int) -> None:
     from glm_data.errors import DataError
     from glm_data.shards import SplitReader
     from glm_data.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ import signal
 import socket
 
 from glm_scale.processes.failures import Death
-from glm_scale.processes.rank_processes import Ranks
+from glm_scale.processes.rank_processes import RankProcesses
 from glm_scale.processes.reports import Report, hang_path, parse_stacks, read_report, stacks_path
 
 __all__ = ["hear", "someone_hangs"]
@@ -15,12 +15,12 @@ _ANSWER, _STACKS = 5.0, 2.0
 """Seconds for the watchdogs of all ranks to report, and for the interpreters of those that did not."""
 
 
-def someone_hangs(ranks: Ranks) -> bool:
+def someone_hangs(ranks: RankProcesses) -> bool:
     """Whether a rank has left a report."""
     return len(_unheard(ranks)) < ranks.count
 
 
-def hear(ranks: Ranks) -> tuple[dict[int, Report], dict[int, str]]:
+def hear(ranks: RankProcesses) -> tuple[dict[int, Report], dict[int, str]]:
     """Reports by rank, and for ranks that did not report by themselves the reason.
 
     A watchdog is a thread, which cannot run where the main thread keeps the interpreter to itself. The handler of
@@ -51,10 +51,10 @@ def hear(ranks: Ranks) -> tuple[dict[int, Report], dict[int, str]]:
     return {rank: report for rank, report in reports.items() if report}, silent
 
 
-def _unheard(ranks: Ranks) -> list[int]:
+def _unheard(ranks: RankProcesses) -> list[int]:
     return [rank for rank in range(ranks.count) if not hang_path(ranks.logs, rank).exists()]
 
 
-def _stacks(ranks: Ranks, rank: int) -> str:
+def _stacks(ranks: RankProcesses, rank: int) -> str:
     path = stacks_path(ranks.logs, rank)
     return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -13,7 +13,7 @@ from types import FrameType
 from glm_scale.processes.collect_reports import hear, someone_hangs
 from glm_scale.processes.diagnosis import describe, diagnose
 from glm_scale.processes.failures import Death, cause_of
-from glm_scale.processes.rank_processes import POLL, Ranks
+from glm_scale.processes.rank_processes import POLL, RankProcesses
 from glm_scale.processes.watchdog import HANG_EXIT_CODE
 
 __all__ = ["launch"]
@@ -38,7 +38,7 @@ def launch(
 
     Only for the main thread: signals are handled there, and ranks die with the thread that started them.
     """
-    with _noted_signals() as noted, Ranks(command, processes, logs) as ranks:
+    with _noted_signals() as noted, RankProcesses(command, processes, logs) as ranks:
         stopped: set[int] = set()  # codes of ranks that did as they were told
         looked = time.monotonic()
         while ranks.living and not ranks.failed({*stopped, *no_failures}):
@@ -60,7 +60,7 @@ def launch(
         return next((Death(rank, code).exit_code for rank, code in ranks.ended.items() if code), 0)
 
 
-def _end_failure(ranks: Ranks, stopped: Collection[int], no_failures: Collection[int], grace: float) -> int:
+def _end_failure(ranks: RankProcesses, stopped: Collection[int], no_failures: Collection[int], grace: float) -> int:
     """Show which rank failed and of what, and end the others."""
 
     def cause() -> Death:
@@ -86,7 +86,7 @@ def _end_failure(ranks: Ranks, stopped: Collection[int], no_failures: Collection
     return exit_code
 
 
-def _end_hang(ranks: Ranks) -> int:
+def _end_hang(ranks: RankProcesses) -> int:
     """Let all ranks report, show which is the odd one and where all stand, and end them."""
     ranks.relay.mute()
     reports, silent = hear(ranks)

@@ -19,7 +19,7 @@ from glm_scale.processes.relay import Relay
 from glm_scale.processes.reports import hang_path, stacks_path
 from glm_scale.processes.watchdog import LINE, LOGS
 
-__all__ = ["POLL", "Ranks"]
+__all__ = ["POLL", "RankProcesses"]
 
 POLL = 0.05
 _KILLED = 5.0
@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
-class Ranks:
+class RankProcesses:
     """`count` copies of `command`, each in a session of its own; those that still live at the end are killed.
 
     `ended` are the ranks that have ended, in order of time, with their exit codes as subprocess gives them.

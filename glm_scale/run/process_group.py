@@ -26,10 +26,10 @@ def joined(
     device: torch.device,
     run: RunDirectory,
     earlier: list[int],
-    alive: Callable[[int | str], None],
+    heartbeat: Callable[[int | str], None],
 ) -> Iterator[Ranks]:
-    """This process among the others of its run. `earlier`: see `meet`, as for what it raises. `alive` is told what it
-    comes to: what others take their time for is no hang of this one.
+    """This process among the others of its run. `earlier`: see `meet`, as for what it raises. `heartbeat` is told what
+    it comes to: what others take their time for is no hang of this one.
     """
     ours = not torch.distributed.is_initialized()
     parallel = config.parallel
@@ -41,10 +41,10 @@ def joined(
     if ours and place is not None and place.size > 1:
         with libraries_logging_to(run.log, first):
             distributed.load(device)
-        alive("waiting for the other ranks")
+        heartbeat("waiting for the other ranks")
         # Before the watchdog takes it for a hang: it is known who is missing.
         store = meet(place, 0.9 * parallel.hang_seconds, earlier)
-        alive("the process group")
+        heartbeat("the process group")
     with libraries_logging_to(run.log, first):
         distributed.start(device, place, store, collective_timeout(parallel.hang_seconds))
         mesh = Mesh(layout, shards_rows=parallel.shard_activations, strategy=parallel.strategy)

@@ -28,13 +28,13 @@ from glm_scale.training.counters import Counters
 from glm_scale.training.determinism import deterministic
 from glm_scale.training.engine import Engine
 from glm_scale.training.hardware import peak_flops
-from glm_scale.training.journal import Journal, SilentJournal
 from glm_scale.training.loop import Trainer
 from glm_scale.training.progress import Progress, open_progress
 from glm_scale.training.ranks import Ranks
 from glm_scale.training.saver import Saver
 from glm_scale.training.signals import StopRequest
 from glm_scale.training.spikes import spike_watch
+from glm_scale.training.step_log import SilentStepLog, StepLog
 from glm_scale.training.validator import Validator
 
 __all__ = ["Outcome", "train"]
@@ -86,7 +86,7 @@ def _train(
     run: RunDirectory,
     ranks: Ranks,
     device: torch.device,
-    alive: Callable[[int | str], None],
+    heartbeat: Callable[[int | str], None],
     earlier: list[int],
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
@@ -108,7 +108,7 @@ def _train(
             progress.say(f"{config.name} is finished already ({run.path}); raise training.tokens to go on")
             return Outcome("finished")
         stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
-        status = _Session(config, run, ranks, device, progress, stop, alive, checkpoint).run_to_end()
+        status = _Session(config, run, ranks, device, progress, stop, heartbeat, checkpoint).run_to_end()
         if status != "finished":
             return Outcome(status, stop.reason, stop.exit_code)
         progress.say(f"{config.name} is finished ({run.path})")
@@ -126,7 +126,7 @@ class _Session:
         device: torch.device,
         progress: Progress,
         stop: StopRequest,
-        alive: Callable[[int | str], None],
+        heartbeat: Callable[[int | str], None],
         checkpoint: Checkpoint | None,
     ) -> None:
         self.config = config
@@ -135,7 +135,7 @@ class _Session:
         self.device = device
         self.progress = progress
         self.stop = stop
-        self.alive = alive
+        self.heartbeat = heartbeat
         self.checkpoint = checkpoint
         self.rows = open_rows(config, "train", run)
         self.validation_rows = open_rows(config, "validation", run)
@@ -144,14 +144,14 @@ class _Session:
 
     def run_to_end(self) -> FinalStatus:
         torch.manual_seed(self.config.training.seed)
-        summary = self.ranks.from_first(self._write_papers)
+        summary = self.ranks.from_first(self._write_metadata)
         engine = self._build_engine()
         store = _store(self.config, self.run, self.progress)
-        saver = Saver(self.config.checkpoint, store, engine, self.ranks, self._companions)
+        saver = Saver(self.config.checkpoint, store, engine, self.ranks, self._checkpoint_metadata)
         counters = self._restore(saver)
         clock = Clock()
         if not self.ranks.first:
-            return self._train(engine, saver, counters, clock, SilentJournal(clock))
+            return self._train(engine, saver, counters, clock, SilentStepLog(clock))
         with MetricsLog(self.run.metrics) as log:
             # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
             finished = counters.tokens >= self.config.training.tokens
@@ -160,7 +160,7 @@ class _Session:
             tracker.start()
             status: FinalStatus = "failed"
             try:
-                status = self._train(engine, saver, counters, clock, self._journal(log, clock, summary))
+                status = self._train(engine, saver, counters, clock, self._step_log(log, clock, summary))
             except KeyboardInterrupt:
                 status = "stopped"
                 raise
@@ -174,7 +174,7 @@ class _Session:
                 tracker.close(status)
         return status
 
-    def _companions(self) -> dict[str, bytes]:
+    def _checkpoint_metadata(self) -> dict[str, bytes]:
         """What a checkpoint says beside its tensors: config, tokenizer, code version, and the run's place in MLflow."""
         files = {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model}
         for path in (self.run.version, self.run.tracking):
@@ -192,9 +192,9 @@ class _Session:
         except Exception:
             logging.getLogger(__name__).exception("plots/loss.png could not be drawn")
 
-    def _journal(self, log: MetricsLog, clock: Clock, summary: RunSummary) -> Journal:
+    def _step_log(self, log: MetricsLog, clock: Clock, summary: RunSummary) -> StepLog:
         peak, count = peak_flops(self.device, self.config.training.precision), layout_of(self.config).processes
-        return Journal(
+        return StepLog(
             log,
             self.progress,
             clock,
@@ -203,11 +203,11 @@ class _Session:
             peak_flops=peak * count if peak else None,
         )
 
-    def _train(self, engine: Engine, saver: Saver, counters: Counters, clock: Clock, journal: Journal) -> FinalStatus:
+    def _train(self, engine: Engine, saver: Saver, counters: Counters, clock: Clock, step_log: StepLog) -> FinalStatus:
         spikes = spike_watch(self.config.training.spikes, self.checkpoint.state if self.checkpoint else {})
         trainer = Trainer(
-            self.config.training, engine, self._steps, self._validator(), saver, journal, clock, self.stop, counters,
-            rows_of=self.ranks.rows_of, alive=self.alive, spikes=spikes,
+            self.config.training, engine, self._steps, self._validator(), saver, step_log, clock, self.stop, counters,
+            rows_of=self.ranks.rows_of, heartbeat=self.heartbeat, spikes=spikes,
         )  # fmt: skip
         with contextlib.closing(trainer):
             try:
@@ -223,7 +223,7 @@ class _Session:
                 reached = trainer.counters
                 if self.ranks.first:
                     self.run.update_summary(step=reached.step, tokens=reached.tokens, samples=reached.samples)
-        logging.getLogger(__name__).info("%s", journal.time_spent())
+        logging.getLogger(__name__).info("%s", step_log.time_spent())
         if status == "finished":
             return status
         where = f"at step {reached.step} ({self.run.path})"
@@ -233,7 +233,7 @@ class _Session:
         self.progress.say(f"stopped by {self.stop.reason} {where}; the same command goes on from there")
         return status
 
-    def _write_papers(self) -> RunSummary:
+    def _write_metadata(self) -> RunSummary:
         """config.yaml, version.json and summary.json: what the tracker and other commands read."""
         config = self.config
         started = self.run.read_summary().started if self.run.exists() else time.time()
@@ -308,7 +308,7 @@ class _Session:
 
         def fresh() -> Iterator[Batch]:
             for batch in self.ranks.batches(rows, 0, config.training.micro_batch, stop=count):
-                self.alive("evaluation")
+                self.heartbeat("evaluation")
                 yield batch
 
         token_bytes = torch.from_numpy(self.tokenizer.token_bytes)

@@ -12,11 +12,11 @@ from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.counters import Counters
 from glm_scale.training.engine import Engine
-from glm_scale.training.journal import Journal
 from glm_scale.training.saver import Saver
 from glm_scale.training.schedule import learning_rate
 from glm_scale.training.signals import StopRequest
 from glm_scale.training.spikes import SPIKES, Divergence, SpikeWatch
+from glm_scale.training.step_log import StepLog
 from glm_scale.training.validator import Validator
 
 __all__ = ["DivergenceError", "Trainer"]
@@ -33,8 +33,8 @@ class Trainer:
 
     `steps` yields this rank's micro-batches of one step after the other, from a row of the data on. `stop` is looked at
     between steps. `validator` is None where nothing is held out. `rows_of` counts the rows of a step on all ranks.
-    `alive` is told what the run comes to. `spikes` is the history by which steps are judged, if they are. Close it in
-    the end.
+    `heartbeat` is told what the run comes to. `spikes` is the history by which steps are judged, if they are. Close it
+    in the end.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Trainer:
         steps: Callable[[int], Generator[Sequence[Batch]]],
         validator: Validator | None,
         saver: Saver,
-        journal: Journal,
+        step_log: StepLog,
         clock: Clock,
         stop: StopRequest,
         counters: Counters,
         rows_of: Callable[[Sequence[Batch]], int],
-        alive: Callable[[int | str], None],
+        heartbeat: Callable[[int | str], None],
         spikes: SpikeWatch | None = None,
     ) -> None:
         self.config = config
@@ -58,13 +58,13 @@ class Trainer:
         self.steps = steps(counters.samples)
         self.validator = validator
         self.saver = saver
-        self.journal = journal
+        self.step_log = step_log
         self.clock = clock
         self.stop = stop
         self.counters = counters
         self.rows_of = rows_of
         self.remarks: dict[str, Any] = {}
-        self.alive = alive
+        self.heartbeat = heartbeat
         self.spikes = spikes
 
     def train(self) -> Literal["finished", "stopped"]:
@@ -72,9 +72,9 @@ class Trainer:
 
         At least one step is made: who is stopped and started again all the time comes to the end, too.
         """
-        self.journal.begin(self.counters)
+        self.step_log.begin(self.counters)
         while not self.finished:
-            self.alive(self.counters.step)
+            self.heartbeat(self.counters.step)
             with self.clock.phase("data"):
                 batches = next(self.steps)
             rate = self.learning_rate()
@@ -82,7 +82,7 @@ class Trainer:
             with self.clock.phase("logging"):
                 self.remarks = {}
                 self.counters = self.counters.after(self.rows_of(batches), self.config.batch_tokens, result)
-                self.journal.step(self.counters, result, rate)
+                self.step_log.step(self.counters, result, rate)
                 if self.spikes:
                     self.spikes.note(self.counters.step, result)
             reached = self.counters
@@ -115,14 +115,14 @@ class Trainer:
         return learning_rate(self.config.schedule, self.config.optimizer.learning_rate, tokens, self.config.tokens)
 
     def evaluate(self, validator: Validator, final: bool = False) -> None:
-        self.alive("evaluation")
+        self.heartbeat("evaluation")
         with self.clock.phase("evaluation"):
             evaluation = validator.evaluate(self.engine)
             self.remarks = {VALIDATION_LOSS: evaluation.loss}
-            self.journal.validation(self.counters, evaluation, final=final)
+            self.step_log.validation(self.counters, evaluation, final=final)
 
     def save(self) -> None:
-        self.alive("checkpoint")
+        self.heartbeat("checkpoint")
         with self.clock.phase("checkpoint"):
             self.saver.wait()
         # Before the next save, whose success would not make up for it in silence.
@@ -133,7 +133,7 @@ class Trainer:
     def report_failed_save(self) -> None:
         """A checkpoint that could not be written does not end the run: the next one may be."""
         if failure := self.saver.failure():
-            self.journal.event(self.counters, "checkpoint_failed", f"no checkpoint: {failure}")
+            self.step_log.event(self.counters, "checkpoint_failed", f"no checkpoint: {failure}")
 
     def stop_if_diverged(self) -> None:
         """If the run has diverged, go back to a checkpoint where that is wanted and possible. Else DivergenceError."""
@@ -142,7 +142,7 @@ class Trainer:
             return
         if self.spikes is None:
             self.fail(divergence)
-        self.alive("rollback")
+        self.heartbeat("rollback")
         with self.clock.phase("checkpoint"):
             checkpoint = self.saver.newest_before(divergence.first)
         if checkpoint is None:
@@ -168,7 +168,7 @@ class Trainer:
         spikes.went_back(checkpoint.step, checkpoint.state.get(SPIKES))
         self.steps.close()
         self.steps = self.steps_from(reached.samples)
-        self.journal.rolled_back(
+        self.step_log.rolled_back(
             self.counters,
             f"step {reached.step}: diverged ({divergence.reason}); back to {checkpoint.path.name}, and on from there "
             f"without the samples {saved.samples} to {reached.samples - 1}",
@@ -185,5 +185,5 @@ class Trainer:
             f"stopped after {divergence.reason}; the weights are those of step {last}. {remark}A lower "
             "training.optimizer.learning_rate or a longer training.schedule.warmup_tokens usually helps"
         )
-        self.journal.event(self.counters, "diverged", message)
+        self.step_log.event(self.counters, "diverged", message)
         raise DivergenceError(message)

@@ -36,7 +36,7 @@ class Saver:
     """Saves an engine and its counters, and puts them back; all ranks together.
 
     Training waits only for the copy to host memory, whose room is kept and as large as this rank's weights and moments.
-    A thread of each rank writes it, and rank 0 commits what all have written. `companions` gives the small files that
+    A thread of each rank writes it, and rank 0 commits what all have written. `metadata` gives the small files that
     make a checkpoint usable by itself. `reached` is told the named points of a save.
     """
 
@@ -46,14 +46,14 @@ class Saver:
         store: CheckpointStore,
         engine: Engine,
         ranks: Ranks,
-        companions: Callable[[], Mapping[str, bytes]],
+        metadata: Callable[[], Mapping[str, bytes]],
         reached: Reached = unwatched,
     ) -> None:
         self._config = config
         self._store = store
         self._engine = engine
         self._ranks = ranks.apart()
-        self._companions = companions
+        self._metadata = metadata
         self._reached = reached
         self._saved: Counters | None = None
         self._writing: Thread | None = None
@@ -151,7 +151,7 @@ class Saver:
         """This rank's files, and what went wrong if anything did: all ranks have to hear of it."""
         try:
             files = self._ranks.together(lambda group: save_pieces(folder, pieces, group, self._reached))
-            for name, content in self._companions().items() if self._ranks.first else ():
+            for name, content in self._metadata().items() if self._ranks.first else ():
                 write_synced(folder / name, content)
                 files[name] = hash_file(folder / name)
             return files, None

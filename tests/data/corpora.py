@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from glm_data import BuildConfig, Index, build
+from glm_data import BuildConfig, DatasetIndex, build
 from glm_data.inputs import find_files
 from glm_data.text import Documents, Reading, parse, read_blocks
 
@@ -37,7 +37,7 @@ def write_jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
     return path
 
 
-def build_corpus(folder: Path, texts: list[str], **settings: object) -> Index:
+def build_corpus(folder: Path, texts: list[str], **settings: object) -> DatasetIndex:
     """Build a data set in `folder / "set"`."""
     folder.mkdir(exist_ok=True, parents=True)
     source = write_jsonl(folder / "corpus.jsonl", texts)
@@ -45,7 +45,7 @@ def build_corpus(folder: Path, texts: list[str], **settings: object) -> Index:
     return build(BuildConfig(inputs=[source], output=folder / "set", **(defaults | settings))).index
 
 
-def build_inputs(output: Path, *inputs: Path, **settings: object) -> Index:
+def build_inputs(output: Path, *inputs: Path, **settings: object) -> DatasetIndex:
     """Build a data set of files and folders, with a small tokenizer and nothing held out."""
     defaults = {"vocabulary_size": 300, "workers": 1, "validation_fraction": 0.0}
     return build(BuildConfig(inputs=list(inputs), output=output, **(defaults | settings))).index

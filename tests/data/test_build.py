@@ -167,7 +167,7 @@ def test_an_incomplete_data_set_is_not_up_to_date(tmp_path: Path) -> None:
 
 
 def test_two_builds_do_not_write_to_one_place(tmp_path: Path) -> None:
-    from glm_data.journal import locked
+    from glm_data.build_journal import locked
 
     (tmp_path / "set").mkdir()
     with locked(tmp_path / "set"), pytest.raises(DataError, match="another build"):
@@ -220,7 +220,7 @@ def test_a_build_that_dies_at_any_point_can_be_finished(tmp_path: Path) -> None:
 
 
 def test_resuming_does_not_tokenise_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import glm_data.tokenise as module
+    import glm_data.tokenization as module
 
     texts = documents(60)
     build_corpus(tmp_path / "whole", texts, shard_bytes=3000)

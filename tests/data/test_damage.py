@@ -9,7 +9,7 @@ import pytest
 
 from glm_data import DataConfig, DataError, PackedRows, batches, load_index
 from glm_data.files import sha256_file, write_array, write_bytes
-from glm_data.index import BLOCK_BYTES, Index, Table
+from glm_data.index import BLOCK_BYTES, DatasetIndex, Table
 from glm_data.shards import SplitReader
 from glm_data.verify import verify
 from tests.data.corpora import build_corpus, documents
@@ -174,7 +174,7 @@ def test_a_tokenizer_of_another_data_set_is_noticed(copy: Path, tmp_path: Path) 
         PackedRows(config(copy))
 
 
-def rewrite(dataset: Path, **changes: object) -> Index:
+def rewrite(dataset: Path, **changes: object) -> DatasetIndex:
     """Write an index that says something else, with a checksum that fits."""
     index = load_index(dataset).model_copy(update=changes)
     write_bytes(dataset / "index.json", index.dumps())

@@ -17,7 +17,7 @@ TIMEOUT = 2.0
 
 
 def connect() -> None:
-    """Ranks come here when they have imported torch, which takes some longer than others."""
+    """RankProcesses come here when they have imported torch, which takes some longer than others."""
     from torch import distributed as dist
 
     dist.init_process_group("gloo", timeout=collective_timeout(60))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from glm_data import BuildConfig, DataError, Index, build, load_index
+from glm_data import BuildConfig, DataError, DatasetIndex, build, load_index
 from tests.commands import Commands
 from tests.data.corpora import build_inputs, read_documents
 
 
-def built(folder: Path, content: dict[str, bytes], **settings: object) -> Index:
+def built(folder: Path, content: dict[str, bytes], **settings: object) -> DatasetIndex:
     """A data set of files of this content, in `folder / "set"`."""
     (folder / "in").mkdir()
     for name, data in content.items():

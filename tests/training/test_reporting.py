@@ -16,8 +16,8 @@ from glm_scale.training.counters import Counters
 from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation, evaluate
 from glm_scale.training.hardware import peak_flops
-from glm_scale.training.journal import Journal
 from glm_scale.training.progress import Progress, StepView, describe
+from glm_scale.training.step_log import StepLog
 from tests.training.test_engine import Batch
 
 
@@ -72,7 +72,7 @@ def test_the_journal_writes_rates_and_skipped_steps(tmp_path: Path, fake_time: F
     clock = Clock()
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         progress = Progress(Console(file=io.StringIO()), "run")
-        journal = Journal(log, progress, clock, steps=9, flops_per_token=7.0, peak_flops=7e6)
+        journal = StepLog(log, progress, clock, steps=9, flops_per_token=7.0, peak_flops=7e6)
         counters = Counters()
         journal.begin(counters)
         with clock.phase("forward_backward"):

@@ -30,7 +30,7 @@ class ShardRecord:
     checksums: np.ndarray
 
 
-class Journal:
+class BuildJournal:
     """The working directory of a build, `<output>/.build`.
 
     A record is written after the file that it speaks of is whole and on the disk, and carries a key of all that the
@@ -118,7 +118,7 @@ def discard(output: Path) -> None:
     for split in SPLITS:
         for name in table_names(split):
             (output / name).unlink(missing_ok=True)
-    Journal(output).remove()
+    BuildJournal(output).remove()
 
 
 def remove_shards(output: Path, keep: set[str]) -> None:

@@ -10,14 +10,14 @@ from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation
 from glm_scale.training.progress import Progress, StepView
 
-__all__ = ["Journal", "SilentJournal"]
+__all__ = ["SilentStepLog", "StepLog"]
 
 # Weight of the newest step in the smoothed time per step behind the estimated end.
 _SMOOTHING = 0.05
 _PAUSES = ("evaluation", "checkpoint")
 
 
-class Journal:
+class StepLog:
     """Writes to the metrics log and to the progress line.
 
     `flops_per_token` are those of forward and backward; `peak_flops` the device's FLOP/s, None if not known; `steps`
@@ -136,8 +136,8 @@ class Journal:
         return sum(seconds.values()) - sum(seconds.get(phase, 0.0) for phase in _PAUSES)
 
 
-class SilentJournal(Journal):
-    """The journal of ranks that leave it to the first."""
+class SilentStepLog(StepLog):
+    """The step log of ranks that leave it to the first."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

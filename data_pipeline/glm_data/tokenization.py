@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from glm_data.build_journal import BuildJournal, ShardRecord, table_names
 from glm_data.errors import DataError
 from glm_data.files import sha256_file, write_array
 from glm_data.index import DOCUMENT, Split, Table
 from glm_data.inputs import InputFile
-from glm_data.journal import Journal, ShardRecord, table_names
 from glm_data.parallel import ordered_map
 from glm_data.scan import SPLIT_CODES, SPLIT_NAMES, Scan, assign_shards, changed, digest, selected_blocks
 from glm_data.shards import PackedDocument, ShardWriter, pack_document, shard_name
@@ -39,7 +39,7 @@ class SplitOutput:
     def __init__(
         self,
         directory: Path,
-        journal: Journal,
+        journal: BuildJournal,
         split: str,
         scan: Scan,
         splits: np.ndarray,
