@@ -7,7 +7,7 @@ TESTS ?= tests
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=AVX2
 NUMERIC := tests/kernels tests/mixers tests/layers tests/model tests/parallel tests/training
 
-.PHONY: help setup quickstart test test-numerics test-slurm soak lint bench clean
+.PHONY: help setup quickstart test test-numerics test-slurm soak lint docs bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -42,6 +42,10 @@ test-slurm: setup  ## tests on a private SLURM; as root it is installed if missi
 
 soak: setup  ## whole matrices and long trials (hours)
 	$(BIN)/python -m pytest -m soak $(TESTS)
+
+docs: setup  ## build the documentation into build/docs; dead links are errors
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install -q -c constraints.txt mkdocs-material
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f docs/mkdocs.yml
 
 bench: setup  ## speed of the operators on this machine
 	$(BIN)/python -m glm_kernels.bench

@@ -1,4 +1,4 @@
-"""The commands in the README are commands that there are."""
+"""The commands in the README and the documentation are commands that there are."""
 
 import re
 import shlex
@@ -15,10 +15,12 @@ from glm_scale.planning.room import Room
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs" / "pages").glob("*.md"))
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+def commands(*pages: Path) -> list[str]:
+    text = "".join(page.read_text() for page in pages)
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for line in "".join(blocks).splitlines() if line.startswith("glm-scale ")]
 
 
@@ -31,8 +33,8 @@ def leaf(words: list[str]) -> tuple[Any, list[str]]:
     return command, words
 
 
-@pytest.mark.parametrize("line", commands())
-def test_a_command_takes_what_the_readme_gives_it(line: str) -> None:
+@pytest.mark.parametrize("line", dict.fromkeys(commands(README, *PAGES)))
+def test_a_command_takes_what_is_written_of_it(line: str) -> None:
     command, words = leaf(shlex.split(line, comments=True)[1:])
     command.make_context(command.name, words)
 
@@ -40,7 +42,7 @@ def test_a_command_takes_what_the_readme_gives_it(line: str) -> None:
 def runs_on_a_laptop() -> list[str]:
     """Those that start a run where they are typed, unless they say that they need a GPU."""
     starts = re.compile(r"glm-scale (train|ladder|submit .*--local) ")
-    return [line for line in commands() if starts.match(line) and "GPU" not in line]
+    return [line for line in commands(README) if starts.match(line) and "GPU" not in line]
 
 
 def test_the_readme_has_runs_for_a_laptop() -> None:
