@@ -85,10 +85,8 @@ class Trainer:
                 self.step_log.step(self.counters, result, rate)
                 if self.spikes:
                     self.spikes.note(self.counters.step, result)
-            reached = self.counters
-            self.stop_if_diverged()
-            if self.counters != reached:
-                continue  # it has gone back
+            if self.rolled_back_after_divergence():
+                continue
             if not self.finished and self.validator and self.validator.due(self.counters.step):
                 self.evaluate(self.validator)
             if not self.finished and self.saver.due(self.counters.step):
@@ -135,11 +133,11 @@ class Trainer:
         if failure := self.saver.failure():
             self.step_log.event(self.counters, "checkpoint_failed", f"no checkpoint: {failure}")
 
-    def stop_if_diverged(self) -> None:
-        """If the run has diverged, go back to a checkpoint where that is wanted and possible. Else DivergenceError."""
+    def rolled_back_after_divergence(self) -> bool:
+        """Whether the run has diverged and has gone back to a checkpoint; DivergenceError if it has, and cannot."""
         divergence = self.divergence()
         if divergence is None:
-            return
+            return False
         if self.spikes is None:
             self.fail(divergence)
         self.heartbeat("rollback")
@@ -150,6 +148,7 @@ class Trainer:
         if not self.spikes.may_go_back_to(checkpoint.step):
             self.fail(divergence, f"Going back to {checkpoint.path.name} has led no further before. ")
         self.roll_back(checkpoint, self.spikes, divergence)
+        return True
 
     def divergence(self) -> Divergence | None:
         streak, limit = self.counters.bad_streak, self.config.bad_step_limit

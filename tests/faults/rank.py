@@ -101,11 +101,11 @@ def _watch(note: Notebook, rank: int, faults: Faults) -> None:
             note("training begins", self.counters.step)
             return super().train()
 
-        def stop_if_diverged(self) -> None:
+        def rolled_back_after_divergence(self) -> bool:
             note("step", self.counters.step)
             if self.counters.step == faults.stop and rank == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
-            super().stop_if_diverged()
+            return super().rolled_back_after_divergence()
 
     def store(*arguments: Any, **named: Any) -> CheckpointStore:
         clock = time.time if faults.clock is None else _jumping(faults.clock)

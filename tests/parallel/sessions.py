@@ -39,18 +39,18 @@ def run_and_tell(config: dict[str, Any]) -> str:
 
 def run_with_signal(config: dict[str, Any], rank: int, step: int) -> Outcome:
     """One rank alone is asked to stop after a step."""
-    stop_if_diverged = Trainer.stop_if_diverged
+    after_any_step = Trainer.rolled_back_after_divergence
 
-    def after_step(trainer: Trainer) -> None:
+    def after_step(trainer: Trainer) -> bool:
         if dist.get_rank() == rank and trainer.counters.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        stop_if_diverged(trainer)
+        return after_any_step(trainer)
 
-    Trainer.stop_if_diverged = after_step  # type: ignore[method-assign]
+    Trainer.rolled_back_after_divergence = after_step  # type: ignore[method-assign]
     try:
         return run(config)
     finally:
-        Trainer.stop_if_diverged = stop_if_diverged  # type: ignore[method-assign]
+        Trainer.rolled_back_after_divergence = after_any_step  # type: ignore[method-assign]
 
 
 def run_with_spikes(
