@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.layers.sequence import Sequence
-from glm_scale.parallel.sequence.exchange import rows_before
+from glm_scale.parallel.sequence.exchange import tokens_before
 
 
 class ShortConv(nn.Module):
-    """y_i = x_i + Σ_{s<width} weight_s · x_{i−s}, over rows of the same document only; one weight per channel.
+    """y_i = x_i + Σ_{s<width} weight_s · x_{i−s}, over tokens of the same document only; one weight per channel.
 
-    A depthwise convolution of a few rows before the mixer, as in Primer (So et al. 2021, arXiv 2109.08668) and
+    A depthwise convolution of a few tokens before the mixer, as in Primer (So et al. 2021, arXiv 2109.08668) and
     Mamba (Gu & Dao 2023, arXiv 2312.00752). It is residual and starts at zero, hence as the identity, so that
-    switching it on leaves the initial model as it was (ours). The cache holds the last width − 1 rows of x.
+    switching it on leaves the initial model as it was (ours). The cache holds the last width − 1 tokens of x.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -24,7 +24,7 @@ class ShortConv(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width, channels))
 
     def _convolve(self, rows: Tensor, positions: Tensor | None) -> Tensor:
-        """`rows` begin width − 1 rows before the first output; rows before the start of a document count as zero."""
+        """`rows` begin width − 1 tokens before the first output; those before the start of a document count as zero."""
         length = rows.shape[1] - self.width + 1
         y = rows.narrow(1, self.width - 1, length) * (1 + self.weight[0])
         for shift in range(1, self.width):
@@ -40,7 +40,7 @@ class ShortConv(nn.Module):
         if sequence.axis is None:
             rows = F.pad(x, (0, 0, before, 0))
         else:
-            rows = torch.cat([rows_before(x, before, sequence.axis.ranks), x], 1)
+            rows = torch.cat([tokens_before(x, before, sequence.axis.ranks), x], 1)
         return self._convolve(rows, sequence.positions)
 
     def extend(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,5 +53,5 @@ class ShortConv(nn.Module):
         return self.weight.new_zeros(batch, self.width - 1, self.weight.shape[1])
 
     def cache_bytes(self) -> int:
-        """Bytes of the cache for one row of a batch."""
+        """Bytes of the cache for one sequence of the batch."""
         return (self.width - 1) * self.weight.shape[1] * self.weight.element_size()

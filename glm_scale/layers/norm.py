@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor.splitting import of_all_rows
+from glm_scale.parallel.tensor.splitting import of_all_tokens
 
 
 class RMSNorm(nn.Module):
@@ -16,7 +16,7 @@ class RMSNorm(nn.Module):
     `forward(x [..., size]) -> [..., size]`, the statistics taken in fp32 whatever the dtype of x. With `groups` the
     axis is cut into that many equal parts, each normalised by itself: one group a head is what RetNet
     (arXiv 2307.08621) and Mamba-2 (arXiv 2405.21060) put behind a linear recurrence. `tensor`: ranks that all have this
-    norm, and the rows between them if they shard rows.
+    norm, and the tokens between them if they shard tokens.
     """
 
     def __init__(self, size: int, eps: float, groups: int = 1, tensor: TensorAxis | None = None) -> None:
@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = of_all_rows(self.weight, self.tensor)
+        weight = of_all_tokens(self.weight, self.tensor)
         if self.groups == 1:
             return F.rms_norm(x, weight.shape, weight, self.eps)
         parts = x.unflatten(-1, (self.groups, -1))

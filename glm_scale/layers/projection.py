@@ -25,7 +25,8 @@ class ResidualProjection(Projection):
 
 
 def projection(inputs: int, outputs: int, *, bias: bool = False, tensor: TensorAxis | None = None) -> Projection:
-    """A projection of rows that have passed `parallel.tensor.splitting.entering`, to this rank's `outputs` outputs."""
+    """A projection of tokens that have passed `parallel.tensor.splitting.entering`, to this rank's `outputs`
+    outputs."""
     if tensor is None:
         return Projection(inputs, outputs, bias)
     from glm_scale.parallel.tensor.layers import ColumnProjection

@@ -1,4 +1,4 @@
-"""Sequence: where the documents of a batch of packed rows begin, and what follows from it."""
+"""Sequence: where the documents of a batch of packed sequences begin, and what follows from it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from glm_scale.layers.rotary import Rotary, Rotation
 from glm_scale.parallel.axis import SequenceAxis
-from glm_scale.parallel.sequence.exchange import gathered_rows
+from glm_scale.parallel.sequence.exchange import gathered_tokens
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """What every layer needs to know about a batch of rows besides their contents; made once per batch.
+    """What every layer needs to know about a batch of sequences besides their contents; made once per batch.
 
-    `document_starts`: int32 `[B, T]`, the row index where each token's document starts; None if every row is one
+    `document_starts`: int32 `[B, T]`, where in its sequence each token's document starts; None if every sequence is one
     document. `positions`: int64 `[B or 1, T]` within the document. `rotation`: the rotary angles of `positions`.
 
-    With an `axis` the T rows are one of its ranks' rows. Then row indices and positions are still those of whole
+    With an `axis` the T tokens are those of one of its ranks. Then starts and positions are still those of whole
     sequences, whose document starts are `all_document_starts`.
     """
 
@@ -38,12 +38,12 @@ class Sequence:
         document_starts: Tensor | None = None,
         axis: SequenceAxis | None = None,
     ) -> Sequence:
-        """The sequence of rows of `length` tokens, packed as `document_starts` says."""
+        """Sequences of `length` tokens, packed as `document_starts` says."""
         positions = torch.arange(length, device=device)[None]
         everywhere = document_starts
         if axis is not None:
             positions = positions + axis.ranks.rank * length
-            everywhere = None if document_starts is None else gathered_rows(document_starts, axis.ranks)
+            everywhere = None if document_starts is None else gathered_tokens(document_starts, axis.ranks)
         if document_starts is not None:
             positions = positions - document_starts
         return cls(document_starts, positions, rotary(positions), axis, everywhere)

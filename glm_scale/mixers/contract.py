@@ -19,7 +19,7 @@ from glm_scale.parallel.sequence.costs import Spread, Traffic, cheapest
 from glm_scale.parallel.sequence.strategies import SequenceStrategy, possible
 
 Cache = Any
-"""What a mixer carries from row to row while decoding: a tensor or a NamedTuple of tensors, opaque outside it."""
+"""What a mixer carries from token to token while decoding: a tensor or a NamedTuple of tensors, opaque outside it."""
 
 
 class MixerError(UserError, ValueError):
@@ -80,34 +80,34 @@ class Mixer(nn.Module, Spreadable):
 
     @abstractmethod
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
-        """Whole rows: x `[B, T, D]` to `[B, T, D]`.
+        """Whole sequences: x `[B, T, D]` to `[B, T, D]`.
 
         Over tensor ranks x has passed `parallel.tensor.splitting.entering`, and what comes out is summed over them.
         """
 
     @abstractmethod
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """T more rows x `[B, T, D]` of the documents in `cache`, one document a row of the batch.
+        """T more tokens x `[B, T, D]` of the documents in `cache`, one document for each sequence of the batch.
 
         Returns the outputs and the cache after them. The cache given is used up: its storage may be reused.
         """
 
     @abstractmethod
     def step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """One more row: `prefill` for x `[B, 1, D]`, at the cost of decoding."""
+        """One more token: `prefill` for x `[B, 1, D]`, at the cost of decoding."""
 
     @abstractmethod
     def empty_cache(self, batch: int, length: int | None = None) -> Cache:
-        """The cache before the first row of `batch` documents, on the device and in the dtype of the weights.
+        """The cache before the first token of `batch` documents, on the device and in the dtype of the weights.
 
-        length: no document will come to more rows, so that room can be made for them once; else the cache grows.
+        length: no document will come to more tokens, so that room can be made for them once; else the cache grows.
         """
 
     @abstractmethod
     def flops_per_token(self, length: int) -> float:
         """Forward FLOPs of one token, the mean over a document of `length` tokens.
 
-        Matrix multiplications at two FLOPs per multiply–add, over the rows a token may read and no others: what the
+        Matrix multiplications at two FLOPs per multiply–add, over the tokens a token may read and no others: what the
         definition asks for, not what an implementation spends on masked tiles. Softmax, norms, gates, rotations
         and decays are not counted.
         """
@@ -126,7 +126,7 @@ class Mixer(nn.Module, Spreadable):
         return (self,)
 
     def require_sequence_strategy(self, strategy: SequenceStrategy | None, ranks: int, tensor_ranks: int = 1) -> None:
-        """Refuse to spread rows over `ranks` by a strategy, or by any if it is None, under which this mixer would not
+        """Refuse to spread tokens over `ranks` by a strategy, or by any if it is None, under which this mixer would not
         be exact.
 
         tensor_ranks: over which the heads that this mixer has are yet to be split. Asks for neither weights nor

@@ -90,7 +90,7 @@ class MultiHead(Mixer):
         return self.o(values.flatten(-2))
 
     def _with_strategy(self, sequence: Sequence, stage: HeadMixing, v: Tensor) -> Sequence:
-        """If rows are spread over ranks: by the strategy that was asked for, or by the cheapest for this stage."""
+        """If tokens are spread over ranks: by the strategy that was asked for, or by the cheapest for this stage."""
         axis = sequence.axis
         if axis is None or axis.strategy is not None:
             return sequence

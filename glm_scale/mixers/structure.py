@@ -60,7 +60,7 @@ class Structure:
         return self.input_width != 1
 
     def band(self, length: int) -> int:
-        """The width of A's band in a document of `length` rows."""
+        """The width of A's band in a document of `length` tokens."""
         return length if self.input_width is None else min(self.input_width, length)
 
     def input_entries(self, length: int) -> NDArray[np.int64]:
@@ -74,7 +74,7 @@ class Structure:
         return self.pattern.read_counts(length).numpy()
 
     def reads(self, length: int) -> NDArray[np.int64]:
-        """int64 `[length]`: how many rows before it each row reads, inputs through A and outputs through B."""
+        """int64 `[length]`: how many tokens before it each token reads, inputs through A and outputs through B."""
         return self.input_entries(length) - 1 + self.output_entries(length)
 
     def cache_rows(self, length: int) -> int:
@@ -87,11 +87,11 @@ class Structure:
             return held + self.state
         if isinstance(self.pattern, Offsets):
             return held + length
-        # The rows alive once i tokens are seen are those that row i reads.
+        # What is live once i tokens are seen is what token i reads.
         return held + int(self.output_entries(length + 1).max())
 
     def flops_per_token(self, length: int, key_dim: int, value_dim: int) -> float:
-        """Forward FLOPs of one token and head given q, k and v, the mean over a document of `length` rows.
+        """Forward FLOPs of one token and head given q, k and v, the mean over a document of `length` tokens.
 
         An entry of A or B costs 2·key_dim for its score and 2·value_dim for its share of the weighted sum; a diagonal A
         costs nothing. An SSM's state costs 4·N·value_dim: outer product and read-out. Two FLOPs a multiply–add;

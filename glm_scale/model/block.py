@@ -14,11 +14,11 @@ from glm_scale.mixers import Mixer, MixerSpec
 from glm_scale.mixers.contract import Cache
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor.splitting import all_rows, copied, entering
+from glm_scale.parallel.tensor.splitting import all_tokens, copied, entering
 
 
 class BlockCache(NamedTuple):
-    """The mixer's cache and the few rows that the short convolution still reads (None without one)."""
+    """The mixer's cache and the few tokens that the short convolution still reads (None without one)."""
 
     mixer: Cache
     conv: Tensor | None
@@ -40,20 +40,20 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config.width, config.mlp_size, tensor)
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
-        """x `[B, T, width]` to `[B, T, width]`. Raises MixerError if the mixer cannot work on one rank's rows."""
+        """x `[B, T, width]` to `[B, T, width]`. Raises MixerError if the mixer cannot work on one rank's tokens."""
         if sequence.axis is not None:
             self.mixer.require_sequence_strategy(sequence.axis.strategy, sequence.axis.ranks.size)
         mixed = self.mixer_norm(x)
         if self.conv is None:
             mixed = entering(mixed, self.tensor)
         else:
-            # The convolution reads rows of other ranks, and every rank does all of it.
-            mixed = copied(self.conv(all_rows(mixed, self.tensor), sequence), self.tensor)
+            # The convolution reads tokens of other ranks, and every rank does all of it.
+            mixed = copied(self.conv(all_tokens(mixed, self.tensor), sequence), self.tensor)
         x = x + self.mixer(mixed, sequence)
         return x + self.mlp(entering(self.mlp_norm(x), self.tensor))
 
     def extend(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
-        """T more rows `[B, T, width]` of the documents in `cache`; the cache given is used up."""
+        """T more tokens `[B, T, width]` of the documents in `cache`; the cache given is used up."""
         mixed, conv = self.mixer_norm(x), cache.conv
         if self.conv is not None and conv is not None:
             mixed, conv = self.conv.extend(mixed, conv)

@@ -31,7 +31,7 @@ class ModelConfig(Settings):
     mixers: Annotated[tuple[str, ...], Field(min_length=1)] = ("lattice:2^k",)
     mlp_width: Size | None = None
     conv_width: Annotated[int, Field(ge=0)] = 0
-    """Rows of the short convolution in front of every mixer, the row itself among them; 0 for none."""
+    """Tokens of the short convolution in front of every mixer, the token itself among them; 0 for none."""
     tie_embeddings: bool = False
     rotary_base: Annotated[float, Field(gt=1)] = 10000.0
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5

@@ -1,6 +1,6 @@
 """The output head: logits, or the loss without ever holding all of them.
 
-The loss multiplies by the vocabulary a few rows at a time and computes the gradients of those rows on the spot, so
+The loss multiplies by the vocabulary a few tokens at a time and computes the gradients of those tokens on the spot, so
 that neither logits nor their gradients of a whole batch exist at once, and no multiplication is done twice; the
 idea of Liger Kernel's fused linear cross entropy (Hsu et al. 2024, arXiv 2410.10989) in plain torch.
 """
@@ -46,7 +46,7 @@ class LanguageModelHead(Projection):
 def summed_cross_entropy(
     x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int | None = None, tensor: TensorAxis | None = None
 ) -> Tensor:
-    """Σ_rows −log softmax(weight x)[label], fp32, over the rows whose label is not IGNORED.
+    """Σ_rows −log softmax(weight x)[label], fp32, over the tokens whose label is not IGNORED.
 
     x `[rows, width]`, weight `[vocab, width]`, labels int64 `[rows]`. Softmax and sums are fp32. Differentiable once,
     in x and weight; the gradients are made in the forward pass and held until the backward pass. Over tensor ranks the

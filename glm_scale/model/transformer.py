@@ -1,4 +1,4 @@
-"""LanguageModel: tokens to logits or to a loss, and the same model row by row with caches."""
+"""LanguageModel: tokens to logits or to a loss, and the same model token by token with caches."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class LanguageModel(nn.Module):
 
     `activation_checkpointing`: keep only the inputs of the blocks for the backward pass and compute the rest again.
     It changes no number, so the trainer sets it and the configuration of the model does not know it.
-    `sequence_axis`: over which ranks the rows of every sequence are spread, likewise. Then tokens, document starts and
-    labels are those of this rank's rows, row indices those of whole sequences, and the loss is this rank's part of
+    `sequence_axis`: over which ranks the tokens of every sequence are spread, likewise. Then tokens, document starts
+    and labels are those of this rank's tokens, starts counted in whole sequences, and the loss is this rank's part of
     the sum.
     `tensor`: the ranks over which the weights are split. The parts are those of the weights that one device would have.
     """
@@ -55,9 +55,9 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, document_starts: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Logits `[B, T, vocab]` of the next token at every position, or with labels their summed loss.
 
-        `tokens`: int64 `[B, T]`. `document_starts`: int32 `[B, T]`, the row index where each token's document starts;
-        None if every row is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then the result
-        is the sum, not the mean, of the token losses in nats, an fp32 scalar.
+        `tokens`: int64 `[B, T]`. `document_starts`: int32 `[B, T]`, where in its sequence each token's document
+        starts; None if every sequence is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then
+        the result is the sum, not the mean, of the token losses in nats, an fp32 scalar.
         """
         sequence = Sequence.of(tokens.shape[1], self.rotary, tokens.device, document_starts, self.sequence_axis)
         x = self.embedding(tokens)
@@ -70,7 +70,8 @@ class LanguageModel(nn.Module):
         return self.head(entering(self.norm(x), self.tensor), labels)
 
     def prefill(self, tokens: Tensor, caches: ModelCache, *, last_only: bool = False) -> tuple[Tensor, ModelCache]:
-        """Logits of T more tokens `[B, T]` of the documents in `caches`, one a row, and the caches after them.
+        """Logits of T more tokens `[B, T]` of the documents in `caches`, one for each sequence, and the caches after
+        them.
 
         The logits are `[B, T, vocab]`, or `[B, 1, vocab]` of the last token with `last_only`. The caches given are
         used up.

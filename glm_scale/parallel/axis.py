@@ -11,7 +11,7 @@ from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 @dataclass(frozen=True)
 class SequenceAxis:
-    """Ranks that hold consecutive rows of the same sequences, equally many each.
+    """Ranks that hold consecutive tokens of the same sequences, equally many each.
 
     strategy: by which mixers exchange what they need; None: each by the one that suits it best.
     """
@@ -22,14 +22,14 @@ class SequenceAxis:
 
 @dataclass(frozen=True)
 class TensorAxis:
-    """Ranks that work on the same rows with parts of the same weights: some heads, hidden units and tokens each.
+    """Ranks that work on the same tokens with parts of the same weights: some heads, hidden units and tokens each.
 
-    shards_rows: Megatron's sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198). Between mixers and MLPs,
-    where all ranks would do the same, each holds an equal part of the rows.
+    shards_tokens: Megatron's sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198). Between mixers and MLPs,
+    where all ranks would do the same, each holds an equal part of the tokens.
     """
 
     group: Any
     """A torch process group."""
     rank: int
     size: int
-    shards_rows: bool = False
+    shards_tokens: bool = False

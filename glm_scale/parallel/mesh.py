@@ -21,7 +21,7 @@ from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 @dataclass(frozen=True)
 class Layout:
-    """Ranks along each axis. Weights are split over `tensor`, rows over `sequence`, whole sequences over `data`."""
+    """Ranks along each axis. Weights are split over `tensor`, tokens over `sequence`, whole sequences over `data`."""
 
     tensor: int = 1
     sequence: int = 1
@@ -51,11 +51,13 @@ class Layout:
 class Mesh:
     """The groups of this process. There is one at a time, since megatron-core keeps it for its layers; `close` ends it.
 
-    The process group has to run, with as many processes as the layout has. shards_rows: see `TensorAxis`; strategy: see
-    `SequenceAxis`.
+    The process group has to run, with as many processes as the layout has. shards_tokens: see `TensorAxis`; strategy:
+    see `SequenceAxis`.
     """
 
-    def __init__(self, layout: Layout, *, shards_rows: bool = False, strategy: SequenceStrategy | None = None) -> None:
+    def __init__(
+        self, layout: Layout, *, shards_tokens: bool = False, strategy: SequenceStrategy | None = None
+    ) -> None:
         from megatron.core import parallel_state
 
         if dist.get_world_size() != layout.processes:
@@ -67,14 +69,14 @@ class Mesh:
         )
         self.layout = layout
         self._state = parallel_state
-        self._shards_rows, self._strategy = shards_rows, strategy
+        self._shards_tokens, self._strategy = shards_tokens, strategy
 
     def close(self) -> None:
         self._state.destroy_model_parallel()
 
     @property
     def tensor_group(self) -> Any:
-        """Ranks that hold parts of the same weights and work on the same rows."""
+        """Ranks that hold parts of the same weights and work on the same tokens."""
         return self._state.get_tensor_model_parallel_group()
 
     @property
@@ -86,11 +88,11 @@ class Mesh:
     def tensor(self) -> TensorAxis | None:
         """The tensor axis of this rank; None if there is one rank on it."""
         size = self.layout.tensor
-        return TensorAxis(self.tensor_group, self.tensor_rank, size, self._shards_rows) if size > 1 else None
+        return TensorAxis(self.tensor_group, self.tensor_rank, size, self._shards_tokens) if size > 1 else None
 
     @property
     def sequence_group(self) -> Any:
-        """Ranks that hold rows of the same sequences."""
+        """Ranks that hold tokens of the same sequences."""
         return self._state.get_context_parallel_group()
 
     @property

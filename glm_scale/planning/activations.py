@@ -31,7 +31,8 @@ __all__ = ["Activations"]
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes on one rank, of `batch` × `length` rows of which the tensor ranks have all or, with `shards_rows`, a part.
+    """Bytes on one rank, of `batch` × `length` rows of which the tensor ranks have all or, with `shards_tokens`, a
+    part.
 
     device: "cuda", or "cpu", where norms keep more. Approximations: windowed attention is measured as on a CPU, where
     it keeps keys and values twice; residuals of Triton's kernels are left out, at most a byte for each value; rows are
@@ -42,7 +43,7 @@ class Activations:
     batch: int
     length: int
     dtype: torch.dtype
-    shards_rows: bool
+    shards_tokens: bool
     device: str = "cuda"
 
     def kept(self, recomputes: bool) -> int:
@@ -96,7 +97,7 @@ class Activations:
     @property
     def _outer(self) -> int:
         """Parts into which rows are split between layers."""
-        return self.part.ranks if self.shards_rows else 1
+        return self.part.ranks if self.shards_tokens else 1
 
     def _measured(self, module: nn.Module) -> int:
         """Of a block or a norm, whose input is all rows."""

@@ -92,7 +92,7 @@ class Estimate:
     def _of_micro_batch(self, rank: int) -> Iterator[Exchange]:
         yield from tensor_exchanges(
             ranks=self.layout.tensor, rows=self._rows * self._length, width=self.part.config.width,
-            layers=len(self.part.layers), itemsize=self._itemsize, shards_rows=self._shards_rows,
+            layers=len(self.part.layers), itemsize=self._itemsize, shards_tokens=self._shards_tokens,
             conv=bool(self.part.config.conv_width), recomputes=self._recomputes,
         )  # fmt: skip
         if self.layout.sequence > 1:
@@ -103,7 +103,7 @@ class Estimate:
         yield from self._zero.of_micro_batch()
 
     @property
-    def _shards_rows(self) -> bool:
+    def _shards_tokens(self) -> bool:
         return self.config.parallel.shard_activations and self.layout.tensor > 1
 
     @cached_property

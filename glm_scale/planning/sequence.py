@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from glm_scale.model.block import Block
-from glm_scale.parallel.sequence.costs import Sent, Spread, Traffic, rows_before_traffic
+from glm_scale.parallel.sequence.costs import Sent, Spread, Traffic, tokens_before_traffic
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 from glm_scale.planning.exchanges import Exchange
 
@@ -37,7 +37,7 @@ def spread_block(block: Block, spread: Spread, width: int, strategy: SequenceStr
     """strategy: of all parts of the mixer; None: of each the cheapest. spread: of the heads of one rank."""
     traffic, strategies, boundary = [], [], 0
     if block.conv is not None:
-        traffic.append(rows_before_traffic(spread, (block.conv.width - 1) * width))
+        traffic.append(tokens_before_traffic(spread, (block.conv.width - 1) * width))
     for part in block.mixer.spread_parts():
         chosen, sent = part.choose_strategy(spread, strategy)
         traffic.append(sent)

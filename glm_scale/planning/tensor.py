@@ -10,11 +10,11 @@ __all__ = ["tensor_exchanges"]
 
 
 def tensor_exchanges(
-    *, ranks: int, rows: int, width: int, layers: int, itemsize: int, shards_rows: bool, conv: bool, recomputes: bool
+    *, ranks: int, rows: int, width: int, layers: int, itemsize: int, shards_tokens: bool, conv: bool, recomputes: bool
 ) -> Iterator[Exchange]:
     """Of a batch of `rows` rows of `width` numbers, all of which every rank works on.
 
-    shards_rows: see `parallel.axis.TensorAxis`. recomputes: blocks compute their forward pass twice, up to the last
+    shards_tokens: see `parallel.axis.TensorAxis`. recomputes: blocks compute their forward pass twice, up to the last
     tensor that the backward pass needs, which the sum at the end of a block comes after.
     """
     if ranks == 1:
@@ -24,7 +24,7 @@ def tensor_exchanges(
     # Every block begins twice, in front of its mixer and its MLP, and ends twice; the model begins with the embedding's
     # sum and ends in front of the head.
     ends, starts = 2 * layers + 1 + again, 2 * layers + 1 + 2 * again
-    if shards_rows:
+    if shards_tokens:
         convolved = layers if conv else 0
         yield reduce_scatter("tensor", ranks, ends * size, ends)
         yield all_gather("tensor", ranks, starts * size / ranks, starts)

@@ -47,7 +47,7 @@ def joined(
         heartbeat("the process group")
     with libraries_logging_to(run.log, first):
         distributed.start(device, place, store, collective_timeout(parallel.hang_seconds))
-        mesh = Mesh(layout, shards_rows=parallel.shard_activations, strategy=parallel.strategy)
+        mesh = Mesh(layout, shards_tokens=parallel.shard_activations, strategy=parallel.strategy)
     try:
         yield Ranks(mesh)
     finally:

@@ -170,7 +170,7 @@ def outputs_unsummed() -> AbstractContextManager[object]:
 
 def norms_unsummed() -> AbstractContextManager[object]:
     """Where tensor ranks hold parts of the rows, the gradients of norms stay those of the own rows."""
-    return mock.patch.object(norm, "of_all_rows", lambda weight, axis: weight)
+    return mock.patch.object(norm, "of_all_tokens", lambda weight, axis: weight)
 
 
 def gradients_of_replicas_unsummed() -> AbstractContextManager[object]:
@@ -198,7 +198,7 @@ def alone(processes):
     [
         (Setup(("lattice:2^k",), tensor=2, stage=0), gradients_of_copies_unsummed),
         (Setup(("lattice:2^k",), tensor=2, stage=0), outputs_unsummed),
-        (Setup(("lattice:2^k",), tensor=2, shards_rows=True, stage=0), norms_unsummed),
+        (Setup(("lattice:2^k",), tensor=2, shards_tokens=True, stage=0), norms_unsummed),
         (Setup(("lattice:2^k",), stage=0), gradients_of_replicas_unsummed),
         (Setup(("lattice:2^k",), sequence=2, stage=0), gradients_of_replicas_unsummed),
     ],

@@ -30,22 +30,22 @@ SETUPS = [
     Setup(("ssm:4", "dense"), stage=3),
     # Tensor ranks, and with others.
     Setup(("lattice:2^k",), tensor=2, stage=0),
-    Setup(("lattice:k^2+1",), tensor=4, shards_rows=True, stage=1, tied=True),
-    Setup(("window:3",), tensor=2, sequence=2, strategy="scan", shards_rows=True, stage=1, checkpointing=True),
+    Setup(("lattice:k^2+1",), tensor=4, shards_tokens=True, stage=1, tied=True),
+    Setup(("window:3",), tensor=2, sequence=2, strategy="scan", shards_tokens=True, stage=1, checkpointing=True),
     Setup(("dense",), tensor=2, sequence=2, stage=3),
-    Setup(("offsets:2^k",), tensor=2, shards_rows=True, stage=3),
+    Setup(("offsets:2^k",), tensor=2, shards_tokens=True, stage=3),
     Setup(("offsets:k^2+1",), tensor=2, sequence=2, strategy="a2a", stage=0, tied=True),
-    Setup(("attention",), tensor=2, shards_rows=True, stage=0, checkpointing=True),
+    Setup(("attention",), tensor=2, shards_tokens=True, stage=0, checkpointing=True),
     Setup(("local:5",), tensor=4, stage=2),
     Setup(("ssm:4",), tensor=2, sequence=2, strategy="scan", stage=2),
-    Setup(("ssm:4",), tensor=2, shards_rows=True, stage=3, tied=True),
-    Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_rows=True, stage=2),
+    Setup(("ssm:4",), tensor=2, shards_tokens=True, stage=3, tied=True),
+    Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_tokens=True, stage=2),
 ]
 
 BF16_SETUPS = [
     Setup(("lattice:2^k",), tensor=2, sequence=2, stage=1, precision="bf16"),
     Setup(("ssm:4", "lattice:k^2+1"), sequence=2, stage=2, precision="bf16", checkpointing=True),
-    Setup(("offsets:2^k", "attention"), tensor=2, shards_rows=True, stage=3, precision="bf16"),
+    Setup(("offsets:2^k", "attention"), tensor=2, shards_tokens=True, stage=3, precision="bf16"),
 ]
 MIXERS = (
     "attention", "local:5", "ssm:4", "window:3", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k",
@@ -57,9 +57,9 @@ def everything():
     """Every mixer × layout × strategy × stage that there is on four ranks."""
     for mixer, (tensor, sequence), stage in product(MIXERS, [(1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (2, 2)], range(4)):
         for strategy in (None,) if sequence == 1 else ("scan", "ring", "a2a"):
-            for shards_rows in {False, tensor > 1}:
+            for shards_tokens in {False, tensor > 1}:
                 setup = Setup(
-                    (mixer, "attention"), tensor, sequence, strategy, stage, shards_rows,
+                    (mixer, "attention"), tensor, sequence, strategy, stage, shards_tokens,
                     checkpointing=stage % 2 == 1, tied=stage > 1,
                 )  # fmt: skip
                 if setup.is_legal():

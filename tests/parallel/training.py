@@ -71,7 +71,7 @@ class Setup:
     sequence: int = 1
     strategy: str | None = None
     stage: int = 1
-    shards_rows: bool = False
+    shards_tokens: bool = False
     checkpointing: bool = False
     precision: str = "fp32"
     tied: bool = False
@@ -129,7 +129,7 @@ class Trained:
 def train(setup: Setup) -> Trained:
     """A few steps on all processes; what every rank finds is that of the whole model."""
     layout = Layout.of(dist.get_world_size(), tensor=setup.tensor, sequence=setup.sequence)
-    mesh = Mesh(layout, shards_rows=setup.shards_rows, strategy=setup.strategy)
+    mesh = Mesh(layout, shards_tokens=setup.shards_tokens, strategy=setup.strategy)
     try:
         return _train(setup, mesh)
     finally:

@@ -39,7 +39,7 @@ def watch(config: RunConfig) -> Watched:
     """The second step of a run on all processes."""
     asked = config.parallel
     layout = Layout.of(dist.get_world_size(), tensor=asked.tensor, sequence=asked.sequence)
-    mesh = Mesh(layout, shards_rows=asked.shard_activations, strategy=asked.strategy)
+    mesh = Mesh(layout, shards_tokens=asked.shard_activations, strategy=asked.strategy)
     try:
         return _watch(config, layout, mesh)
     finally:

@@ -1,6 +1,6 @@
-"""`attention` and `local:w`: softmax attention over the whole document, or over a row and the w − 1 before it.
+"""`attention` and `local:w`: softmax attention over the whole document, or over a token and the w − 1 before it.
 
-Queries and keys are rotated: a softmax over a set of rows cannot tell their order otherwise.
+Queries and keys are rotated: a softmax over a set of tokens cannot tell their order otherwise.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class AttentionMixing(HeadMixing):
         return y, self._trim(cache)
 
     def _attend(self, q: Tensor, cache: AttentionCache) -> Tensor:
-        """The last rows of a document over the cache that they are already part of."""
+        """The last tokens of a document over the cache that they are already part of."""
         new = q.shape[1]
         mask = None
         if new > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_rows
+from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_tokens
 from glm_scale.parallel.sequence.reach import first_in_window
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
@@ -11,10 +11,10 @@ def attention_traffic(window: int | None, strategy: SequenceStrategy, spread: Sp
     """Of `parallel.sequence.attention`."""
     row = key_dim + spread.head_dim
     if strategy == "a2a":
-        return heads_for_rows(
+        return heads_for_tokens(
             spread, [spread.itemsize * x for x in (key_dim, key_dim, spread.head_dim, spread.head_dim)]
         )
-    # Rows of the shard so many ranks before, from the nearest one on.
+    # Tokens of the shard so many ranks before, from the nearest one on.
     rows = [
         spread.length - first_in_window(window, spread.length, distance) for distance in range(1, spread.ranks)
     ]  # fmt: skip

@@ -31,7 +31,7 @@ def operator(mixer: str, name: str) -> Callable[..., Any]:
 
 
 def bounds_of(sequence: Sequence, batch: int, length: int) -> Tensor | None:
-    """int64 cu_seqlens of the documents of all batch rows, laid one behind the other; None if rows are documents."""
+    """int64 cu_seqlens of the documents of all sequences, laid one behind the other; None if each is one document."""
     if sequence.document_starts is None:
         return None
     begins = (sequence.positions == 0).expand(batch, length).flatten().nonzero().squeeze(1)
@@ -71,7 +71,7 @@ class FlaMixing(HeadMixing):
         return split_heads(self.norm(y.flatten(-2)) * F.silu(self.gate(x)), self.heads)
 
     def _rows(self, advance: Callable[..., tuple[Tensor, Cache]], operands: tuple[Tensor, ...], state: Cache) -> Any:
-        """y of rows taken one by one, and the state after them."""
+        """y of tokens taken one by one, and the state after them."""
         outputs = []
         for row in zip(*(x.unbind(1) for x in operands), strict=True):
             y, state = advance(*(x.float() for x in row), state)

@@ -26,7 +26,7 @@ CONV_WIDTH = 4
 
 
 class DeltaCache(NamedTuple):
-    """state `[B, H, N, head_dim]`, fp32; rows: the last rows before the convolution, `[B, 3, channels]`."""
+    """state `[B, H, N, head_dim]`, fp32; rows: the last tokens before the convolution, `[B, 3, channels]`."""
 
     state: Tensor
     rows: Tensor
@@ -74,7 +74,7 @@ class GatedDeltaNetMixing(FlaMixing):
 
 
 def delta_row(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One row of q, k `[B, H, N]`, v `[B, H, head_dim]`, log_decay and beta `[B, H]` that continues the state."""
+    """One token of q, k `[B, H, N]`, v `[B, H, head_dim]`, log_decay and beta `[B, H]` that continues the state."""
     state = log_decay.exp()[..., None, None] * state
     change = beta[..., None] * (v - torch.einsum("bhk,bhkv->bhv", k, state))
     state = state + k[..., None] * change[:, :, None]

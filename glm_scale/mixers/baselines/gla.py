@@ -55,7 +55,7 @@ class GLAMixing(FlaMixing):
 
 
 def gla_row(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One row of q, k, log_decay `[B, H, N]` and v `[B, H, head_dim]` that continues the state."""
+    """One token of q, k, log_decay `[B, H, N]` and v `[B, H, head_dim]` that continues the state."""
     state = log_decay.exp()[..., None] * state + k[..., None] * v[:, :, None]
     return read(q, state), state
 

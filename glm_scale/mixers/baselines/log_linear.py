@@ -22,23 +22,24 @@ from glm_scale.mixers.ssm.spec import spelled, state_of
 
 
 class LevelCache(NamedTuple):
-    """levels `[B, H, LEVELS, N, head_dim]`, fp32: the state of every level; position int64 `[B]`: rows seen."""
+    """levels `[B, H, LEVELS, N, head_dim]`, fp32: the state of every level; position int64 `[B]`: tokens seen."""
 
     levels: Tensor
     position: Tensor
 
 
 class LogLinearMixing(FlaMixing):
-    """The recurrence of `ssm` with states of its own for the last row, the 1, 2, 4, … rows before, which it weighs.
+    """The recurrence of `ssm` with states of its own for the last token, the 1, 2, 4, … tokens before, which it weighs.
 
-    Row i has one level for itself and one for every bit of i (counted from 0), as in a Fenwick tree: the decays are
-    those of the single state, but how much a level is heard is chosen for every row. λ = softplus(L W x) as published.
+    Token i has one level for itself and one for every bit of i (counted from 0), as in a Fenwick tree: the decays are
+    those of the single state, but how much a level is heard is chosen for every token. λ = softplus(L W x) as
+    published.
     """
 
     name, operator_name = "log_linear", "log_linear"
 
     LEVELS = 18
-    """Enough for documents of 2¹⁷ rows, the longest that fla's kernel takes."""
+    """Enough for documents of 2¹⁷ tokens, the longest that fla's kernel takes."""
 
     structure = None
 
@@ -82,9 +83,9 @@ class LogLinearMixing(FlaMixing):
 def level_row(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, level: Tensor, cache: LevelCache
 ) -> tuple[Tensor, LevelCache]:
-    """One row of q, k `[B, H, N]`, v `[B, H, head_dim]`, log_decay `[B, H]`, level `[B, H, LEVELS]`.
+    """One token of q, k `[B, H, N]`, v `[B, H, head_dim]`, log_decay `[B, H]`, level `[B, H, LEVELS]`.
 
-    Counting the rows in binary: when bit b of the position becomes one, all that lower levels hold moves to b + 1.
+    Counting the tokens in binary: when bit b of the position becomes one, all that lower levels hold moves to b + 1.
     """
     levels, position = cache
     size = 2 ** torch.arange(levels.shape[2], device=position.device)

@@ -26,14 +26,14 @@ from glm_scale.mixers.ssm.mixing import decay_parameters, mixed_by_ssm
 from glm_scale.mixers.ssm.spec import first_order
 from glm_scale.mixers.ssm.traffic import ssm_traffic
 from glm_scale.mixers.structure import Structure
-from glm_scale.parallel.sequence.costs import Spread, Traffic, rows_before_traffic
+from glm_scale.parallel.sequence.costs import Spread, Traffic, tokens_before_traffic
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 CONV_WIDTH = 4
 
 
 class Mamba2Cache(NamedTuple):
-    """state `[B, H, N, head_dim]`, fp32; rows: the last rows before the convolution, `[B, 3, channels]`."""
+    """state `[B, H, N, head_dim]`, fp32; rows: the last tokens before the convolution, `[B, 3, channels]`."""
 
     state: Tensor
     rows: Tensor
@@ -102,7 +102,7 @@ class Mamba2Mixing(HeadMixing):
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         channels = self.heads * self.head_dim + 2 * self.state_dim
-        convolution = rows_before_traffic(spread, (CONV_WIDTH - 1) * channels)
+        convolution = tokens_before_traffic(spread, (CONV_WIDTH - 1) * channels)
         return convolution + ssm_traffic(strategy, spread, self.state_dim)
 
 

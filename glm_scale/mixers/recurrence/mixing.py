@@ -1,6 +1,6 @@
 """`window:w`, `dense`, `lattice:f`, `offsets:f`: structured recurrences with A = diagonal (arXiv 2605.31367).
 
-Every output is a convex combination of values: one softmax per row over the logit d of its own input and the scores
+Every output is a convex combination of values: one softmax per token over the logit d of its own input and the scores
 of the outputs that its pattern lets it read.
 """
 
@@ -29,24 +29,24 @@ _TYPICAL_LENGTH = 1024
 
 
 def input_logit_bias(pattern: Pattern) -> float:
-    """Initial bias of d with which flat scores leave a row about half of its own input, whatever the pattern.
+    """Initial bias of d with which flat scores leave a token about half of its own input, whatever the pattern.
 
-    The logarithm of the rows read, in the mean over a document of typical length. At a bias of 0 a row would keep
+    The logarithm of the tokens read, in the mean over a document of typical length. At a bias of 0 a token would keep
     1 / (1 + reads), and averages of averages blur early: in `dense` the first token then weighs one half in every
     later output. Measured on English books, validation nats per token at equal steps, one seed. 4 layers of width
-    256, rows of 1,024, bias 0 → 2: dense 5.80 → 5.26 (100 steps), `lattice:k^2+1` 4.87 → 4.82 (150), `lattice:2^k`
-    4.66 → 4.67 (200), `offsets:2^k` 4.56 → 4.55 (250). 3 layers of width 96, rows of 256, bias 2 → this rule: dense
-    4.914 → 4.892 (400), `lattice:k^2+1` 5.068 → 5.062 (200), `window:1` 4.770 → 4.765 (400).
+    256, sequences of 1,024, bias 0 → 2: dense 5.80 → 5.26 (100 steps), `lattice:k^2+1` 4.87 → 4.82 (150), `lattice:2^k`
+    4.66 → 4.67 (200), `offsets:2^k` 4.56 → 4.55 (250). 3 layers of width 96, sequences of 256, bias 2 → this rule:
+    dense 4.914 → 4.892 (400), `lattice:k^2+1` 5.068 → 5.062 (200), `window:1` 4.770 → 4.765 (400).
     """
     return math.log(max(1.0, pattern.read_counts(_TYPICAL_LENGTH).double().mean().item()))
 
 
 class RecurrenceMixing(HeadMixing):
-    """y_i = α_i v_i + Σ_j β_ij y_j with (α_i, β_i·) = softmax([d_i, scale · q_i·k_j for j that row i reads]).
+    """y_i = α_i v_i + Σ_j β_ij y_j with (α_i, β_i·) = softmax([d_i, scale · q_i·k_j for j that token i reads]).
 
-    d is a learned projection of x, one logit a head (rather than scale · q_i·k_i), so that how much a row keeps of
-    its own input does not depend on how alike its query and key are. Queries and keys are rotated: a row reads a set
-    of rows, whose distances it could not see otherwise; d needs no rotation.
+    d is a learned projection of x, one logit a head (rather than scale · q_i·k_i), so that how much a token keeps of
+    its own input does not depend on how alike its query and key are. Queries and keys are rotated: a token reads a set
+    of tokens, whose distances it could not see otherwise; d needs no rotation.
     """
 
     structure: Structure
@@ -101,7 +101,7 @@ class RecurrenceMixing(HeadMixing):
 
 
 def _strategies(pattern: Pattern) -> tuple[SequenceStrategy, ...]:
-    """A scan exchanges s × s summaries of the s live rows: possible where they are few, senseless for `dense`."""
+    """A scan exchanges s × s summaries of the s live tokens: possible where they are few, senseless for `dense`."""
     if isinstance(pattern, Lifetime) and not isinstance(pattern, Dense):
         return ("scan", "ring", "a2a")
     return ("a2a", "ring")

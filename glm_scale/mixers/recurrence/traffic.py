@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glm_kernels.patterns import Dense, Offsets, Pattern
-from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_rows, pipeline, waiting
+from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_tokens, pipeline, waiting
 from glm_scale.parallel.sequence.reach import spans_read
 from glm_scale.parallel.sequence.recurrence import HEAD_GROUPS
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
@@ -14,7 +14,7 @@ def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spr
     key, value, size, wide = key_dim, spread.head_dim, spread.itemsize, spread.sum_size
     others = spread.ranks - 1
     if strategy == "a2a":
-        return heads_for_rows(spread, [size * key, size * key, size * value, size, size * value])
+        return heads_for_tokens(spread, [size * key, size * key, size * value, size, size * value])
     if isinstance(pattern, Dense | Offsets):
         return _rows_to_readers(pattern, spread, size * (key + value))
     slots = pattern.slot_count(spread.ranks * spread.length)
@@ -32,7 +32,8 @@ def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spr
 
 
 def _rows_to_readers(pattern: Dense | Offsets, spread: Spread, row_bytes: int) -> Traffic:
-    """Rows straight to the later ranks that read them, and their gradients back; each rank waits for the one before."""
+    """Tokens straight to the later ranks that read them, and their gradients back; each rank waits for the one
+    before."""
     read = [0] + [
         row_bytes * sum(end - first for first, end in spans_read(pattern, spread.length, distance))
         for distance in range(1, spread.ranks)

@@ -4,7 +4,7 @@
 
 Per head a state of `state_dim` × head_dim numbers and one data-dependent decay (Dao & Gu 2024, arXiv 2405.21060).
 Queries (Mamba's C) and keys (B) belong to each head, so that heads split over ranks. The decay carries the distance
-between rows, so nothing is rotated. The sum over the past is not normalised, unlike a softmax: its size varies with
+between tokens, so nothing is rotated. The sum over the past is not normalised, unlike a softmax: its size varies with
 the decay, so every head is normalised by itself and then gated, as RetNet (arXiv 2307.08621), GLA (arXiv 2312.06635)
 and Mamba-2 found necessary. The gate costs one more width² than attention has; state_dim = head_dim / 2 makes the
 parameters equal.
@@ -33,7 +33,7 @@ from glm_scale.parallel.tensor.splitting import mark_split, split_parameter
 
 RATE_RANGE = (1.0, 16.0)
 STEP_RANGE = (1e-3, 1e-1)
-"""Initial ranges of A and Δ in Mamba-2: memories from about one row to a thousand."""
+"""Initial ranges of A and Δ in Mamba-2: memories from about one token to a thousand."""
 
 
 class SSMMixing(HeadMixing):
@@ -98,7 +98,7 @@ class SSMMixing(HeadMixing):
 def mixed_by_ssm(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, sequence: Sequence, scale: float | None = None
 ) -> Tensor:
-    """`glm_kernels.ssm` of the rows that this rank has."""
+    """`glm_kernels.ssm` of the tokens that this rank has."""
     starts, axis = sequence.all_document_starts, sequence.axis
     if axis is None:
         return ssm(q, k, v, log_decay, scale=scale, document_starts=starts)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_rows, pipeline
+from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_tokens, pipeline
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
@@ -10,7 +10,7 @@ def ssm_traffic(strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Tra
     """Of `parallel.sequence.ssm`, whose decays are fp32 at least."""
     value, size, wide = spread.head_dim, spread.itemsize, spread.sum_size
     if strategy == "a2a":
-        return heads_for_rows(spread, [size * key_dim, size * key_dim, size * value, 4, size * value])
+        return heads_for_tokens(spread, [size * key_dim, size * key_dim, size * value, 4, size * value])
     state, others = wide * key_dim * value, spread.ranks - 1
     if strategy == "ring":
         return pipeline(spread, state, 1)

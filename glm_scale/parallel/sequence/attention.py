@@ -1,10 +1,10 @@
-"""Causal attention whose rows are spread over ranks: each holds the same number of consecutive rows.
+"""Causal attention whose tokens are spread over ranks: each holds the same number of consecutive tokens.
 
-* `ring` – keys and values travel from rank to rank, and each attends to those of its own rows and of the shards before
-  it, one after the other, with a running softmax (Liu et al. 2023, arXiv 2310.01889). Backwards they travel once more,
-  and gradients go straight to the rank whose rows they are. A window sends no further, and no more rows, than it
-  reaches.
-* `a2a` – ranks exchange rows for heads, and work on all rows of their heads.
+* `ring` – keys and values travel from rank to rank, and each attends to those of its own tokens and of the shards
+  before it, one after the other, with a running softmax (Liu et al. 2023, arXiv 2310.01889). Backwards they travel once
+  more, and gradients go straight to the rank whose tokens they are. A window sends no further, and no more tokens, than
+  it reaches.
+* `a2a` – ranks exchange tokens for heads, and work on all tokens of their heads.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from glm_kernels import attention
 from glm_kernels.calls import accumulation_dtype
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
-from glm_scale.parallel.sequence.exchange import heads_to_rows, own_rows, rows_to_heads
+from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, tokens_to_heads
 from glm_scale.parallel.sequence.reach import first_in_window
 from glm_scale.parallel.sequence.saving import save, saved
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 _TILE = 1024
-"""Rows and keys whose scores exist at a time."""
+"""Queries and keys whose scores exist at a time."""
 
 
 def sharded_attention(
@@ -39,26 +39,26 @@ def sharded_attention(
     document_starts: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """y `[B, L, H, V]` of this rank's rows; q, k, v are theirs, and all is as in `glm_kernels.attention`.
+    """y `[B, L, H, V]` of this rank's tokens; q, k, v are theirs, and all is as in `glm_kernels.attention`.
 
-    document_starts: int `[B, P · L]`, of the rows of all ranks. Raises ValueError for the strategy `scan`.
+    document_starts: int `[B, P · L]`, of the tokens of all ranks. Raises ValueError for the strategy `scan`.
     """
     if strategy == "scan":
         raise ValueError("the rows of attention cannot be spread over ranks by 'scan'; they can by 'a2a' or 'ring'")
     if strategy == "ring":
         scale = q.shape[3] ** -0.5 if scale is None else scale
-        starts = None if document_starts is None else own_rows(document_starts, ranks)
+        starts = None if document_starts is None else own_tokens(document_starts, ranks)
         return _Ring.apply(q, k, v, ranks, _Reads(ranks.rank, q.shape[1], window, starts), scale)
-    q, k, v = (rows_to_heads(x, ranks) for x in (q, k, v))
+    q, k, v = (tokens_to_heads(x, ranks) for x in (q, k, v))
     y = attention(q, k, v, window=window, document_starts=document_starts, scale=scale)
-    return heads_to_rows(y, ranks)
+    return heads_to_tokens(y, ranks)
 
 
 @dataclass(frozen=True)
 class _Reads:
-    """To which rows of which shards a rank's rows attend.
+    """To which tokens of which shards a rank's tokens attend.
 
-    starts: int `[B, L]`, the row of all rows at which each row's document starts.
+    starts: int `[B, L]`, where in the whole sequence each token's document starts.
     """
 
     rank: int
@@ -67,13 +67,13 @@ class _Reads:
     starts: Tensor | None
 
     def first(self, distance: int) -> int:
-        """Of the shard so many ranks before a rank, the first row that its rows may attend to; `length` if none."""
+        """Of the shard so many ranks before a rank, the first token that its tokens may attend to; `length` if none."""
         return first_in_window(self.window, self.length, distance)
 
     def tiles(self, distance: int, device: torch.device) -> Iterator[tuple[slice, slice, Tensor | None]]:
-        """(rows, keys, which pairs do not count) of the shard so many ranks before, whose keys begin at `first`.
+        """(queries, keys, which pairs do not count) of the shard so many ranks before, whose keys begin at `first`.
 
-        Nearest keys first, so that every row has met itself before it meets keys none of which count.
+        Nearest keys first, so that every token has met itself before it meets keys none of which count.
         """
         ahead = distance * self.length - self.first(distance)
         keys = self.length - self.first(distance)
@@ -85,7 +85,7 @@ class _Reads:
                 yield rows, columns, self._hidden(rows, columns, ahead, device)
 
     def _hidden(self, rows: slice, keys: slice, ahead: int, device: torch.device) -> Tensor | None:
-        """bool `[1 or B, 1, rows, keys]`. Row i is ahead + i − j rows after key j."""
+        """bool `[1 or B, 1, queries, keys]`. Query i is ahead + i − j tokens after key j."""
         row = torch.arange(rows.start, rows.stop, device=device).unsqueeze(1) + ahead
         key = torch.arange(keys.start, keys.stop, device=device)
         hidden = None
@@ -97,7 +97,7 @@ class _Reads:
         if hidden is not None:
             hidden = hidden[None, None]
         if self.starts is not None:
-            # Counted from the same row as keys are.
+            # Counted from the same token as keys are.
             starts = self.starts[:, None, rows, None] - (self.rank * self.length - ahead)
             other = key < starts
             hidden = other if hidden is None else hidden | other
@@ -186,7 +186,7 @@ def _around(own: Tensor, ranks: Communicator, reads: _Reads) -> Iterator[tuple[i
 
 
 class _Home:
-    """Gradients of keys and values on the way to the ranks whose rows they are."""
+    """Gradients of keys and values on the way to the ranks whose tokens they are."""
 
     def __init__(self, own: Tensor, ranks: Communicator, reads: _Reads) -> None:
         self._own, self._ranks, self._reads = own, ranks, reads

@@ -1,4 +1,4 @@
-"""What ranks send one another when the rows of a stage are spread over them, and about how long that takes.
+"""What ranks send one another when the tokens of a stage are spread over them, and about how long that takes.
 
 Bytes are exact and of each rank, counted as in `simulator`: an all-gather passes on P − 1 times what a rank brings, a
 reduce-scatter and an all-to-all (P − 1) / P of what it is given, a message itself. Time is an estimate, made to choose
@@ -33,7 +33,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Spread:
-    """A stage's rows over ranks: each has `batch` × `length` rows of `heads` heads with `head_dim` values.
+    """A stage's tokens over ranks: each has `batch` × `length` tokens of `heads` heads with `head_dim` values.
 
     itemsize: bytes of a number in activations.
     """
@@ -112,8 +112,8 @@ def cheapest(traffic: Mapping[SequenceStrategy, Traffic], link: Link | None = No
     return min(traffic, key=lambda strategy: traffic[strategy].seconds(link))
 
 
-def rows_before_traffic(spread: Spread, numbers: int) -> Traffic:
-    """Of `exchange.rows_before`, for so many numbers of every batch row."""
+def tokens_before_traffic(spread: Spread, numbers: int) -> Traffic:
+    """Of `exchange.tokens_before`, for so many numbers of every sequence."""
     sent = spread.batch * numbers * spread.itemsize
     each, last = range(spread.ranks), spread.ranks - 1
     return Traffic(
@@ -123,8 +123,8 @@ def rows_before_traffic(spread: Spread, numbers: int) -> Traffic:
     )
 
 
-def heads_for_rows(spread: Spread, row_bytes: list[int]) -> Traffic:
-    """All-to-alls of tensors with these bytes a row and head, one after the other."""
+def heads_for_tokens(spread: Spread, row_bytes: list[int]) -> Traffic:
+    """All-to-alls of tensors with these bytes for a token and head, one after the other."""
     given = spread.batch * spread.length * spread.heads * sum(row_bytes)
     sent = (given // spread.ranks * (spread.ranks - 1),) * spread.ranks
     return Traffic({"all_to_all": sent}, {"all_to_all": sent}, steps=2 * len(row_bytes))

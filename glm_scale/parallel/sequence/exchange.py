@@ -10,18 +10,18 @@ from torch import Tensor
 from glm_scale.parallel.collectives.communicator import Communicator
 
 
-def gathered_rows(x: Tensor, ranks: Communicator) -> Tensor:
+def gathered_tokens(x: Tensor, ranks: Communicator) -> Tensor:
     """`[B, P · L, …]` of every rank's x `[B, L, …]`; without gradients."""
     return ranks.all_gather(x.contiguous()).wait().transpose(0, 1).flatten(1, 2)
 
 
-def own_rows(x: Tensor, ranks: Communicator) -> Tensor:
-    """This rank's rows `[B, L, …]` of x `[B, P · L, …]`."""
+def own_tokens(x: Tensor, ranks: Communicator) -> Tensor:
+    """This rank's tokens `[B, L, …]` of x `[B, P · L, …]`."""
     return x.chunk(ranks.size, 1)[ranks.rank]
 
 
-def rows_to_heads(x: Tensor, ranks: Communicator) -> Tensor:
-    """From this rank's rows of all heads `[B, L, H, …]` to all rows of its heads `[B, P · L, H / P, …]`.
+def tokens_to_heads(x: Tensor, ranks: Communicator) -> Tensor:
+    """From this rank's tokens of all heads `[B, L, H, …]` to all tokens of its heads `[B, P · L, H / P, …]`.
 
     Raises ValueError if the heads cannot be shared out equally.
     """
@@ -33,15 +33,16 @@ def rows_to_heads(x: Tensor, ranks: Communicator) -> Tensor:
     return _Exchange.apply(x, ranks, True)
 
 
-def heads_to_rows(x: Tensor, ranks: Communicator) -> Tensor:
+def heads_to_tokens(x: Tensor, ranks: Communicator) -> Tensor:
     """The way back."""
     return _Exchange.apply(x, ranks, False)
 
 
-def rows_before(x: Tensor, count: int, ranks: Communicator) -> Tensor:
-    """The last rows `[B, count, …]` of the rank before this one, whose own are x `[B, L, …]`; zeros on the first rank.
+def tokens_before(x: Tensor, count: int, ranks: Communicator) -> Tensor:
+    """The last tokens `[B, count, …]` of the rank before this one, whose own are x `[B, L, …]`; zeros on the first
+    rank.
 
-    Raises ValueError if shards have fewer rows.
+    Raises ValueError if shards have fewer tokens.
     """
     if x.shape[1] < count:
         raise ValueError(f"a shard has {x.shape[1]} rows, of which the next one reads {count}; spread over fewer ranks")

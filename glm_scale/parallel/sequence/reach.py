@@ -1,6 +1,6 @@
-"""Which rows of earlier shards a shard of a sequence reads: that follows from how far apart the two are.
+"""Which tokens of earlier shards a shard of a sequence reads: that follows from how far apart the two are.
 
-Every shard has `length` consecutive rows, counted here from its first. Documents can only make it fewer.
+Every shard has `length` consecutive tokens, counted here from its first. Documents can only make it fewer.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from functools import lru_cache
 from glm_kernels.patterns import Dense, Offsets
 
 Spans = tuple[tuple[int, int], ...]
-"""(first row, row after the last one), ascending, with rows between them."""
+"""(first token, token after the last one), ascending, with tokens between them."""
 
 
 @lru_cache(maxsize=4096)
 def spans_read(pattern: Dense | Offsets, length: int, distance: int) -> Spans:
-    """A shard's rows that the shard `distance` ≥ 1 after it reads: two spans at most.
+    """A shard's tokens that the shard `distance` ≥ 1 after it reads: two spans at most.
 
-    Row i there reads row distance · length + i − f here: each f moves all rows alike, so that together they cover a
-    beginning of this shard, an end of it, or nothing.
+    Token i there reads token distance · length + i − f here: each f moves all tokens alike, so that together they cover
+    a beginning of this shard, an end of it, or nothing.
     """
     if isinstance(pattern, Dense):
         return ((0, length),)
@@ -32,7 +32,7 @@ def spans_read(pattern: Dense | Offsets, length: int, distance: int) -> Spans:
 
 
 def first_in_window(window: int | None, length: int, distance: int) -> int:
-    """The first of a shard's rows to which rows of the shard `distance` ≥ 0 after it attend; `length` if to none.
+    """The first of a shard's tokens to which tokens of the shard `distance` ≥ 0 after it attend; `length` if to none.
 
     window: as in `glm_kernels.attention`.
     """

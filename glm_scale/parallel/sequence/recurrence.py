@@ -1,17 +1,17 @@
-"""A structured recurrence whose rows are spread over ranks: each holds the same number of consecutive rows.
+"""A structured recurrence whose tokens are spread over ranks: each holds the same number of consecutive tokens.
 
-What a rank needs of earlier rows are the keys and outputs in the pattern's slots at its first row. Three ways to get
-them:
+What a rank needs of earlier tokens are the keys and outputs in the pattern's slots at its first token. Three ways to
+get them:
 
-* `scan` – every rank summarises its rows as an affine map of the outputs in its slots, one all-gather brings the maps
+* `scan` – every rank summarises its tokens as an affine map of the outputs in its slots, one all-gather brings the maps
   of all, and each rank folds those before it. Backwards the maps are the transposed ones, and only their new terms
   travel.
-* `ring` – the rows in the slots are handed from rank to rank, for one group of heads after the other, so that a rank
-  works on a group while the next one works on the group before. Of patterns that keep every row, each rank sends its
-  rows straight to those that read them, which is never more than handing them on.
-* `a2a` – ranks exchange rows for heads, and work on all rows of their heads.
+* `ring` – keys and outputs in the slots are handed from rank to rank, for one group of heads after the other, so that a
+  rank works on a group while the next one works on the group before. Of patterns that keep every token, each rank sends
+  its tokens straight to those that read them, which is never more than handing them on.
+* `a2a` – ranks exchange tokens for heads, and work on all tokens of their heads.
 
-Gradients of boundary keys go to the ranks whose rows these are: without them y is right and dk is not.
+Gradients of boundary keys go to the ranks whose tokens these are: without them y is right and dk is not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from glm_kernels import recurrence as whole_recurrence
 from glm_kernels.calls import accumulation_dtype
 from glm_kernels.patterns import Dense, Offsets
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
-from glm_scale.parallel.sequence.exchange import heads_to_rows, own_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, receive_from, send_to, tokens_to_heads
 from glm_scale.parallel.sequence.reach import Spans, spans_read
 from glm_scale.parallel.sequence.saving import save, saved
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
@@ -38,11 +38,11 @@ HEAD_GROUPS = 4
 
 
 class ShardedRecurrence:
-    """`glm_kernels.recurrence` over the rows of all ranks.
+    """`glm_kernels.recurrence` over the tokens of all ranks.
 
     `begin` takes the keys as soon as they are there, and may then send what other ranks need of them while the caller
     goes on with its own work; `finish` is the rest. One object serves any number of calls, one after the other.
-    Raises ValueError for a pattern whose rows cannot be spread in this way.
+    Raises ValueError for a pattern whose tokens cannot be spread in this way.
     """
 
     def __init__(self, pattern: Pattern | str, ranks: Communicator, strategy: SequenceStrategy) -> None:
@@ -56,7 +56,8 @@ class ShardedRecurrence:
             )
 
     def begin(self, k: Tensor, document_starts: Tensor | None = None) -> Begun:
-        """k `[B, L, H, K]`: keys of this rank's rows. document_starts: int `[B, P · L]`, of the rows of all ranks."""
+        """k `[B, L, H, K]`: keys of this rank's tokens. document_starts: int `[B, P · L]`, of the tokens of all
+        ranks."""
         shard = None if self.strategy == "a2a" else self._shard(k, document_starts)
         if self.strategy != "scan" or shard is None:
             return Begun(k, document_starts, shard, None)
@@ -64,7 +65,7 @@ class ShardedRecurrence:
         return Begun(k, document_starts, shard, keys)
 
     def finish(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, *, scale: float | None = None) -> Tensor:
-        """y `[B, L, H, V]` of this rank's rows; q, v, d as in `glm_kernels.recurrence`."""
+        """y `[B, L, H, V]` of this rank's tokens; q, v, d as in `glm_kernels.recurrence`."""
         scale = q.shape[3] ** -0.5 if scale is None else scale
         if self.strategy == "a2a":
             return self._over_heads(begun, q, v, d, scale)
@@ -77,15 +78,15 @@ class ShardedRecurrence:
         first = ranks.rank * length
         pattern, total = self.pattern, ranks.size * length
         if self._keeps_all:
-            # In a slot of its own: there are as many as there were rows.
+            # In a slot of its own: there are as many as there were tokens.
             pattern, total = parse_pattern("dense"), first + length
-        starts = None if document_starts is None else own_rows(document_starts, ranks)
+        starts = None if document_starts is None else own_tokens(document_starts, ranks)
         return shards.shard_of(pattern, batch, first, length, total, document_starts=starts, device=k.device)
 
     def _over_heads(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, scale: float) -> Tensor:
-        q, k, v, d = (rows_to_heads(x, self.ranks) for x in (q, begun.k, v, d))
+        q, k, v, d = (tokens_to_heads(x, self.ranks) for x in (q, begun.k, v, d))
         y, _ = whole_recurrence(q, k, v, d, self.pattern, scale=scale, document_starts=begun.document_starts)
-        return heads_to_rows(y, self.ranks)
+        return heads_to_tokens(y, self.ranks)
 
     def _around_the_ring(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, scale: float) -> Tensor:
         groups = min(HEAD_GROUPS, q.shape[2])
@@ -113,7 +114,7 @@ class ShardedRecurrence:
         shard, ranks = begun.known_shard, self.ranks
         assert isinstance(self.pattern, Dense | Offsets)
         spans = [spans_read(self.pattern, shard.length, distance) for distance in range(1, ranks.size)]
-        # The rows of every rank before, zeros for those that are not read.
+        # The tokens of every rank before, zeros for those that are not read.
         before = []
         for source in range(ranks.rank):
             read = spans[ranks.rank - source - 1]
@@ -134,7 +135,7 @@ class ShardedRecurrence:
         self, shard: shards.Shard, scale: float, q: Tensor, k: Tensor, v: Tensor, d: Tensor, before_k: Tensor,
         before_y: Tensor,
     ) -> Tensor:  # fmt: skip
-        """y of this rank's rows, after the keys and outputs `[B, H, S, …]` in the slots at their start."""
+        """y of this rank's tokens, after the keys and outputs `[B, H, S, …]` in the slots at their start."""
         wide = accumulation_dtype(q.dtype)
         state = RecurrenceState(before_k.to(wide), before_y.to(wide), shard.position, room=shard.total)
         return whole_recurrence(
@@ -143,7 +144,7 @@ class ShardedRecurrence:
 
 
 def _rows(x: Tensor, spans: Spans) -> Tensor:
-    """These rows of x `[B, L, …]`, one span after the other."""
+    """These tokens of x `[B, L, …]`, one span after the other."""
     parts = [x[:, first:end] for first, end in spans] or [x[:, :0]]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -159,7 +160,7 @@ def _spread(x: Tensor, spans: Spans, length: int) -> Tensor:
 
 
 def _in_slots(rows: Tensor, begun: Begun, shard: shards.Shard) -> Tensor:
-    """`[B, H, S, …]` of all rows before the shard `[B, first_row, …]`: every row of its document has a slot."""
+    """`[B, H, S, …]` of all tokens before the shard `[B, first_row, …]`: every token of its document has a slot."""
     if begun.document_starts is not None:
         # Slots that are free may hold anything.
         held = shard.enters[:, : shard.first_row].clamp(min=0)

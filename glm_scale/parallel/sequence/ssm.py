@@ -1,4 +1,5 @@
-"""The first-order SSM whose rows are spread over ranks: as in `recurrence`, with states instead of rows in slots."""
+"""The first-order SSM whose tokens are spread over ranks: as in `recurrence`, with states instead of outputs in
+slots."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from glm_kernels import ssm
 from glm_kernels.calls import accumulation_dtype
 from glm_kernels.ssm_shards import ssm_shard_of
 from glm_scale.parallel.collectives.communicator import Communicator
-from glm_scale.parallel.sequence.exchange import heads_to_rows, own_rows, receive_from, rows_to_heads, send_to
+from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, receive_from, send_to, tokens_to_heads
 from glm_scale.parallel.sequence.saving import save, saved
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
@@ -27,15 +28,15 @@ def sharded_ssm(
     scale: float | None = None,
     document_starts: Tensor | None = None,
 ) -> Tensor:
-    """y `[B, L, H, V]` of this rank's rows; operands as in `glm_kernels.ssm`, of this rank's rows.
+    """y `[B, L, H, V]` of this rank's tokens; operands as in `glm_kernels.ssm`, of this rank's tokens.
 
-    document_starts: int `[B, P · L]`, of the rows of all ranks.
+    document_starts: int `[B, P · L]`, of the tokens of all ranks.
     """
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if strategy == "a2a":
-        q, k, v, log_decay = (rows_to_heads(x, ranks) for x in (q, k, v, log_decay))
-        return heads_to_rows(ssm(q, k, v, log_decay, scale=scale, document_starts=document_starts)[0], ranks)
-    starts = None if document_starts is None else own_rows(document_starts, ranks)
+        q, k, v, log_decay = (tokens_to_heads(x, ranks) for x in (q, k, v, log_decay))
+        return heads_to_tokens(ssm(q, k, v, log_decay, scale=scale, document_starts=document_starts)[0], ranks)
+    starts = None if document_starts is None else own_tokens(document_starts, ranks)
     if strategy == "scan":
         return _Scan.apply(q, k, v, log_decay, ranks, scale, starts)
     return _around_the_ring(q, k, v, log_decay, ranks, scale, starts)

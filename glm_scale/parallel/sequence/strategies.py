@@ -1,10 +1,11 @@
-"""The ways to spread the rows of a sequence over ranks, by name. Imports nothing of this project."""
+"""The ways to spread the tokens of a sequence over ranks, by name. Imports nothing of this project."""
 
 from collections.abc import Iterable
 from typing import Literal
 
 SequenceStrategy = Literal["scan", "ring", "a2a"]
-"""All-gather of boundary summaries, boundary rows handed from rank to rank, all-to-all between sequence and heads."""
+"""All-gather of boundary summaries, states at the boundary handed from rank to rank, all-to-all between sequence and
+heads."""
 
 
 def possible(strategies: Iterable[SequenceStrategy], heads: int, ranks: int) -> tuple[SequenceStrategy, ...]:

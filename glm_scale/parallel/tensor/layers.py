@@ -36,21 +36,21 @@ class ColumnProjection(ColumnParallelLinear):
 
 
 class RowProjection(RowParallelLinear):
-    """y = W x, of which each rank has `inputs` inputs: the sum over ranks, of all rows or of this rank's."""
+    """y = W x, of which each rank has `inputs` inputs: the sum over ranks, of all tokens or of this rank's."""
 
     residual = True
 
     def __init__(self, inputs: int, outputs: int, axis: TensorAxis) -> None:
         super().__init__(
-            inputs * axis.size, outputs, bias=False, config=layer_config(axis, axis.shards_rows), init_method=no_values,
-            input_is_parallel=True, skip_bias_add=False, tp_group=axis.group,
+            inputs * axis.size, outputs, bias=False, config=layer_config(axis, axis.shards_tokens),
+            init_method=no_values, input_is_parallel=True, skip_bias_add=False, tp_group=axis.group,
         )  # fmt: skip
         self.in_features, self.out_features = inputs, outputs
-        self._shards_rows = axis.shards_rows
+        self._shards_tokens = axis.shards_tokens
         mark_split(self.weight, axis, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._shards_rows:
+        if not self._shards_tokens:
             return super().forward(x)[0]
         return super().forward(x.transpose(0, 1))[0].transpose(0, 1)
 
@@ -58,17 +58,17 @@ class RowProjection(RowParallelLinear):
 class TokenEmbedding(VocabParallelEmbedding):
     """Rows of the table `[vocab, width]` for tokens `[B, T]`, of which each rank has an equal part of the vocabulary.
 
-    All rows of the result, or with `TensorAxis.shards_rows` this rank's.
+    All tokens of the result, or with `TensorAxis.shards_tokens` this rank's.
     """
 
     def __init__(self, vocabulary: int, width: int, axis: TensorAxis) -> None:
         super().__init__(
-            vocabulary, width, init_method=no_values, config=layer_config(axis, axis.shards_rows),
-            reduce_scatter_embeddings=axis.shards_rows, tp_group=axis.group,
+            vocabulary, width, init_method=no_values, config=layer_config(axis, axis.shards_tokens),
+            reduce_scatter_embeddings=axis.shards_tokens, tp_group=axis.group,
         )  # fmt: skip
-        self._shards_rows = axis.shards_rows
+        self._shards_tokens = axis.shards_tokens
         mark_split(self.weight, axis, 0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = super().forward(tokens)
-        return x.transpose(0, 1) if self._shards_rows else x
+        return x.transpose(0, 1) if self._shards_tokens else x

@@ -1,8 +1,8 @@
 """Work of one layer split over tensor ranks, by megatron-core's mappings.
 
-Every rank computes with its part of the weights from the same rows, and what they give is summed. So a split layer
+Every rank computes with its part of the weights from the same tokens, and what they give is summed. So a split layer
 begins with `entering`, whose gradient is the sum of all ranks' gradients, and ends with a projection that sums.
-Rows `[B, T, D]`; with `TensorAxis.shards_rows` each rank has `[B, T / size, D]` of them outside.
+Tokens `[B, T, D]`; with `TensorAxis.shards_tokens` each rank has `[B, T / size, D]` of them outside.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from glm_scale.parallel.tensor.megatron import mappings
 
 
 def entering(x: Tensor, axis: TensorAxis | None) -> Tensor:
-    """All rows, at the beginning of a split layer."""
+    """All tokens, at the beginning of a split layer."""
     if axis is None:
         return x
-    if axis.shards_rows:
+    if axis.shards_tokens:
         return _along_rows(
             x, lambda rows: mappings().gather_from_sequence_parallel_region(rows, group=axis.group)
         )  # fmt: skip
@@ -32,9 +32,9 @@ def copied(x: Tensor, axis: TensorAxis | None) -> Tensor:
     return x if axis is None else mappings().copy_to_tensor_model_parallel_region(x, group=axis.group)
 
 
-def all_rows(x: Tensor, axis: TensorAxis | None) -> Tensor:
-    """All rows where all ranks do the same with them, so that each needs the gradient of its own rows alone."""
-    if axis is None or not axis.shards_rows:
+def all_tokens(x: Tensor, axis: TensorAxis | None) -> Tensor:
+    """All tokens where all ranks do the same with them, so that each needs the gradient of its own tokens alone."""
+    if axis is None or not axis.shards_tokens:
         return x
     return _along_rows(
         x,
@@ -44,9 +44,9 @@ def all_rows(x: Tensor, axis: TensorAxis | None) -> Tensor:
     )
 
 
-def of_all_rows(weight: Tensor, axis: TensorAxis | None) -> Tensor:
-    """A weight that every rank applies to the rows it has: with parts of the rows it needs the sum of gradients."""
-    return copied(weight, axis) if axis is not None and axis.shards_rows else weight
+def of_all_tokens(weight: Tensor, axis: TensorAxis | None) -> Tensor:
+    """A weight that every rank applies to the tokens it has: with parts of the tokens it needs the sum of gradients."""
+    return copied(weight, axis) if axis is not None and axis.shards_tokens else weight
 
 
 def _along_rows(x: Tensor, exchange: Callable[[Tensor], Tensor]) -> Tensor:

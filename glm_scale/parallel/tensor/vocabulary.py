@@ -13,7 +13,7 @@ def split_cross_entropy(logits: Tensor, targets: Tensor, axis: TensorAxis) -> tu
     """−log softmax at the targets `[rows]`, and its gradient by this rank's logits `[rows, vocab / size]`, in fp32.
 
     logits `[rows, vocab / size]`, used up if they are fp32; targets int64 `[rows]` in the whole vocabulary. The steps
-    are megatron-core's; the sums over ranks take two collectives of numbers per row.
+    are megatron-core's; the sums over ranks take two collectives of numbers per token.
     """
     from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy as Steps
 
