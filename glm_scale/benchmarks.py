@@ -71,6 +71,7 @@ class Curve:
     """Timings by length."""
 
     def values(self, key: str) -> list[float]:
+        """Timings under a key, in the order of lengths."""
         return [float(self.points[t][key]) for t in sorted(self.points)]
 
 

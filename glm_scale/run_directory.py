@@ -91,26 +91,32 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
+        """The run's name: that of its directory."""
         return self.path.name
 
     @property
     def config(self) -> Path:
+        """config.yaml, the resolved configuration."""
         return self.path / "config.yaml"
 
     @property
     def version(self) -> Path:
+        """version.json, the code that ran."""
         return self.path / "version.json"
 
     @property
     def summary(self) -> Path:
+        """summary.json, what other commands read."""
         return self.path / "summary.json"
 
     @property
     def metrics(self) -> Path:
+        """metrics.jsonl, a record for every measurement."""
         return self.path / "metrics.jsonl"
 
     @property
     def log(self) -> Path:
+        """train.log, all that was said."""
         return self.path / "train.log"
 
     @property
@@ -120,10 +126,12 @@ class RunDirectory:
 
     @property
     def tracking(self) -> Path:
+        """tracking.json, how far MLflow has come."""
         return self.path / "tracking.json"
 
     @property
     def tracking_log(self) -> Path:
+        """The log of the process that speaks to MLflow."""
         return self.path / "tracking.log"
 
     @property
@@ -133,14 +141,17 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def samples(self) -> Path:
+        """The folder of generated texts."""
         return self.path / "samples"
 
     @property
     def plots(self) -> Path:
+        """The folder of figures."""
         return self.path / "plots"
 
     def checkpoint(self, step: int) -> Path:
@@ -222,6 +233,7 @@ class RunDirectory:
         return content if isinstance(content, dict) else {}
 
     def write_summary(self, summary: RunSummary) -> None:
+        """Write summary.json, whole or not at all."""
         write_atomically(self.summary, summary.model_dump_json(indent=2) + "\n")
 
     def update_summary(self, **changes: Any) -> RunSummary:

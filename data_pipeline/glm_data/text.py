@@ -77,6 +77,7 @@ class Documents:
     nul: int = 0
 
     def add(self, line: int, text: str) -> None:
+        """Take the text of a record on this line, or count the record as empty."""
         if text.strip():
             self.lines.append(line)
             self.texts.append(text)

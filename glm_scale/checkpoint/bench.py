@@ -44,17 +44,20 @@ def made(megabytes: int) -> list[Piece]:
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """How long work takes, in seconds."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def save(store: CheckpointStore, pieces: list[Piece]) -> Checkpoint:
+    """Save once, as a run does."""
     staging = store.begin(1)
     return Checkpoint.at(store.commit(staging, 1, {}, save_pieces(staging, pieces, None, unwatched)))
 
 
 def load(path: Path, pieces: list[Piece]) -> None:
+    """Read a checkpoint once, verifying all of it."""
     checkpoint = Checkpoint.at(path, "full")
     load_pieces(checkpoint.path, pieces)
 
@@ -94,17 +97,20 @@ def forget_files() -> bool:
 
 
 def dd_write(folder: Path, size: int) -> None:
+    """Seconds in which `dd` writes as many bytes, synced."""
     blocks = max(1, size >> 24)
     command = ["dd", "if=/dev/zero", f"of={folder}/dd", "bs=16M", f"count={blocks}", "conv=fdatasync"]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
 def dd_read(file: Path) -> None:
+    """Seconds in which `dd` reads as many bytes."""
     command = ["dd", f"if={file}", "of=/dev/null", "bs=16M", "iflag=direct"]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
 def options() -> argparse.Namespace:
+    """What stands on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m glm_scale.checkpoint.bench", description=(__doc__ or "").partition(":")[0]
     )
@@ -115,6 +121,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
+    """Measure, and print a table; returns the exit code."""
     asked = options()
     folder = asked.folder / "checkpoint-bench"
     store = CheckpointStore(folder, Retention(1))
@@ -155,12 +162,14 @@ def main() -> int:
 
 
 def newest(store: CheckpointStore) -> Path:
+    """The newest checkpoint of the folder that is measured in."""
     checkpoint = store.newest("sizes")
     assert checkpoint is not None
     return checkpoint.path
 
 
 def report(times: dict[str, float], size: int) -> None:
+    """Print what was measured, and how it compares with `dd`."""
     names = {
         "copy": "copy to host memory",
         "dd writes": "dd conv=fdatasync",

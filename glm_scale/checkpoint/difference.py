@@ -34,6 +34,7 @@ class ParameterDifference:
 
     @property
     def equal(self) -> bool:
+        """Whether the two are equal bit for bit."""
         return not self.distances and self.remark is None
 
 

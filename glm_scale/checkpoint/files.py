@@ -40,6 +40,7 @@ def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> File
 
 
 def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -77,14 +77,17 @@ def next_place(folder: Path, step: int) -> Path:
 
 
 def writing_place(folder: Path, step: int) -> Path:
+    """Where a checkpoint of a step lies while it is written."""
     return folder / f".step-{step:08d}.writing"
 
 
 def deleting_place(path: Path) -> Path:
+    """Where a checkpoint lies while it is deleted."""
     return path.with_name(f".{path.name}.deleting")
 
 
 def aside_place(path: Path, why: Aside) -> Path:
+    """Where a checkpoint that is not to be read lies from then on; its name says why."""
     names = (f"{path.name}.{why}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
     return next(place for name in names if not (place := path.with_name(name)).exists())
 

@@ -45,6 +45,7 @@ class Manifest:
     saved: float
 
     def encode(self) -> bytes:
+        """As the bytes of the file."""
         files = {name: record._asdict() for name, record in sorted(self.files.items())}
         content = {"format": FORMAT, "step": self.step, "saved": self.saved, "state": self.state, "files": files}
         return json.dumps(content, indent=1).encode()

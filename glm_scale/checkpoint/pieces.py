@@ -27,6 +27,7 @@ class Box:
 
     @property
     def numel(self) -> int:
+        """How many numbers are in it."""
         return prod(self.sizes)
 
 
@@ -46,6 +47,7 @@ class Piece:
 
     @property
     def numel(self) -> int:
+        """How many numbers it has."""
         return next(iter(self.tensors.values())).numel()
 
     def boxes(self) -> Iterator[tuple[Box, slice]]:

@@ -61,6 +61,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
+        """The optimizer step after which it was saved."""
         return self.manifest.step
 
     @property
@@ -70,6 +71,7 @@ class Checkpoint:
 
     @property
     def files(self) -> dict[str, FileRecord]:
+        """Its files, by name, with size and SHA-256."""
         return self.manifest.files
 
     @property

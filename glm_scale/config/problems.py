@@ -44,6 +44,7 @@ class Problem:
     show_value: bool = True
 
     def render(self, overridden: bool) -> str:
+        """In words: key, value, what is wrong with it."""
         value = f" = {self.value!r}" if self.show_value else ""
         origin = "  (from the command line)" if overridden else ""
         head = f"  {self.path}{value}{origin}\n      " if self.path else "  "

@@ -23,10 +23,12 @@ class ComposedSpec:
 
     @property
     def name(self) -> str:
+        """As `MixerSpec.name`."""
         return f"{self.inputs.name} > {self.outputs.name}"
 
     @property
     def structure(self) -> Structure | None:
+        """The band of the input mixing and the recurrence's pattern."""
         front, back = self.inputs.structure, self.outputs.structure
         if front is None or back is None:
             return None
@@ -38,6 +40,7 @@ class ComposedSpec:
         return self.outputs.look
 
     def build(self, dims: MixerDims) -> Mixer:
+        """A mixer of two stages."""
         return MultiHead(self.name, dims, [self.inputs.stage(dims), self.outputs.stage(dims)])
 
 

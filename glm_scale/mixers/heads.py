@@ -152,4 +152,5 @@ class StageSpec:
     look: Look
 
     def build(self, dims: MixerDims) -> Mixer:
+        """A mixer of this one stage."""
         return MultiHead(self.name, dims, [self.stage(dims)])

@@ -42,6 +42,7 @@ class Layout:
 
     @property
     def processes(self) -> int:
+        """How many there are in all."""
         return self.tensor * self.sequence * self.data
 
     def __str__(self) -> str:
@@ -72,6 +73,7 @@ class Mesh:
         self._shards_tokens, self._strategy = shards_tokens, strategy
 
     def close(self) -> None:
+        """Give the groups of processes back."""
         self._state.destroy_model_parallel()
 
     @property
@@ -97,6 +99,7 @@ class Mesh:
 
     @property
     def sequence_rank(self) -> int:
+        """This rank's place among those that hold tokens of the same sequences."""
         return dist.get_rank(self.sequence_group)
 
     @cached_property
@@ -113,6 +116,7 @@ class Mesh:
 
     @property
     def tensor_rank(self) -> int:
+        """This rank's place among those that hold parts of the same weights."""
         return int(self._state.get_tensor_model_parallel_rank())
 
     def mpu(self) -> DeepSpeedGroups:
@@ -128,21 +132,27 @@ class DeepSpeedGroups:
     mesh: Mesh
 
     def get_model_parallel_group(self) -> Any:
+        """The tensor ranks."""
         return self.mesh.tensor_group
 
     def get_model_parallel_rank(self) -> int:
+        """Of this process among the tensor ranks."""
         return dist.get_rank(self.mesh.tensor_group)
 
     def get_model_parallel_world_size(self) -> int:
+        """How many tensor ranks there are."""
         return self.mesh.layout.tensor
 
     def get_data_parallel_group(self) -> Any:
+        """Ranks with the same part of the weights: data and sequence ranks."""
         return self.mesh.replica_group
 
     def get_data_parallel_rank(self) -> int:
+        """Of this process among them."""
         return dist.get_rank(self.mesh.replica_group)
 
     def get_data_parallel_world_size(self) -> int:
+        """How many of them there are."""
         return self.mesh.layout.data * self.mesh.layout.sequence
 
     get_tensor_model_parallel_group = get_model_parallel_group

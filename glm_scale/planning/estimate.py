@@ -40,6 +40,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Bytes of one rank, all together."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
@@ -55,6 +56,7 @@ class Seconds:
 
     @property
     def total(self) -> float:
+        """Of one optimizer step."""
         return self.work + self.tensor + self.sequence + self.replicas
 
     @property
@@ -134,6 +136,7 @@ class Estimate:
 
     @cached_property
     def memory(self) -> Memory:
+        """Of the rank that needs most."""
         state = self._zero.state()
         boundary = [self.spread[name].boundary for name in self.part.layers] if self.spread else [0]
         return Memory(
@@ -187,6 +190,7 @@ class Estimate:
         return self.accumulation * passes + 2 * state.optimizer + state.gradients + state.weights
 
     def seconds(self, gpu: GPU) -> Seconds:
+        """Of one optimizer step on a kind of GPU, by its data sheet: a lower bound."""
         arithmetic = self.flops / gpu.peak_flops(self.config.training.precision)
         traffic = self.memory_traffic / gpu.memory_bandwidth
         spent: dict[Axis, float] = {"tensor": 0.0, "sequence": 0.0, "replicas": 0.0}

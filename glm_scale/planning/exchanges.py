@@ -24,6 +24,7 @@ class Exchange:
     calls: int = 1
 
     def times(self, count: int) -> Exchange:
+        """The same exchange so many times."""
         return Exchange(self.axis, self.collective, self.sent * count, self.calls * count)
 
 

@@ -40,6 +40,7 @@ class Need:
 
     @property
     def of_rank(self) -> int:
+        """Bytes that one rank needs, what all share left out."""
         return sum(self.parts.values())
 
     def of(self, ranks: int) -> dict[str, int]:

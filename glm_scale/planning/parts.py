@@ -96,6 +96,7 @@ class Part:
 
     @property
     def head_flops_per_token(self) -> float:
+        """Forward FLOPs of the output head for one token."""
         return 2 * self.config.width * self.config.vocab_size
 
 

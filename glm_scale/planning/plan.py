@@ -38,10 +38,12 @@ class Plan:
 
     @cached_property
     def memory(self) -> Memory:
+        """Bytes of the rank that needs most, by what they are for."""
         return self.estimate.memory
 
     @property
     def fits(self) -> bool:
+        """Whether that is in the GPU's memory."""
         return self.memory.total <= USABLE * self.gpu.memory
 
     @cached_property
@@ -51,6 +53,7 @@ class Plan:
 
     @cached_property
     def seconds(self) -> Seconds:
+        """Of one optimizer step, by what they are for: a lower bound."""
         return self.estimate.seconds(self.gpu)
 
     def mfu(self, seconds: float) -> float:
@@ -73,6 +76,7 @@ class Plan:
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, on all ranks together."""
         return self.estimate.config.training.batch_tokens
 
     @property

@@ -117,6 +117,7 @@ class RankProcesses:
         return [rank for rank, code in self.ended.items() if code and code not in expected]
 
     def pid(self, rank: int) -> int:
+        """The process id of a rank."""
         return self._processes[rank].pid
 
     def death(self, rank: int) -> Death:

@@ -68,10 +68,12 @@ class Report:
         return next(iter(self.threads.values()), ())
 
     def to_json(self) -> str:
+        """As a line of JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Report:
+        """The report that a line of JSON holds. Raises ValueError for any other line."""
         fields: dict[str, Any] = json.loads(text)
         groups = tuple(Group(group["name"], tuple(group["ranks"]), group["started"]) for group in fields["groups"])
         threads = {name: tuple(Frame(**frame) for frame in stack) for name, stack in fields["threads"].items()}

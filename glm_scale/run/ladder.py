@@ -39,6 +39,7 @@ class Rung:
 
     @property
     def run(self) -> RunDirectory:
+        """The rung's run directory."""
         return RunDirectory(self.config.run_root / self.config.name)
 
 

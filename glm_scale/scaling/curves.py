@@ -78,10 +78,12 @@ class TrainedRun:
 
     @property
     def name(self) -> str:
+        """Of its directory."""
         return self.summary.name
 
     @property
     def mixer(self) -> str:
+        """The spelling of the model's mixers."""
         return self.summary.mixer
 
     @property

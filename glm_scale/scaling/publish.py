@@ -99,6 +99,7 @@ def _law_metrics(prefix: str, law: PowerLaw) -> Iterator[tuple[str, float]]:
 
 
 def main() -> int:
+    """Publish what stands on standard input; returns the exit code."""
     publication = Publication.model_validate_json(sys.stdin.read())
     try:
         check_store(publication.uri, _ANSWER_S)

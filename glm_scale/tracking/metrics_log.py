@@ -50,6 +50,7 @@ class Record:
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     def to_json(self) -> str:
+        """As a line of metrics.jsonl."""
         return json.dumps(
             {name: _storable(getattr(self, name)) for name in _POSITION}
             | {name: _storable(value) for name, value in self.values.items()},
@@ -143,6 +144,7 @@ class MetricsLog:
         return len(lines) - len(kept)
 
     def close(self) -> None:
+        """Close the file."""
         with self._lock:
             self._file.close()
 

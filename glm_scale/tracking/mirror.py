@@ -68,6 +68,7 @@ class Mirror:
 
     @property
     def connected(self) -> bool:
+        """Whether the MLflow run is known to be there."""
         return self._client is not None
 
     def disconnect(self) -> None:

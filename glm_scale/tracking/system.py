@@ -29,12 +29,14 @@ class SystemMonitor:
         self._thread = threading.Thread(target=self._sample_until_stopped, name="system-metrics", daemon=True)
 
     def start(self) -> None:
+        """Begin to sample, in a thread."""
         # The first call only sets the start of the interval that the next one measures.
         psutil.cpu_percent()
         self._process.cpu_percent()
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread."""
         self._stop.set()
         self._thread.join(timeout=1.0)
 

@@ -114,6 +114,7 @@ def _stop_request(requests: RawIOBase, parent: int) -> Callable[[float], float |
 
 
 def main() -> int:
+    """Mirror the run of the order on standard input; returns the exit code."""
     # A scheduler that ends a job signals every process of it; this one ends when the trainer has had its last word.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -23,6 +23,7 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """The time of a block belongs to a phase."""
         begin = time.perf_counter()
         try:
             yield

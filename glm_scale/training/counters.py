@@ -35,4 +35,5 @@ class Counters:
         )
 
     def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold them."""
         return dataclasses.asdict(self)

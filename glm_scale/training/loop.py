@@ -106,13 +106,16 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
+        """Whether the budget is spent."""
         return self.counters.tokens >= self.config.tokens
 
     def learning_rate(self) -> float:
+        """Of the next step."""
         tokens = self.counters.tokens + self.config.batch_tokens
         return learning_rate(self.config.schedule, self.config.optimizer.learning_rate, tokens, self.config.tokens)
 
     def evaluate(self, validator: Validator, final: bool = False) -> None:
+        """Measure the loss on held-out text and log it."""
         self.heartbeat("evaluation")
         with self.clock.phase("evaluation"):
             evaluation = validator.evaluate(self.engine)
@@ -120,6 +123,7 @@ class Trainer:
             self.step_log.validation(self.counters, evaluation, final=final)
 
     def save(self) -> None:
+        """Begin to write a checkpoint, once the one before is done."""
         self.heartbeat("checkpoint")
         with self.clock.phase("checkpoint"):
             self.saver.wait()
@@ -151,6 +155,7 @@ class Trainer:
         return True
 
     def divergence(self) -> Divergence | None:
+        """That of the last steps, if they are one."""
         streak, limit = self.counters.bad_streak, self.config.bad_step_limit
         if streak < limit:
             return self.spikes.divergence if self.spikes else None
@@ -179,6 +184,7 @@ class Trainer:
         self.save()
 
     def fail(self, divergence: Divergence, remark: str = "") -> NoReturn:
+        """End the run. Raises DivergenceError."""
         last = self.counters.step - self.counters.bad_streak
         message = (
             f"stopped after {divergence.reason}; the weights are those of step {last}. {remark}A lower "

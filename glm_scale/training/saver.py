@@ -62,6 +62,7 @@ class Saver:
         self._seconds: float | None = None
 
     def due(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step."""
         return self._config.every is not None and step % self._config.every == 0
 
     def save(self, counters: Counters, remarks: Mapping[str, Any] | None = None) -> None:

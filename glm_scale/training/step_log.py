@@ -103,6 +103,7 @@ class StepLog:
         self.begin(counters)
 
     def say(self, message: str) -> None:
+        """Tell the user something."""
         self._progress.say(message)
 
     def time_spent(self) -> str:

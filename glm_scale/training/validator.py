@@ -31,9 +31,11 @@ class Validator:
         self._token_bytes = token_bytes
 
     def due(self, step: int) -> bool:
+        """Whether the loss on held-out text is due after a step."""
         return self._config.every is not None and step % self._config.every == 0
 
     def evaluate(self, engine: Engine) -> Evaluation:
+        """The engine's loss on the held-out sequences. Collective."""
         engine.deepspeed.eval()
         try:
             return evaluate(engine.forward, self._batches(), self._token_bytes, self._totals)

@@ -42,6 +42,7 @@ _REQUEUED_SOON = 60.0
 
 
 def runs_of(folder: Path) -> list[LaunchFolder]:
+    """The runs of a submission, in the order of its list."""
     return [
         LaunchFolder(RunDirectory(line))
         for line in (folder / RUNS).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -126,6 +127,7 @@ def _seconds_left(details: Mapping[str, str], now: float) -> float:
 
 
 def main() -> int:
+    """What the batch script calls; returns the exit code of the job."""
     parser = argparse.ArgumentParser(prog="python -m glm_launch.after", description=__doc__)
     parser.add_argument("what", choices=["begin", "end"])
     parser.add_argument("folder", type=Path)

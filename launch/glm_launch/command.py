@@ -43,6 +43,7 @@ class CommandJob:
     folder: Path = field(default_factory=lambda: Path("runs/commands").absolute() / time.strftime("%Y%m%d-%H%M%S"))
 
     def executor(self) -> BatchExecutor:
+        """submitit's executor with the options of this job."""
         options = JobOptions(
             name="-".join(["glm", *self.arguments[:2]])[:40],
             nodes=1,
@@ -55,6 +56,7 @@ class CommandJob:
 
 
 def script_of(job: CommandJob) -> str:
+    """The batch script that would be submitted."""
     return job.executor().script()
 
 

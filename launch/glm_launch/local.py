@@ -105,6 +105,7 @@ def _sleep(folder: LaunchFolder, seconds: float) -> None:
 
 
 def main() -> int:
+    """Supervise a run on this machine; returns the exit code."""
     prepare()
     folder = LaunchFolder(RunDirectory(sys.argv[1]))
     submission = folder.submission()

@@ -114,26 +114,32 @@ class LaunchFolder:
 
     @property
     def submission_file(self) -> Path:
+        """submission.json, how the run was submitted."""
         return self.path / "submission.json"
 
     @property
     def config(self) -> Path:
+        """config.yaml, the configuration as it was submitted."""
         return self.path / "config.yaml"
 
     @property
     def history(self) -> Path:
+        """history.jsonl, begin and end of every attempt."""
         return self.path / "history.jsonl"
 
     @property
     def cancelled(self) -> Path:
+        """A file that is there once the run was cancelled."""
         return self.run.cancelled
 
     @property
     def supervisor_lock(self) -> Path:
+        """Held by the process that supervises the run on this machine."""
         return self.path / "supervisor.lock"
 
     @property
     def supervisor_log(self) -> Path:
+        """What that process has to say."""
         return self.path / "supervisor.log"
 
     def exists(self) -> bool:
@@ -141,9 +147,11 @@ class LaunchFolder:
         return os.path.isfile(self.submission_file)  # noqa: PTH113  # bears a folder that it may not enter
 
     def attempt(self, number: int) -> Path:
+        """The folder of the reports of an attempt."""
         return self.path / f"attempt-{number:04d}"
 
     def write_submission(self, submission: Submission) -> None:
+        """Write submission.json."""
         write_atomically(self.submission_file, submission.model_dump_json(indent=2) + "\n")
 
     def submission(self) -> Submission | None:
@@ -181,6 +189,7 @@ class LaunchFolder:
             os.fsync(file.fileno())
 
     def write_report(self, attempt: int, report: RankReport) -> None:
+        """Write a rank's report of an attempt."""
         folder = self.attempt(attempt)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"rank-{report.rank:05d}.json", report.model_dump_json() + "\n")

@@ -30,6 +30,7 @@ class JobState:
 
     @property
     def is_over(self) -> bool:
+        """Whether the job has ended for good."""
         return self.word in ENDED
 
 

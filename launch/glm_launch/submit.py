@@ -51,13 +51,16 @@ class Job:
 
     @property
     def launches(self) -> list[LaunchFolder]:
+        """The launch folders of its runs."""
         return [LaunchFolder(RunDirectory(run.run_root / run.name)) for run in self.runs]
 
     @property
     def code(self) -> Path:
+        """Where the copy of the code goes."""
         return self.folder / "code"
 
     def executor(self) -> BatchExecutor:
+        """submitit's executor with the options of this job."""
         return executor_for(self.cluster, self.options, self.folder, self.code, self.directory)
 
 

@@ -22,6 +22,7 @@ class Pending:
         self._finish = finish
 
     def wait(self) -> Tensor:
+        """The result, once it is there."""
         return self._finish()
 
 

@@ -83,6 +83,7 @@ class Traffic:
 
     @property
     def backward(self) -> tuple[int, ...]:
+        """Bytes that each rank sends in the backward pass."""
         return _total(self.backward_sent)
 
     def sent(self, rank: int) -> int:

@@ -181,6 +181,7 @@ class Begun:
 
     @property
     def known_shard(self) -> shards.Shard:
+        """The shard, of a strategy and pattern that have one."""
         assert self.shard is not None
         return self.shard
 

@@ -69,4 +69,5 @@ def examine(
 
 
 def name_of(check: Check) -> str:
+    """What a check is called, should it fail itself."""
     return getattr(check, "__name__", "check").replace("_", " ")

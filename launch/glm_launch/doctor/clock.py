@@ -33,6 +33,7 @@ def clock_of_folder(asked: Asked) -> Finding:
 
 
 def clock_of_mlflow(asked: Asked) -> Finding:
+    """How far this machine's clock is from the MLflow server's."""
     name = "clock of MLflow"
     try:
         uri = choose_uri(asked.tracking_uri)

@@ -37,10 +37,12 @@ def probe(folder: Path) -> Iterator[Path | None]:
 
 
 def unwritable(name: str, asked: Asked) -> Finding:
+    """The finding for a folder that may not be written."""
     return Finding(name, "not applicable", f"needs a folder that can be written, which {asked.folder} is not")
 
 
 def file_system(asked: Asked) -> Finding:
+    """Kind of file system and free space of the folder of runs."""
     name = "folder"
     place = existing(asked.folder)
     if not place.is_dir():

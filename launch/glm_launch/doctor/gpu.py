@@ -23,6 +23,7 @@ _DEVICES = Path("/dev")
 
 
 def gpus(asked: Asked) -> Finding:
+    """The GPUs that torch sees."""
     import torch
 
     if gpus_are_usable():
@@ -65,6 +66,7 @@ def driver(asked: Asked) -> Finding:
 
 
 def nccl(asked: Asked) -> Finding:
+    """The version of NCCL that torch has."""
     import torch
 
     if not gpus_are_usable():
@@ -75,6 +77,7 @@ def nccl(asked: Asked) -> Finding:
 
 
 def triton_kernel(asked: Asked) -> Finding:
+    """Whether a Triton kernel can be compiled, and computes what it should."""
     if not gpus_are_usable():
         return _compiler_of_triton()
     from glm_launch.doctor.triton_probe import product_is_right
@@ -108,6 +111,7 @@ def _compiler_of_triton() -> Finding:
 
 
 def gpus_are_usable() -> bool:
+    """Whether torch can compute on a GPU here."""
     import torch
 
     with warnings.catch_warnings():

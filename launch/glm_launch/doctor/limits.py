@@ -18,6 +18,7 @@ _ENOUGH_SHARED = 2**30
 
 
 def open_files(asked: Asked) -> Finding:
+    """How many files a process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft != unlimited and soft < _ENOUGH_FILES:
@@ -29,6 +30,7 @@ def open_files(asked: Asked) -> Finding:
 
 
 def locked_memory(asked: Asked) -> Finding:
+    """How much memory may be locked, which RDMA needs."""
     name = "locked memory"
     if not _INFINIBAND.is_dir() or not any(_INFINIBAND.iterdir()):
         return Finding(name, "not applicable", "no InfiniBand here")
@@ -42,6 +44,7 @@ def locked_memory(asked: Asked) -> Finding:
 
 
 def shared_memory(asked: Asked) -> Finding:
+    """Room in /dev/shm, which data workers and NCCL need."""
     name, way_out = "/dev/shm", "in a container: docker run --ipc=host, or --shm-size=8g"
     if not _SHARED_MEMORY.is_dir():
         return Finding(name, "warning", "is not there; data workers hand over batches in it", way_out)

@@ -15,6 +15,7 @@ _NO_SLURM = "no SLURM here"
 
 
 def commands(asked: Asked) -> Finding:
+    """SLURM's commands on PATH."""
     name = "SLURM"
     found = [command for command in _NEEDED if shutil.which(command)]
     if not found:
@@ -28,6 +29,7 @@ def commands(asked: Asked) -> Finding:
 
 
 def controller(asked: Asked) -> Finding:
+    """Whether SLURM's controller answers."""
     name = "SLURM's controller"
     if shutil.which("scontrol") is None:
         return Finding(name, "not applicable", _NO_SLURM)
@@ -44,6 +46,7 @@ def controller(asked: Asked) -> Finding:
 
 
 def accounting(asked: Asked) -> Finding:
+    """Whether SLURM keeps accounts, which tell of jobs that are over."""
     name = "SLURM's accounting"
     if shutil.which("scontrol") is None:
         return Finding(name, "not applicable", _NO_SLURM)

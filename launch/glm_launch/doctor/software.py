@@ -19,6 +19,7 @@ OLDEST_TORCH = (2, 11)
 
 
 def python(asked: Asked) -> Finding:
+    """The version of Python."""
     says = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info < OLDEST_PYTHON:
         needed = ".".join(map(str, OLDEST_PYTHON))
@@ -27,6 +28,7 @@ def python(asked: Asked) -> Finding:
 
 
 def torch(asked: Asked) -> Finding:
+    """The version of torch, and what it was built for."""
     try:
         import torch as library
     except (ImportError, OSError) as error:
