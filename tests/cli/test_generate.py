@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-import glm_scale.checkpoint
+import glm_scale.inference
 from glm_launch.cli.app import app
 from glm_scale.model import LanguageModel, ModelConfig
 
@@ -26,7 +26,7 @@ class Letters:
 def command(monkeypatch, tmp_path):
     config = ModelConfig(vocab_size=28, layers=1, width=16, heads=2)
     loaded = SimpleNamespace(model=LanguageModel(config).eval(), tokenizer=Letters())
-    monkeypatch.setattr(glm_scale.checkpoint, "load_model", lambda path, device: loaded)
+    monkeypatch.setattr(glm_scale.inference, "load_model", lambda path, device: loaded)
     return lambda *options: CliRunner().invoke(app, ["generate", str(tmp_path), "--device", "cpu", *options])
 
 
