@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glm_kernels.growth import PatternError, pointer
 from glm_kernels.patterns import Offsets, Pattern, parse_pattern
+from glm_kernels.patterns.growth import PatternError, pointer
 
 _INPUT_MIXINGS = "attention, local:w"
 _KNOWN = f"{_INPUT_MIXINGS}, ssm, window:w, dense, lattice:f, offsets:f"

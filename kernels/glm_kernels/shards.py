@@ -31,7 +31,7 @@ from torch import Tensor
 from glm_kernels.calls import RecurrenceCall
 from glm_kernels.checks import Backend, check_operands
 from glm_kernels.patterns import Lifetime, Pattern, parse_pattern
-from glm_kernels.slots import rows_in_slots
+from glm_kernels.patterns.slots import rows_in_slots
 from glm_kernels.state import RecurrenceState
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import shards as torch_shards

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from glm_kernels.lasting import lasting
+from glm_kernels.device_cache import kept_on_device
 from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_kernels.triton_backend.chained_sources_backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.chained_sources_forward import source_pass
@@ -77,7 +77,7 @@ class Reach:
     from which rows that read much profit."""
 
 
-@lasting(64)
+@kept_on_device(64)
 def reach_of(pattern: Pattern, length: int, shape: Configuration, device: torch.device) -> Reach:
     """Near sources end where so few offsets are left that they cost less one by one than tile by tile."""
     if isinstance(pattern, Dense):

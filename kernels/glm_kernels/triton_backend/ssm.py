@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from glm_kernels.calls import SSMCall
-from glm_kernels.lasting import lasting
+from glm_kernels.device_cache import kept_on_device
 from glm_kernels.triton_backend.ssm_kernels import decay_pass, fold_pass, output_pass, state_pass
 
 _PROGRAMS = 512
@@ -75,7 +75,7 @@ def segment_rows(total_rows: int, programs: int) -> int:
     return min(2048, max(256, triton.next_power_of_2(total_rows * programs // _PROGRAMS)))
 
 
-@lasting(32)
+@kept_on_device(32)
 def _segments_of_rows(batch: int, length: int, rows: int, device: torch.device) -> _Segments:
     each = max(1, triton.cdiv(length, rows))
     sequence = torch.arange(batch).repeat_interleave(each)

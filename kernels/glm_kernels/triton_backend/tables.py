@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glm_kernels.lasting import lasting
+from glm_kernels.device_cache import kept_on_device
 from glm_kernels.patterns import Lifetime
-from glm_kernels.slots import horizon, period, slot_tables
+from glm_kernels.patterns.slots import horizon, period, slot_tables
 from glm_kernels.triton_backend.table_pass import BOUNDS, STARTS, WHOLE_ROWS, table_pass
 
 FREE = -1
@@ -64,7 +64,7 @@ class Tables:
     """`[segments]`: segments by their number within the sequence, then by sequence; those without rows last."""
 
 
-@lasting(32)
+@kept_on_device(32)
 def tables_of_rows(pattern: Lifetime, batch: int, length: int, grid: Grid, device: torch.device) -> Tables:
     """Tables of batch rows that are one document each. They depend on shapes alone, so they are made once."""
     return _tables(pattern, WHOLE_ROWS, None, (batch, length), batch, None, length, grid, device)

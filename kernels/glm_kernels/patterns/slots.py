@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glm_kernels.lasting import lasting
-from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern, Window
+from glm_kernels.device_cache import kept_on_device
+from glm_kernels.patterns.pattern import Dense, Lifetime, Offsets, Pattern, Window
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def horizon(pattern: Pattern, reach: int) -> int:
     return min(powers, 2 * period(pattern)) if period(pattern) else powers
 
 
-@lasting(64)
+@kept_on_device(64)
 def slot_tables(pattern: Lifetime, horizon: int, device: torch.device) -> SlotTables:
     """The tables of a pattern for positions below `horizon`."""
     positions = torch.arange(horizon, device="cpu")
@@ -58,7 +58,7 @@ def slot_tables(pattern: Lifetime, horizon: int, device: torch.device) -> SlotTa
     return SlotTables(life, slot, by_slot, first, search_steps=int(held.max()).bit_length())
 
 
-@lasting(32)
+@kept_on_device(32)
 def read_masks(pattern: Lifetime, horizon: int, device: torch.device) -> Tensor:
     """int32 `[horizon, words]`: bit s mod 32 of word s div 32 says whether the row at a position reads slot s."""
     last, slot = pattern.last_readers(horizon), pattern.slots(horizon)
@@ -75,7 +75,7 @@ def read_masks(pattern: Lifetime, horizon: int, device: torch.device) -> Tensor:
     return masks.to(device)
 
 
-@lasting(32)
+@kept_on_device(32)
 def distances(pattern: Offsets, horizon: int, device: torch.device) -> Tensor:
     """int32 `[offsets]`, ascending: how far back the rows at positions below `horizon` read."""
     return pattern.offsets(horizon).to(device, torch.int32)

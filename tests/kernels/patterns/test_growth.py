@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm_kernels.growth import BEYOND, Growth, PatternError
+from glm_kernels.patterns.growth import BEYOND, Growth, PatternError
 
 
 def first(text: str, count: int = 6) -> list[int]:

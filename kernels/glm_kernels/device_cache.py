@@ -1,4 +1,4 @@
-"""Tensors that outlast the call they are made in: tables that follow from shapes alone, made once and remembered."""
+"""A cache of tensors on devices: tables that follow from shapes alone are made once and kept beyond the call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 R = TypeVar("R")
 
 
-def lasting(most: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def kept_on_device(most: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Remembers the last `most` results of a function of positional, hashable arguments, of which one is a device.
 
     A CUDA graph takes back what was allocated while it was warmed up or captured. So results are made in a thread of
@@ -29,7 +29,7 @@ def lasting(most: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
                 return known[arguments]
             device = next(x for x in arguments if isinstance(x, torch.device))
             if device.type != "cuda":
-                result = _outlasting(make, arguments)
+                result = _made_for_all(make, arguments)
             elif torch.cuda.is_current_stream_capturing():
                 return make(*arguments)
             else:
@@ -47,12 +47,12 @@ def lasting(most: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
 
 def _on_gpu(device: torch.device, make: Callable[..., R], arguments: tuple[Any, ...]) -> R:
     with torch.cuda.device(device):
-        result = _outlasting(make, arguments)
+        result = _made_for_all(make, arguments)
         torch.cuda.current_stream().synchronize()
     return result
 
 
 @torch.inference_mode(False)
-def _outlasting(make: Callable[..., R], arguments: tuple[Any, ...]) -> R:
+def _made_for_all(make: Callable[..., R], arguments: tuple[Any, ...]) -> R:
     """Whoever asks first may do so in inference mode; who comes later may need gradients."""
     return make(*arguments)

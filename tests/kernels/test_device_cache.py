@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glm_kernels.lasting import lasting
+from glm_kernels.device_cache import kept_on_device
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -11,7 +11,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def counted(most):
     calls = []
 
-    @lasting(most)
+    @kept_on_device(most)
     def numbers(length, device):
         calls.append(length)
         return torch.arange(length, device=device)
@@ -38,7 +38,7 @@ def test_what_inference_made_first_serves_training():
 def test_what_fails_is_not_remembered():
     asked = []
 
-    @lasting(2)
+    @kept_on_device(2)
     def fragile(device):
         asked.append(device)
         if len(asked) == 1:

@@ -18,9 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from glm_kernels.growth import BEYOND, Growth, PatternError, pointer
-
-__all__ = ["Dense", "Lattice", "Lifetime", "Offsets", "Pattern", "PatternError", "Window", "parse_pattern"]
+from glm_kernels.patterns.growth import BEYOND, Growth, PatternError, pointer
 
 
 @dataclass(frozen=True)
