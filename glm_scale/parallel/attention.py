@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from glm_kernels import attention
-from glm_kernels.calls import accumulation_dtype
+from glm_kernels.precision import accumulation_dtype
 from glm_scale.parallel.communicator import Communicator, Pending
 from glm_scale.parallel.exchange import heads_to_rows, own_rows, rows_to_heads
 from glm_scale.parallel.reach import first_in_window

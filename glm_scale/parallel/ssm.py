@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from glm_kernels import ssm
-from glm_kernels.calls import accumulation_dtype
-from glm_kernels.ssm_shards import ssm_shard_of
+from glm_kernels.precision import accumulation_dtype
+from glm_kernels.sharding.ssm import ssm_shard_of
 from glm_scale.parallel.communicator import Communicator
 from glm_scale.parallel.exchange import heads_to_rows, own_rows, receive_from, rows_to_heads, send_to
 from glm_scale.parallel.saving import save, saved

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from glm_kernels import RecurrenceState, parse_pattern, recurrence
-from glm_kernels.calls import RecurrenceCall
-from glm_kernels.triton_backend import dispatch
+from glm_kernels import RecurrenceState, dispatch, parse_pattern, recurrence
+from glm_kernels.kernel_interface import RecurrenceCall
 from tests.kernels.operands import packed_starts, random_state
 from tests.tolerances import assert_pass_close, rounding
 
@@ -50,7 +49,7 @@ def test_what_is_kept_for_the_backward_pass_is_known_beforehand(spelling, dtype)
     asked = call(spelling, 70, dtype)
     for tensor in (asked.q, asked.k, asked.v, asked.d):
         tensor.zero_()
-    kept = dispatch.recurrence_kernel(asked, "triton").outputs(asked)[1:]
+    kept = dispatch.recurrence_kernel(asked, "triton").forward(asked)[1:]
     announced = dispatch.kept_shapes(asked, "triton")
     assert [(tuple(x.shape), x.dtype) for x in kept][: len(announced)] == announced
     assert not any(x.numel() for x in kept[len(announced) :])

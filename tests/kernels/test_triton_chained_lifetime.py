@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glm_kernels import RecurrenceState, parse_pattern, recurrence
-from glm_kernels.calls import RecurrenceCall
+from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.triton_backend import chained_lifetime
 from tests.kernels.operands import packed_bounds, packed_starts, random_state
 from tests.tolerances import pass_errors, rounding
@@ -40,8 +40,8 @@ def relative_errors(inputs, spelling, state=None, **packing):
 
     packing = {"cu_seqlens": None, "document_starts": None, **packing}
     call = RecurrenceCall(*inputs, pattern, scale, **packing, state=state)
-    y, lse, residual = chained_lifetime.outputs(call)
-    found = [y, *chained_lifetime.gradients(call, y, grad, lse, residual)]
+    y, lse, residual = chained_lifetime.forward(call)
+    found = [y, *chained_lifetime.backward(call, y, grad, lse, residual)]
     assert all(x.shape == right.shape for x, right in zip(found, expected, strict=True))
     return pass_errors(found, expected)
 
@@ -143,8 +143,8 @@ def test_every_run_gives_the_same_bits(spelling):
     call = RecurrenceCall(*inputs, parse_pattern(spelling), 128**-0.5, None, None, None)
 
     def results():
-        y, lse, residual = chained_lifetime.outputs(call)
-        return [y, *chained_lifetime.gradients(call, y, grad, lse, residual)]
+        y, lse, residual = chained_lifetime.forward(call)
+        return [y, *chained_lifetime.backward(call, y, grad, lse, residual)]
 
     first = results()
     assert all(all(map(torch.equal, first, results())) for _ in range(5))

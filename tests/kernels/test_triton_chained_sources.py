@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glm_kernels import RecurrenceState, parse_pattern, reference
-from glm_kernels.calls import RecurrenceCall
+from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.triton_backend import chained_sources
 from tests.kernels.operands import packed_bounds, packed_starts, random_state
 from tests.tolerances import pass_errors, rounding
@@ -31,8 +31,8 @@ def relative_errors(spelling, inputs, state=None, cu_seqlens=None, document_star
     pattern, scale = parse_pattern(spelling), 0.3
     call = RecurrenceCall(*inputs, pattern, scale, cu_seqlens, document_starts, state)
     assert chained_sources.why_not(call) is None
-    y, kept = chained_sources.outputs(call)
-    found = [y, *chained_sources.gradients(call, y, upstream(y), kept)]
+    y, kept = chained_sources.forward(call)
+    found = [y, *chained_sources.backward(call, y, upstream(y), kept)]
 
     precise = [exact(x) for x in inputs]
     past = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from glm_kernels import reference
-from glm_kernels.calls import SSMCall
 from glm_kernels.documents import documents_of
+from glm_kernels.kernel_interface import SSMCall
 from glm_kernels.torch_backend import ssm as torch_ssm
 from glm_kernels.triton_backend import ssm
 from tests.kernels.operands import packed_bounds, packed_starts
@@ -51,8 +51,8 @@ def relative_errors(inputs, packing=None, with_final=True):
         q, k, v, a, SCALE, packing.get("cu_seqlens"), packing.get("document_starts"), state[0] if state else None,
         with_final,
     )  # fmt: skip
-    y, final = ssm.outputs(call)
-    found = [y, final, *ssm.gradients(call, grad, final_grad)]
+    y, final = ssm.forward(call)
+    found = [y, final, *ssm.backward(call, grad, final_grad)]
     judged = expected(inputs, packing, final_grad, grad)
     assert all(a is None or a.shape == b.shape for a, b in zip(found, judged, strict=True))
     pairs = [(a, b) for a, b in zip(found, judged, strict=True) if a is not None]
@@ -101,7 +101,7 @@ def test_only_the_final_state_is_differentiated(short_segments):
     leaves = [x.double().requires_grad_() for x in (k, v, a)]
     _, final = reference.ssm(q.double(), *leaves, SCALE, documents_of(1, 40, None, None, q.device), None, True)
     expected = torch.autograd.grad((final * final_grad.double()).sum(), leaves)
-    dq, *found = ssm.gradients(call, None, final_grad)
+    dq, *found = ssm.backward(call, None, final_grad)
     assert not dq.any()
     assert_pass_close(found, expected, same(a), outputs=0)
 
@@ -121,18 +121,18 @@ def test_shards_linked_by_their_summaries_equal_the_whole(kernel, packed, short_
         return SSMCall(*rows, SCALE, None, (starts[:, begin:end] - begin).clamp(min=0), state, True)
 
     whole = call(0, 96)
-    y, final = kernel.outputs(whole)
-    expected = [y[:, 48:], final, *(x[:, :48] for x in kernel.gradients(whole, grad, None))]
+    y, final = kernel.forward(whole)
+    expected = [y[:, 48:], final, *(x[:, :48] for x in kernel.backward(whole, grad, None))]
 
     first, second = call(0, 48), call(48, 96)
     # A document that starts at the shard's edge takes nothing over.
     goes_on = (starts[:, 48] < 48)[:, None, None, None]
     _, added = kernel.summary(first.k, first.v, first.log_decay, first.document_starts)
-    found = list(kernel.outputs(call(48, 96, added * goes_on)))
+    found = list(kernel.forward(call(48, 96, added * goes_on)))
     _, adjoint = kernel.adjoint_summary(
         second.q, grad[:, 48:].contiguous(), second.log_decay, SCALE, second.document_starts
     )
-    found += kernel.gradients(first, grad[:, :48].contiguous(), adjoint * goes_on)
+    found += kernel.backward(first, grad[:, :48].contiguous(), adjoint * goes_on)
     assert_pass_close(found, expected, same(a), outputs=2)
 
 

@@ -13,7 +13,8 @@ from unittest import mock
 import pytest
 import torch
 
-from glm_kernels import calls, parse_pattern, shards
+from glm_kernels import kernel_interface, parse_pattern
+from glm_kernels.sharding import recurrence as shards
 from glm_scale.layers import norm
 from glm_scale.parallel import attention, exchange
 from glm_scale.parallel.communicator import Pending
@@ -48,13 +49,13 @@ def check_rejected(compare: Callable[[], None], fault: Fault) -> None:
 
 
 def documents_start_a_row_early() -> AbstractContextManager[object]:
-    right = calls.documents_of
+    right = kernel_interface.documents_of
 
     def early(*arguments):
         made = right(*arguments)
         return replace(made, starts=(made.starts - 1).clamp(min=0))
 
-    return mock.patch.object(calls, "documents_of", early)
+    return mock.patch.object(kernel_interface, "documents_of", early)
 
 
 def compare_packed() -> None:

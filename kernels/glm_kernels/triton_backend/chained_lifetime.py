@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall
+from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.chained_lifetime_adjoint import chained_adjoint
 from glm_kernels.triton_backend.chained_lifetime_forward import chained_forward
@@ -79,7 +79,18 @@ def why_not(call: RecurrenceCall) -> str | None:
     return None
 
 
-def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
+def kept_shapes(call: RecurrenceCall) -> KeptShapes:
+    """Binary logarithms of the softmax denominators `[B, T, H]`, and the residuals of y `[B, T, H, V]`.
+
+    No residuals where a state makes it a matter of values whether these kernels run, or others, which have none.
+    """
+    denominators = (tuple(call.q.shape[:3]), norm_dtype(call.q.dtype))
+    if call.v.dtype == torch.float32 or call.state is not None:
+        return [denominators]
+    return [denominators, (tuple(call.v.shape), torch.int8)]
+
+
+def forward(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
     """y, and for the backward pass binary logarithms of the softmax denominators and the residuals of y."""
     launch = _launch(call)
     q, k, v, d = call.q, call.k, call.v, call.d
@@ -100,10 +111,10 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
     return y, lse, residual
 
 
-def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residual: Tensor) -> list[Tensor]:
-    """As `RecurrenceKernel` says. Without y's residuals `outputs` runs again to have them."""
+def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residual: Tensor) -> list[Tensor]:
+    """As `RecurrenceKernel` says. Without y's residuals `forward` runs again to have them."""
     if residual.numel() == 0 and y.dtype != torch.float32:
-        _, _, residual = outputs(call)
+        _, _, residual = forward(call)
     launch = _launch(call)
     q, k, v, d = call.q, call.k, call.v, call.d
     heads, constants = q.shape[2], launch.constants

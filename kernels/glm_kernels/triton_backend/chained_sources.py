@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall
+from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Offsets
 from glm_kernels.triton_backend import chained_sources_launches as launches
 from glm_kernels.triton_backend.chained_sources_rows import Rows, rows_of, shape_of
@@ -19,16 +19,21 @@ def why_not(call: RecurrenceCall) -> str | None:
     return None
 
 
-def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
-    """y `[B, T, H, V]`, and what `gradients` needs to have kept: float32 `[kept_size(call)]`."""
+def kept_shapes(call: RecurrenceCall) -> KeptShapes:
+    """One tensor of float32 numbers, in which `_parts` finds what `backward` needs."""
+    return [((_kept_size(call),), torch.float32)]
+
+
+def forward(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
+    """y `[B, T, H, V]`, and what `backward` needs to have kept: float32 `[_kept_size(call)]`."""
     rows, launch = _launch(call)
-    kept = call.q.new_empty(kept_size(call), dtype=torch.float32)
+    kept = call.q.new_empty(_kept_size(call), dtype=torch.float32)
     y = torch.empty_like(rows.operands[2], dtype=call.v.dtype)
     launches.forward(*rows.operands, y, *_parts(call, kept), launch)
     return rows.own(y), kept
 
 
-def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, kept: Tensor, *none: Tensor) -> list[Tensor]:
+def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, kept: Tensor, *none: Tensor) -> list[Tensor]:
     """Gradients of q, k, v, d and, with a state, of its k and y."""
     rows, launch = _launch(call)
     found = launches.backward(*rows.operands, *_parts(call, kept), rows.gradient(grad).contiguous(), launch)
@@ -36,7 +41,7 @@ def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, kept: Tensor, *none
     return own if call.state is None else [*own, rows.slots(found[1]), rows.slots(found[2])]
 
 
-def kept_size(call: RecurrenceCall) -> int:
+def _kept_size(call: RecurrenceCall) -> int:
     """How many float32 numbers are kept for the backward pass; follows from shapes and dtypes alone."""
     return sum(_part_sizes(call))
 

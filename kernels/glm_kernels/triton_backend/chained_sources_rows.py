@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall
+from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.state import RecurrenceState
 from glm_kernels.triton_backend.chained_sources_launches import PackedRows
 

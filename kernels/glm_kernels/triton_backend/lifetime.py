@@ -8,9 +8,10 @@ import torch
 import triton
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall
+from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.lifetime_launches import Launch, configuration
+from glm_kernels.triton_backend.storage import norm_dtype
 from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 
 LARGEST_SLOTS = 32
@@ -45,7 +46,12 @@ def why_not(call: RecurrenceCall) -> str | None:
     return None
 
 
-def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
+def kept_shapes(call: RecurrenceCall) -> KeptShapes:
+    """Binary logarithms of the softmax denominators `[B, T, H]`."""
+    return [(tuple(call.q.shape[:3]), norm_dtype(call.q.dtype))]
+
+
+def forward(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
     """y, and for the backward pass binary logarithms of the softmax denominators."""
     launch = planned(call)
     y, lse, maps = launch.maps()
@@ -54,7 +60,7 @@ def outputs(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
     return y, lse
 
 
-def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, *none: Tensor) -> list[Tensor]:
+def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, *none: Tensor) -> list[Tensor]:
     """As `RecurrenceKernel` says."""
     launch = planned(call)
     z, maps = launch.adjoint_maps(lse, grad)

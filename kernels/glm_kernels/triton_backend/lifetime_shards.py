@@ -1,24 +1,20 @@
 """The lifetime recurrence of a sequence shard in Triton: as `lifetime`, but what its last rows leave stays in slots.
 
-As `glm_kernels.shards.ShardKernel` says. Nothing is computed twice: rows for nothing entering and their maps are what
+As `kernel_interface.ShardKernel` says. Nothing is computed twice: rows for nothing entering and their maps are what
 `segment_pass` stores in any case, and M and N their segments' maps composed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall
+from glm_kernels.kernel_interface import RecurrenceCall, ShardEnd
 from glm_kernels.triton_backend.lifetime import planned
 from glm_kernels.triton_backend.lifetime_launches import Launch, Maps
 from glm_kernels.triton_backend.tables import FREE, FROM_STATE, Tables
-
-if TYPE_CHECKING:
-    from glm_kernels.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,9 @@ class _Backward:
     maps: Maps
 
 
-def forward_local(call: RecurrenceCall, shard: Shard) -> tuple[Tensor, Tensor, _Forward]:
+def forward_local(call: RecurrenceCall, end: ShardEnd) -> tuple[Tensor, Tensor, _Forward]:
     """As `ShardKernel` says."""
-    launch = _leaving(planned(call), shard)
+    launch = _leaving(planned(call), end)
     y, lse, maps = launch.maps()
     _, add = launch.folded(maps, finish=True)
     map_ = launch.composed(maps)
@@ -79,11 +75,11 @@ def backward_finish(kept: _Backward, left_grad: Tensor) -> list[Tensor]:
     return [*saved.launch.gradients(saved.y, saved.lse, kept.z, kept.maps, boundary, saved.boundary_y), dy]
 
 
-def _leaving(launch: Launch, shard: Shard) -> Launch:
+def _leaving(launch: Launch, end: ShardEnd) -> Launch:
     """The same with tables in which the last segments end with what the shard leaves in its slots."""
-    tables, grid, length = launch.tables, launch.grid, shard.length
-    first = torch.arange(len(shard.leaves), device=shard.leaves.device).unsqueeze(1) * length
-    left = (shard.leaves + first).where(shard.leaves >= 0, FREE).masked_fill(shard.stays, FROM_STATE).int()
+    tables, grid, length = launch.tables, launch.grid, launch.q.shape[1]
+    first = torch.arange(len(end.leaves), device=end.leaves.device).unsqueeze(1) * length
+    left = (end.leaves + first).where(end.leaves >= 0, FREE).masked_fill(end.stays, FROM_STATE).int()
     left = torch.nn.functional.pad(left, (0, grid.slots - left.shape[1]), value=FREE)
     left = left[tables.segments[:, 3].long()]
 

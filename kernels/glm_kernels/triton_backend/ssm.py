@@ -1,6 +1,6 @@
 """The first-order recurrence with state expansion in Triton: launches of the passes of `ssm_kernels`.
 
-`outputs` and `gradients` are the functions of `SSMKernel`; `summary` and `adjoint_summary` are for sequence shards.
+`forward` and `backward` are the functions of `SSMKernel`; `summary` and `adjoint_summary` are for sequence shards.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
-from glm_kernels.calls import SSMCall
 from glm_kernels.device_cache import kept_on_device
+from glm_kernels.kernel_interface import SSMCall
 from glm_kernels.triton_backend.ssm_kernels import decay_pass, fold_pass, output_pass, state_pass
 
 _PROGRAMS = 512
@@ -208,7 +208,7 @@ class _Passes:
         return gradient
 
 
-def outputs(call: SSMCall) -> tuple[Tensor, Tensor | None]:
+def forward(call: SSMCall) -> tuple[Tensor, Tensor | None]:
     """y `[B, T, H, V]` in v's dtype and, if it is asked for, the final state `[N, H, K, V]` in float32."""
     passes = _Passes(call)
     final = passes.state(passes.segments.sequences) if call.output_final_state else None
@@ -216,8 +216,8 @@ def outputs(call: SSMCall) -> tuple[Tensor, Tensor | None]:
     return passes.outputs((call.q, call.k, call.v), states, final=final), final
 
 
-def gradients(call: SSMCall, grad: Tensor | None, final_grad: Tensor | None) -> list[Tensor]:
-    """Gradients of q, k, v, log_decay and, with one, of the state, from those of what `outputs` gave."""
+def backward(call: SSMCall, grad: Tensor | None, final_grad: Tensor | None) -> list[Tensor]:
+    """Gradients of q, k, v, log_decay and, with one, of the state, from those of what `forward` gave."""
     q, k, v = call.q, call.k, call.v
     grad = torch.zeros_like(v) if grad is None else grad.contiguous()
     final_grad, state = _float32(final_grad), _float32(call.state)

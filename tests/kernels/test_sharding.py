@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from glm_kernels import parse_pattern, recurrence, shards
+from glm_kernels import parse_pattern, recurrence
+from glm_kernels.sharding import recurrence as shards
 from tests.kernels.operands import leaves
 from tests.tolerances import assert_close, assert_pass_close, norm, pass_errors, rounding
 

@@ -16,26 +16,23 @@ gradients once the adjoints of the outputs left in slots are known. Those of bou
 rows they are: `sent_key_gradients` says which are whose, `add_key_gradients` adds what the others sent. Without it
 everything but dk is right.
 
-Source: the affine form is section 4 of this project's mathematics, after arXiv 2605.31367 for the patterns. This module
-may import kernels, but no distributed code.
+Source: the affine form is section 4 of this project's mathematics, after arXiv 2605.31367 for the patterns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall
 from glm_kernels.checks import Backend, check_operands
+from glm_kernels.dispatch import shard_kernel
+from glm_kernels.kernel_interface import RecurrenceCall, ShardEnd
 from glm_kernels.patterns import Lifetime, Pattern, parse_pattern
 from glm_kernels.patterns.slots import rows_in_slots
 from glm_kernels.state import RecurrenceState
-from glm_kernels.torch_backend import recurrence as torch_recurrence
-from glm_kernels.torch_backend import shards as torch_shards
-from glm_kernels.triton_backend.dispatch import recurrence_kernel
 
 
 @dataclass(frozen=True)
@@ -82,22 +79,6 @@ class Local:
     summary: Summary
     kept: Any
     """For the second half: it is used up by it."""
-
-
-class ShardKernel(Protocol):
-    """A backend: plain functions whose `kept` and `saved` only it understands."""
-
-    def forward_local(self, call: RecurrenceCall, shard: Shard) -> tuple[Tensor, Tensor, Any]:
-        """M, N, kept. The call's state has keys; its outputs are unknown."""
-
-    def forward_finish(self, kept: Any, boundary_y: Tensor) -> tuple[Tensor, Any]:
-        """y, saved."""
-
-    def backward_local(self, saved: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, Any]:
-        """Mᵀ, its new term, kept."""
-
-    def backward_finish(self, kept: Any, left_grad: Tensor) -> list[Tensor]:
-        """Gradients of q, k, v, d, boundary_k and boundary_y."""
 
 
 def shard_of(
@@ -210,8 +191,8 @@ def forward_local(
     q, k, v, d = (x.contiguous() for x in (q, k, v, d))
     scale = key_dim**-0.5 if scale is None else scale
     call = RecurrenceCall(q, k, v, d, shard.pattern, scale, None, shard.starts, state)
-    kernel = _kernel(call, backend)
-    map_, add, kept = kernel.forward_local(call, shard)
+    kernel = shard_kernel(call, backend)
+    map_, add, kept = kernel.forward_local(call, ShardEnd(shard.leaves, shard.stays))
     return Local(Summary(map_, add), (kernel, kept))
 
 
@@ -244,17 +225,3 @@ def backward_finish(local: Local, left_grad: Tensor) -> list[Tensor]:
     kernel, kept = local.kept
     found: list[Tensor] = kernel.backward_finish(kept, left_grad)
     return found
-
-
-def _kernel(call: RecurrenceCall, backend: Backend) -> ShardKernel:
-    """Triton's segment kernels where they serve the call, else torch, unless that is not wanted."""
-    served_by = recurrence_kernel(call, backend)
-    if served_by is torch_recurrence:
-        return torch_shards
-    from glm_kernels.triton_backend import lifetime, lifetime_shards
-
-    if lifetime.why_not(call) is None:
-        return lifetime_shards
-    if backend == "triton":
-        raise ValueError(f"backend = 'triton' has no summaries of {call.pattern}; use backend = 'auto'")
-    return torch_shards

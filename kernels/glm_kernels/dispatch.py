@@ -1,20 +1,29 @@
-"""Which kernels serve a call, and why none of Triton's does. Importing this module imports no Triton."""
+"""Which kernels serve a call: torch's, or Triton's, and why Triton's do not.
+
+The only module that knows both backends. Importing it imports no Triton: `triton_backend.families`, which chooses among
+Triton's kernels, is imported when a call is Triton's.
+"""
 
 from __future__ import annotations
 
 import os
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall, RecurrenceKernel, SSMCall, SSMKernel
-from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
+from glm_kernels.kernel_interface import (
+    KeptShapes,
+    RecurrenceCall,
+    RecurrenceKernel,
+    ShardKernel,
+    SSMCall,
+    SSMKernel,
+)
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import ssm as torch_ssm
-from glm_kernels.triton_backend.storage import norm_dtype
+from glm_kernels.torch_backend import summaries as torch_summaries
 
 LARGEST_WIDTH = 256
 """Of K and V in Triton's kernels."""
@@ -31,7 +40,9 @@ def recurrence_kernel(call: RecurrenceCall, backend: str) -> RecurrenceKernel:
         return torch_recurrence
     reason = _why_no_triton(call.q, call.v)
     if reason is None:
-        family = _family(call.pattern, call.reach)
+        from glm_kernels.triton_backend.families import family_of
+
+        family = family_of(call.pattern, call.reach)
         reason = family.why_not(call)
         if reason is None:
             return family
@@ -39,53 +50,37 @@ def recurrence_kernel(call: RecurrenceCall, backend: str) -> RecurrenceKernel:
     return torch_recurrence
 
 
-def kept_shapes(call: RecurrenceCall, backend: str) -> list[tuple[tuple[int, ...], torch.dtype]]:
+def kept_shapes(call: RecurrenceCall, backend: str) -> KeptShapes:
     """Of the tensors that the kernels keep beside y for the backward pass, at most two.
 
     They follow from shapes, dtypes and the device, which is all that a compiler knows of a call.
     """
     if not _asks_triton(call.q, backend) or _why_no_triton(call.q, call.v) is not None:
         return []
-    from glm_kernels.triton_backend import chained_sources
+    from glm_kernels.triton_backend.families import family_of
 
-    if isinstance(call.pattern, Dense | Offsets):
-        return [((chained_sources.kept_size(call),), torch.float32)] if chained_sources.why_not(call) is None else []
-    denominators = (tuple(call.q.shape[:3]), norm_dtype(call.q.dtype))
-    if call.v.dtype == torch.float32 or call.state is not None or _few_slots(call.pattern, call.q.shape[1]):
-        # How many slots documents with a state need may be known when the call runs only.
-        return [denominators]
-    return [denominators, (tuple(call.v.shape), torch.int8)]
+    # How long documents with a state are may be known when the call runs only: what is kept does not follow from it.
+    return family_of(call.pattern, call.q.shape[1]).kept_shapes(call)
 
 
-def _family(pattern: Pattern, reach: int) -> Any:
-    """Triton's kernels for a pattern in documents of up to `reach` tokens.
+def shard_kernel(call: RecurrenceCall, backend: str) -> ShardKernel:
+    """The kernels that sum up a shard: Triton's of `segmented` where they serve the call, else torch's.
 
-    Few live rows fit into one program, which then works on segments in parallel. More are read tile by tile by chains
-    of programs, whose length is that of the sequence.
+    Raises ValueError if the backend is "triton" and no kernels of it serve the call.
     """
-    from glm_kernels.triton_backend import chained_lifetime, chained_sources, lifetime
+    if recurrence_kernel(call, backend) is torch_recurrence:
+        return torch_summaries
+    from glm_kernels.triton_backend import lifetime, lifetime_shards
 
-    if isinstance(pattern, Dense | Offsets):
-        return chained_sources
-    return lifetime if _few_slots(pattern, reach) else chained_lifetime
-
-
-def _few_slots(pattern: Pattern, reach: int) -> bool:
-    from glm_kernels.triton_backend import lifetime
-
-    return isinstance(pattern, Lifetime) and lifetime.preferred(pattern, _power_of_two(reach))
-
-
-def _power_of_two(reach: int) -> int:
-    """The least one that is not below `reach`: a compiler then makes a graph for each of them, and not for each T."""
-    size = 1
-    while size < reach:
-        size *= 2
-    return size
+    if lifetime.why_not(call) is None:
+        return lifetime_shards
+    if backend == "triton":
+        raise ValueError(f"backend = 'triton' has no summaries of {call.pattern}; use backend = 'auto'")
+    return torch_summaries
 
 
 def ssm_kernel(call: SSMCall, backend: str) -> SSMKernel:
-    """As `recurrence_kernel`."""
+    """As `recurrence_kernel`, for the first-order recurrence with state expansion."""
     if not _asks_triton(call.q, backend):
         return torch_ssm
     reason = _why_no_triton(call.q, call.v)
@@ -114,6 +109,11 @@ def steps_in_triton(q: Tensor, v: Tensor, state: Tensor, backend: str) -> bool:
     return reason is None
 
 
+def interpreted() -> bool:
+    """Whether Triton was started with TRITON_INTERPRET=1, which runs kernels on CPU tensors to check their logic."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def _asks_triton(q: Tensor, backend: str) -> bool:
     return backend == "triton" or (backend == "auto" and q.is_cuda)
 
@@ -121,11 +121,6 @@ def _asks_triton(q: Tensor, backend: str) -> bool:
 def _refuse(reason: str, backend: str) -> None:
     if backend == "triton":
         raise ValueError(f"backend = 'triton' cannot serve this call: {reason}; use backend = 'auto'")
-
-
-def interpreted() -> bool:
-    """Whether Triton was started with TRITON_INTERPRET=1, which runs kernels on CPU tensors to check their logic."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _why_no_triton(q: Tensor, v: Tensor) -> str | None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from glm_kernels.calls import SSMCall
-from glm_kernels.triton_backend.dispatch import ssm_kernel
+from glm_kernels.dispatch import ssm_kernel
+from glm_kernels.kernel_interface import SSMCall
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SSMShard:
     def outputs(self, state: Tensor) -> Tensor:
         """y `[B, L, H, V]` for the state that enters."""
         call = self._call(state)
-        return ssm_kernel(call, "auto").outputs(call)[0]
+        return ssm_kernel(call, "auto").forward(call)[0]
 
     def adjoint_summary(self, grad: Tensor) -> Tensor:
         """added' of gradients of the state that leaves; their decay is that of `summary`."""
@@ -54,7 +54,7 @@ class SSMShard:
     def gradients(self, state: Tensor, grad: Tensor, left_grad: Tensor) -> list[Tensor]:
         """Gradients of q, k, v and log_decay, from those of y and of the state that leaves."""
         call = replace(self._call(state), output_final_state=True)
-        return ssm_kernel(call, "auto").gradients(call, grad.contiguous(), left_grad)[:4]
+        return ssm_kernel(call, "auto").backward(call, grad.contiguous(), left_grad)[:4]
 
     def _call(self, state: Tensor | None) -> SSMCall:
         if state is not None:

@@ -1,22 +1,19 @@
 """The recurrence of a sequence shard in torch: S identity columns beside V carry what the slots at its start bring.
 
-As `glm_kernels.shards.ShardKernel` says.
+As `kernel_interface.ShardKernel` says.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall, accumulation_dtype
+from glm_kernels.kernel_interface import RecurrenceCall, ShardEnd
+from glm_kernels.precision import accumulation_dtype
 from glm_kernels.state import RecurrenceState
 from glm_kernels.torch_backend import recurrence
-
-if TYPE_CHECKING:
-    from glm_kernels.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class _Kept:
     """The call in the accumulation dtype, with the true outputs in its state once they are known."""
 
     call: RecurrenceCall
-    shard: Shard
+    end: ShardEnd
     dtype: torch.dtype
     """Of the operands."""
     y: Tensor
@@ -35,23 +32,23 @@ class _Kept:
     """M."""
 
 
-def forward_local(call: RecurrenceCall, shard: Shard) -> tuple[Tensor, Tensor, _Kept]:
+def forward_local(call: RecurrenceCall, end: ShardEnd) -> tuple[Tensor, Tensor, _Kept]:
     """As `ShardKernel` says."""
     dtype = accumulation_dtype(call.q.dtype)
     state, width = call.state, call.v.shape[3]
     assert state is not None
     q, k, v, d = (x.to(dtype) for x in (call.q, call.k, call.v, call.d))
-    identity = torch.eye(shard.slots, dtype=dtype, device=q.device).expand(*state.y.shape[:2], -1, -1)
+    identity = torch.eye(end.slots, dtype=dtype, device=q.device).expand(*state.y.shape[:2], -1, -1)
     state = RecurrenceState(state.k.to(dtype), state.y.to(dtype), state.position, state.room)
     exact = replace(call, q=q, k=k, v=v, d=d, state=state)
     both = replace(
         exact,
-        v=torch.cat([v, v.new_zeros(*v.shape[:3], shard.slots)], 3),
+        v=torch.cat([v, v.new_zeros(*v.shape[:3], end.slots)], 3),
         state=state._replace(y=torch.cat([torch.zeros_like(state.y), identity], 3)),
     )
-    (found,) = recurrence.outputs(both)
-    left = torch.where(shard.stays[:, None, :, None], both.state.y, _left(found, shard))  # type: ignore[union-attr]
-    kept = _Kept(exact, shard, call.q.dtype, found[..., :width], found[..., width:], left[..., width:])
+    (found,) = recurrence.forward(both)
+    left = torch.where(end.stays[:, None, :, None], both.state.y, _left(found, end))  # type: ignore[union-attr]
+    kept = _Kept(exact, end, call.q.dtype, found[..., :width], found[..., width:], left[..., width:])
     return kept.map, left[..., :width], kept
 
 
@@ -73,16 +70,16 @@ def backward_local(saved: _Kept, grad_y: Tensor) -> tuple[Tensor, Tensor, tuple[
 def backward_finish(kept: tuple[_Kept, Tensor], left_grad: Tensor) -> list[Tensor]:
     """As `ShardKernel` says."""
     saved, grad_y = kept
-    shard, left_grad = saved.shard, left_grad.to(saved.y.dtype)
-    batch = torch.arange(len(grad_y), device=grad_y.device).unsqueeze(1).expand_as(shard.leaves)
-    ours = (shard.leaves >= 0)[:, None, :, None]
+    end, left_grad = saved.end, left_grad.to(saved.y.dtype)
+    batch = torch.arange(len(grad_y), device=grad_y.device).unsqueeze(1).expand_as(end.leaves)
+    ours = (end.leaves >= 0)[:, None, :, None]
     received = left_grad.where(ours, 0).transpose(1, 2)
-    grad_y = grad_y.index_put((batch, shard.leaves.clamp(min=0)), received, accumulate=True)
-    *found, dk, dy = recurrence.gradients(saved.call, saved.y, grad_y)
-    return [x.to(saved.dtype) for x in found] + [dk, dy + left_grad.where(shard.stays[:, None, :, None], 0)]
+    grad_y = grad_y.index_put((batch, end.leaves.clamp(min=0)), received, accumulate=True)
+    *found, dk, dy = recurrence.backward(saved.call, saved.y, grad_y)
+    return [x.to(saved.dtype) for x in found] + [dk, dy + left_grad.where(end.stays[:, None, :, None], 0)]
 
 
-def _left(x: Tensor, shard: Shard) -> Tensor:
+def _left(x: Tensor, end: ShardEnd) -> Tensor:
     """`[B, L, H, D]` → `[B, H, S, D]`: the rows in slots at the shard's end, zero for none."""
     batch = torch.arange(len(x), device=x.device).unsqueeze(1)
-    return x[batch, shard.leaves.clamp(min=0)].transpose(1, 2).where((shard.leaves >= 0)[:, None, :, None], 0)
+    return x[batch, end.leaves.clamp(min=0)].transpose(1, 2).where((end.leaves >= 0)[:, None, :, None], 0)
