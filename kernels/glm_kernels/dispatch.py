@@ -70,10 +70,10 @@ def shard_kernel(call: RecurrenceCall, backend: str) -> ShardKernel:
     """
     if recurrence_kernel(call, backend) is torch_recurrence:
         return torch_summaries
-    from glm_kernels.triton_backend import lifetime, lifetime_shards
+    from glm_kernels.triton_backend.segmented import launch, summaries
 
-    if lifetime.why_not(call) is None:
-        return lifetime_shards
+    if launch.why_not(call) is None:
+        return summaries
     if backend == "triton":
         raise ValueError(f"backend = 'triton' has no summaries of {call.pattern}; use backend = 'auto'")
     return torch_summaries
@@ -85,9 +85,9 @@ def ssm_kernel(call: SSMCall, backend: str) -> SSMKernel:
         return torch_ssm
     reason = _why_no_triton(call.q, call.v)
     if reason is None:
-        from glm_kernels.triton_backend import ssm
+        from glm_kernels.triton_backend.ssm import launch
 
-        return ssm
+        return launch
     _refuse(reason, backend)
     return torch_ssm
 

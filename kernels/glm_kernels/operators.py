@@ -116,13 +116,13 @@ def recurrence_step(
         checks.check_positions(state, pattern)
         with without_autocast(q.device):
             return torch_recurrence.step(q, k, v, d, pattern, scale, state)
-    from glm_kernels.triton_backend import step
+    from glm_kernels.triton_backend.decode import launch
 
     if state.room is not None:
-        return step.step(q, k, v, d, pattern, scale, state)
+        return launch.step(q, k, v, d, pattern, scale, state)
     checks.check_positions(state, pattern)
     reach = int(state.position.max()) + 1
-    y, after = step.step(q, k, v, d, pattern, scale, grown(state, pattern.slot_count(reach))._replace(room=reach))
+    y, after = launch.step(q, k, v, d, pattern, scale, grown(state, pattern.slot_count(reach))._replace(room=reach))
     return y, after._replace(room=None)
 
 
@@ -186,9 +186,9 @@ def ssm_step(
     checks.check_backend(backend)
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if steps_in_triton(q, v, state, backend):
-        from glm_kernels.triton_backend import step
+        from glm_kernels.triton_backend.decode import launch
 
-        return step.ssm_step(q, k, v, log_decay, scale, state)
+        return launch.ssm_step(q, k, v, log_decay, scale, state)
     with without_autocast(q.device):
         return torch_ssm.step(q, k, v, log_decay, scale, state)
 

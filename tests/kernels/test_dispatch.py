@@ -21,20 +21,20 @@ def call(spelling, length, dtype=torch.float32, state=None):
 @pytest.mark.parametrize(
     ("spelling", "length", "family"),
     [
-        ("lattice:2^k", 4096, "triton_backend.lifetime"),
-        ("window:4", 4096, "triton_backend.lifetime"),
-        ("lattice:2^k", 131_072, "triton_backend.lifetime"),
-        ("window:5", 4096, "triton_backend.chained_lifetime"),
-        ("window:65", 16, "triton_backend.chained_lifetime"),
-        ("window:65", 3, "triton_backend.lifetime"),
-        ("lattice:k^2+1", 8192, "triton_backend.chained_lifetime"),
-        ("offsets:k^2+1", 100, "triton_backend.chained_sources"),
-        ("dense", 100, "triton_backend.chained_sources"),
+        ("lattice:2^k", 4096, "segmented"),
+        ("window:4", 4096, "segmented"),
+        ("lattice:2^k", 131_072, "segmented"),
+        ("window:5", 4096, "chained"),
+        ("window:65", 16, "chained"),
+        ("window:65", 3, "segmented"),
+        ("lattice:k^2+1", 8192, "chained"),
+        ("offsets:k^2+1", 100, "all_rows"),
+        ("dense", 100, "all_rows"),
     ],
 )
 def test_triton_has_a_family_for_every_kind_of_pattern(spelling, length, family):
     asked = call(spelling, length)
-    assert dispatch.recurrence_kernel(asked, "triton").__name__ == f"glm_kernels.{family}"
+    assert dispatch.recurrence_kernel(asked, "triton").__name__ == f"glm_kernels.triton_backend.{family}.launch"
     assert dispatch.recurrence_kernel(asked, "torch").__name__ == "glm_kernels.torch_backend.recurrence"
 
 

@@ -7,8 +7,8 @@ import triton.language as tl
 
 from glm_kernels import parse_pattern, reference
 from glm_kernels.kernel_interface import RecurrenceCall
-from glm_kernels.triton_backend import chained_lifetime
-from glm_kernels.triton_backend.residuals import fine, store_fine
+from glm_kernels.triton_backend.chained import launch
+from glm_kernels.triton_backend.common.residuals import fine, store_fine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter has no real bfloat16.
@@ -54,15 +54,15 @@ def test_gradients_of_outputs_that_are_alike_need_residuals(dtype):
     v = (v + 8).to(dtype)
     pattern = parse_pattern("window:40")
     call = RecurrenceCall(q, k, v, d, pattern, 0.25, None, None, None)
-    assert chained_lifetime.why_not(call) is None
-    y, lse, residual = chained_lifetime.forward(call)
+    assert launch.why_not(call) is None
+    y, lse, residual = launch.forward(call)
 
     exact = [x.double().requires_grad_() for x in (q, k, v, d)]
     precise, _ = reference.recurrence(*exact, pattern, scale=0.25)
     expected = torch.autograd.grad(precise, exact, grad.double())
 
     def error(residual):
-        dq = chained_lifetime.backward(call, y, grad, lse, residual)[0]
+        dq = launch.backward(call, y, grad, lse, residual)[0]
         return float((dq.double() - expected[0]).norm() / expected[0].norm())
 
     assert error(residual) < {torch.float16: 2e-3, torch.bfloat16: 5e-3}[dtype]

@@ -7,7 +7,7 @@ import torch
 
 from glm_kernels import RecurrenceState, parse_pattern, recurrence
 from glm_kernels.kernel_interface import RecurrenceCall
-from glm_kernels.triton_backend import chained_lifetime
+from glm_kernels.triton_backend.chained import launch
 from tests.kernels.operands import packed_bounds, packed_starts, random_state
 from tests.tolerances import pass_errors, rounding
 
@@ -40,8 +40,8 @@ def relative_errors(inputs, spelling, state=None, **packing):
 
     packing = {"cu_seqlens": None, "document_starts": None, **packing}
     call = RecurrenceCall(*inputs, pattern, scale, **packing, state=state)
-    y, lse, residual = chained_lifetime.forward(call)
-    found = [y, *chained_lifetime.backward(call, y, grad, lse, residual)]
+    y, lse, residual = launch.forward(call)
+    found = [y, *launch.backward(call, y, grad, lse, residual)]
     assert all(x.shape == right.shape for x, right in zip(found, expected, strict=True))
     return pass_errors(found, expected)
 
@@ -54,11 +54,9 @@ def same(length):
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Chunks of 16 rows, runs of two: a few dozen rows then make a chain with rows that are older than a chunk."""
-    monkeypatch.setattr(
-        chained_lifetime, "_configuration", lambda *_: chained_lifetime._Configuration(chunk=16, tile=16)
-    )
-    monkeypatch.setattr(chained_lifetime, "_SHORTEST_RUN", 2)
-    monkeypatch.setattr(chained_lifetime, "_LONGEST_RUN", 2)
+    monkeypatch.setattr(launch, "_configuration", lambda *_: launch._Configuration(chunk=16, tile=16))
+    monkeypatch.setattr(launch, "_SHORTEST_RUN", 2)
+    monkeypatch.setattr(launch, "_LONGEST_RUN", 2)
 
 
 @pytest.mark.parametrize("continued", [False, True])
@@ -93,8 +91,8 @@ def test_lengths_of_few_chunks(length, short_chunks):
 @pytest.mark.parametrize("spelling", ["lattice:k^2+1", "window:90"])
 def test_gradients_pass_through_several_runs(spelling, short_chunks, monkeypatch):
     """With sums that are carried through a whole run, and rows that outlive more than one."""
-    monkeypatch.setattr(chained_lifetime, "_SHORTEST_RUN", 4)
-    monkeypatch.setattr(chained_lifetime, "_LONGEST_RUN", 4)
+    monkeypatch.setattr(launch, "_SHORTEST_RUN", 4)
+    monkeypatch.setattr(launch, "_LONGEST_RUN", 4)
     assert max(relative_errors(operands(2, 170, 1, 16, 16, torch.float32), spelling)) <= same(170)
 
 
@@ -106,15 +104,15 @@ def test_more_documents_than_can_carry_anything(short_chunks):
 
 
 def test_windows_of_one_chunk_carry_nothing(short_chunks):
-    configuration = chained_lifetime._configuration()
-    assert chained_lifetime._tiles_needed(parse_pattern("window:16"), 100, False, configuration) == 0
-    assert chained_lifetime._tiles_needed(parse_pattern("window:17"), 100, False, configuration) == 2
+    configuration = launch._configuration()
+    assert launch._tiles_needed(parse_pattern("window:16"), 100, False, configuration) == 0
+    assert launch._tiles_needed(parse_pattern("window:17"), 100, False, configuration) == 2
 
 
 def test_what_the_kernels_cannot_serve_is_said():
     def reason(spelling, length):
         inputs = (torch.empty(1, length, 1, 16, device="meta"),) * 3 + (torch.empty(1, length, 1, device="meta"),)
-        return chained_lifetime.why_not(RecurrenceCall(*inputs, parse_pattern(spelling), 1.0, None, None, None))
+        return launch.why_not(RecurrenceCall(*inputs, parse_pattern(spelling), 1.0, None, None, None))
 
     assert reason("offsets:2^k", 8) == "offsets:2^k is not a lifetime pattern"
     assert reason("dense", 8) == "dense has more than 1024 live rows after 8 tokens"
@@ -143,8 +141,8 @@ def test_every_run_gives_the_same_bits(spelling):
     call = RecurrenceCall(*inputs, parse_pattern(spelling), 128**-0.5, None, None, None)
 
     def results():
-        y, lse, residual = chained_lifetime.forward(call)
-        return [y, *chained_lifetime.backward(call, y, grad, lse, residual)]
+        y, lse, residual = launch.forward(call)
+        return [y, *launch.backward(call, y, grad, lse, residual)]
 
     first = results()
     assert all(all(map(torch.equal, first, results())) for _ in range(5))

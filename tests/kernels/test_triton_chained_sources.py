@@ -5,7 +5,7 @@ import torch
 
 from glm_kernels import RecurrenceState, parse_pattern, reference
 from glm_kernels.kernel_interface import RecurrenceCall
-from glm_kernels.triton_backend import chained_sources
+from glm_kernels.triton_backend.all_rows import launch
 from tests.kernels.operands import packed_bounds, packed_starts, random_state
 from tests.tolerances import pass_errors, rounding
 
@@ -30,9 +30,9 @@ def relative_errors(spelling, inputs, state=None, cu_seqlens=None, document_star
     """Of y, of the gradients of q, k, v and d, and of those of the state's k and y, against float64."""
     pattern, scale = parse_pattern(spelling), 0.3
     call = RecurrenceCall(*inputs, pattern, scale, cu_seqlens, document_starts, state)
-    assert chained_sources.why_not(call) is None
-    y, kept = chained_sources.forward(call)
-    found = [y, *chained_sources.backward(call, y, upstream(y), kept)]
+    assert launch.why_not(call) is None
+    y, kept = launch.forward(call)
+    found = [y, *launch.backward(call, y, upstream(y), kept)]
 
     precise = [exact(x) for x in inputs]
     past = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)
@@ -112,4 +112,4 @@ def test_every_dtype_on_a_gpu(spelling, widths, dtype):
 def test_what_the_kernels_cannot_serve_is_said():
     inputs = operands(1, 8, 1, 16, 16)
     call = RecurrenceCall(*inputs, parse_pattern("window:3"), 0.3, None, None, None)
-    assert chained_sources.why_not(call) == "window:3 is neither dense nor an offset pattern"
+    assert launch.why_not(call) == "window:3 is neither dense nor an offset pattern"

@@ -7,7 +7,7 @@ from glm_kernels import reference
 from glm_kernels.documents import documents_of
 from glm_kernels.kernel_interface import SSMCall
 from glm_kernels.torch_backend import ssm as torch_ssm
-from glm_kernels.triton_backend import ssm
+from glm_kernels.triton_backend.ssm import launch
 from tests.kernels.operands import packed_bounds, packed_starts
 from tests.tolerances import assert_pass_close, pass_errors, rounding
 
@@ -51,8 +51,8 @@ def relative_errors(inputs, packing=None, with_final=True):
         q, k, v, a, SCALE, packing.get("cu_seqlens"), packing.get("document_starts"), state[0] if state else None,
         with_final,
     )  # fmt: skip
-    y, final = ssm.forward(call)
-    found = [y, final, *ssm.backward(call, grad, final_grad)]
+    y, final = launch.forward(call)
+    found = [y, final, *launch.backward(call, grad, final_grad)]
     judged = expected(inputs, packing, final_grad, grad)
     assert all(a is None or a.shape == b.shape for a, b in zip(found, judged, strict=True))
     pairs = [(a, b) for a, b in zip(found, judged, strict=True) if a is not None]
@@ -71,7 +71,7 @@ def same(log_decay):
 @pytest.fixture
 def short_segments(monkeypatch):
     """Segments of two chunks, so that a few dozen rows cross several of them."""
-    monkeypatch.setattr(ssm, "segment_rows", lambda total_rows, programs: 32)
+    monkeypatch.setattr(launch, "segment_rows", lambda total_rows, programs: 32)
 
 
 @pytest.mark.parametrize("packing", ["none", "document_starts", "cu_seqlens"])
@@ -101,13 +101,13 @@ def test_only_the_final_state_is_differentiated(short_segments):
     leaves = [x.double().requires_grad_() for x in (k, v, a)]
     _, final = reference.ssm(q.double(), *leaves, SCALE, documents_of(1, 40, None, None, q.device), None, True)
     expected = torch.autograd.grad((final * final_grad.double()).sum(), leaves)
-    dq, *found = ssm.backward(call, None, final_grad)
+    dq, *found = launch.backward(call, None, final_grad)
     assert not dq.any()
     assert_pass_close(found, expected, same(a), outputs=0)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("kernel", [ssm, torch_ssm], ids=["triton", "torch"])
+@pytest.mark.parametrize("kernel", [launch, torch_ssm], ids=["triton", "torch"])
 def test_shards_linked_by_their_summaries_equal_the_whole(kernel, packed, short_segments):
     """Forward: the state that enters a shard; backward: the gradient of the state that leaves it."""
     q, k, v, a = operands(2, 96, 1, 16, 16, torch.float32)

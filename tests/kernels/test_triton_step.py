@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glm_kernels import RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step, ssm_step, with_room
-from glm_kernels.triton_backend import step
+from glm_kernels.triton_backend.decode import launch
 from tests.kernels.operands import live_slots, random_state
 from tests.tolerances import assert_close, norm, rounding
 
@@ -40,7 +40,7 @@ def poison_free_slots(pattern, state: RecurrenceState) -> None:
 @pytest.mark.parametrize("spelling", PATTERNS)
 @pytest.mark.parametrize(("parts", "roomy"), [(1, True), (2, False)])
 def test_a_step_equals_the_torch_step(spelling, parts, roomy, monkeypatch):
-    monkeypatch.setattr(step, "_configuration", lambda programs, entries: step._Configuration(16, 4, parts))
+    monkeypatch.setattr(launch, "_configuration", lambda programs, entries: launch._Configuration(16, 4, parts))
     pattern = parse_pattern(spelling)
     expected = state_at(pattern, [0, 5, 37])
     found = with_room(copied(expected), pattern, 50) if roomy else copied(expected)
@@ -123,7 +123,7 @@ def test_an_ssm_step_equals_the_torch_step():
 @pytest.mark.parametrize("parts", [None, 4])
 def test_a_captured_step_replayed_equals_steps_one_by_one(spelling, dtype, parts, monkeypatch):
     if parts is not None:
-        monkeypatch.setattr(step, "_configuration", lambda programs, entries: step._Configuration(16, 4, parts))
+        monkeypatch.setattr(launch, "_configuration", lambda programs, entries: launch._Configuration(16, 4, parts))
     pattern = parse_pattern(spelling)
     one_by_one = with_room(state_at(pattern, [0, 5, 170]), pattern, 256)
     captured = copied(one_by_one)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from glm_kernels import parse_pattern
 from glm_kernels.patterns import Lifetime
-from glm_kernels.triton_backend import tables
-from glm_kernels.triton_backend.tables import (
+from glm_kernels.triton_backend.common import tables
+from glm_kernels.triton_backend.common.tables import (
     FREE,
     FROM_STATE,
     Grid,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from glm_kernels.kernel_interface import RecurrenceFamily
 from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
-from glm_kernels.triton_backend import chained_lifetime, chained_sources, lifetime
+from glm_kernels.triton_backend.all_rows import launch as all_rows
+from glm_kernels.triton_backend.chained import launch as chained
+from glm_kernels.triton_backend.segmented import launch as segmented
 
 
 def family_of(pattern: Pattern, reach: int) -> RecurrenceFamily:
@@ -14,9 +16,9 @@ def family_of(pattern: Pattern, reach: int) -> RecurrenceFamily:
     of programs, whose length is that of the sequence. What keeps every token live has kernels without slots.
     """
     if isinstance(pattern, Dense | Offsets):
-        return chained_sources
+        return all_rows
     assert isinstance(pattern, Lifetime)
-    return lifetime if lifetime.preferred(pattern, _power_of_two(reach)) else chained_lifetime
+    return segmented if segmented.preferred(pattern, _power_of_two(reach)) else chained
 
 
 def _power_of_two(reach: int) -> int:

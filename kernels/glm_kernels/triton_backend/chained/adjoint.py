@@ -15,16 +15,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chain import release, ticket, wait
-from glm_kernels.triton_backend.chained_lifetime_tiles import (
+from glm_kernels.triton_backend.chained.tiles import (
     in_units,
     older_keys,
     older_slots,
     slots_of,
     weights_transposed,
 )
-from glm_kernels.triton_backend.residuals import fine
-from glm_kernels.triton_backend.weights import LOG2_E, inverse_less_identity, lanes, less, places
+from glm_kernels.triton_backend.common.chain import release, ticket, wait
+from glm_kernels.triton_backend.common.residuals import fine
+from glm_kernels.triton_backend.common.softmax import LOG2_E, inverse_less_identity, lanes, less, places
 
 
 @triton.jit

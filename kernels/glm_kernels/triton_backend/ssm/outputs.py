@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.weights import lanes
+from glm_kernels.triton_backend.common.softmax import lanes
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glm_kernels.device_cache import kept_on_device
 from glm_kernels.kernel_interface import SSMCall
-from glm_kernels.triton_backend.ssm_kernels import decay_pass, fold_pass, output_pass, state_pass
+from glm_kernels.triton_backend.ssm.outputs import decay_pass, fold_pass, output_pass, state_pass
 
 _PROGRAMS = 512
 """Enough to fill a GPU: with more sequences and heads, segments become longer."""

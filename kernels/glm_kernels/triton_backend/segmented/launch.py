@@ -10,9 +10,9 @@ from torch import Tensor
 
 from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
-from glm_kernels.triton_backend.lifetime_launches import Launch, configuration
-from glm_kernels.triton_backend.storage import norm_dtype
-from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
+from glm_kernels.triton_backend.common.storage import norm_dtype
+from glm_kernels.triton_backend.common.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
+from glm_kernels.triton_backend.segmented.passes import Launch, configuration
 
 LARGEST_SLOTS = 32
 """Patterns with more live rows than this carry too much for one program: its maps no longer fit into registers. With 64

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
-from glm_kernels.triton_backend.chained_lifetime_adjoint import chained_adjoint
-from glm_kernels.triton_backend.chained_lifetime_forward import chained_forward
-from glm_kernels.triton_backend.chained_lifetime_gradient import run_gradient, value_gradient
-from glm_kernels.triton_backend.late_keys import late_key_pass
-from glm_kernels.triton_backend.storage import norm_dtype, padded_width, residual_of
-from glm_kernels.triton_backend.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
+from glm_kernels.triton_backend.chained.adjoint import chained_adjoint
+from glm_kernels.triton_backend.chained.forward import chained_forward
+from glm_kernels.triton_backend.chained.gradient import run_gradient, value_gradient
+from glm_kernels.triton_backend.common.late_keys import late_key_pass
+from glm_kernels.triton_backend.common.storage import norm_dtype, padded_width, residual_of
+from glm_kernels.triton_backend.common.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 
 LARGEST_SLOTS = 1024
 """Patterns with more live rows than this are not worth their tables: dense kernels serve them better."""

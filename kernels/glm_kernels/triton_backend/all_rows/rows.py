@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.state import RecurrenceState
-from glm_kernels.triton_backend.chained_sources_launches import PackedRows
+from glm_kernels.triton_backend.all_rows.passes import PackedRows
 
 
 def shape_of(call: RecurrenceCall, chunk: int) -> tuple[int, int]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from glm_kernels.device_cache import kept_on_device
 from glm_kernels.patterns import Dense, Offsets, Pattern
-from glm_kernels.triton_backend.chained_sources_backward import adjoint_pass, gradient_pass
-from glm_kernels.triton_backend.chained_sources_forward import source_pass
-from glm_kernels.triton_backend.chained_sources_tiles import MARGIN, largest_pass
-from glm_kernels.triton_backend.storage import padded_width
+from glm_kernels.triton_backend.all_rows.backward import adjoint_pass, gradient_pass
+from glm_kernels.triton_backend.all_rows.forward import source_pass
+from glm_kernels.triton_backend.all_rows.tiles import MARGIN, largest_pass
+from glm_kernels.triton_backend.common.storage import padded_width
 
 _PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32x3", torch.float32: "ieee"}
 """Of products of float32 tiles: there are none with bfloat16 operands."""

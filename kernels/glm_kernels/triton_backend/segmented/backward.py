@@ -20,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.products import (
+from glm_kernels.triton_backend.common.numerics import (
     dot_fine,
     fine_dot,
     fine_dot_fine,
@@ -29,7 +29,7 @@ from glm_kernels.triton_backend.products import (
     unit_of,
     unpacked,
 )
-from glm_kernels.triton_backend.weights import (
+from glm_kernels.triton_backend.common.softmax import (
     LOG2_E,
     from_state,
     gathered,

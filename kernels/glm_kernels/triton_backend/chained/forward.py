@@ -15,8 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chain import release, ticket, wait
-from glm_kernels.triton_backend.chained_lifetime_tiles import (
+from glm_kernels.triton_backend.chained.tiles import (
     exact_dot,
     largest_of,
     older_keys,
@@ -24,8 +23,9 @@ from glm_kernels.triton_backend.chained_lifetime_tiles import (
     older_slots,
     unit_of,
 )
-from glm_kernels.triton_backend.residuals import store_fine
-from glm_kernels.triton_backend.weights import LOG2_E, inverse_less_identity, lanes, less, log_norm, places
+from glm_kernels.triton_backend.common.chain import release, ticket, wait
+from glm_kernels.triton_backend.common.residuals import store_fine
+from glm_kernels.triton_backend.common.softmax import LOG2_E, inverse_less_identity, lanes, less, log_norm, places
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from torch import Tensor
 from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
 from glm_kernels.patterns.slots import distances, horizon, period, read_masks, slot_tables
 from glm_kernels.state import RecurrenceState
-from glm_kernels.triton_backend.step_kernels import (
+from glm_kernels.triton_backend.decode.kernels import (
     BY_DISTANCE,
     BY_MASK,
     BY_POSITION,

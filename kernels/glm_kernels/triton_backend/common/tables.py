@@ -19,7 +19,7 @@ from torch import Tensor
 from glm_kernels.device_cache import kept_on_device
 from glm_kernels.patterns import Lifetime
 from glm_kernels.patterns.slots import horizon, period, slot_tables
-from glm_kernels.triton_backend.table_pass import BOUNDS, STARTS, WHOLE_ROWS, table_pass
+from glm_kernels.triton_backend.common.table_pass import BOUNDS, STARTS, WHOLE_ROWS, table_pass
 
 FREE = -1
 """The occupant of a slot that holds no row."""

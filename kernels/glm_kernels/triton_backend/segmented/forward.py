@@ -17,8 +17,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.products import dot_fine, fine_dot, fine_dot_fine, packed, scaled, unit_of, unpacked
-from glm_kernels.triton_backend.weights import (
+from glm_kernels.triton_backend.common.numerics import (
+    dot_fine,
+    fine_dot,
+    fine_dot_fine,
+    packed,
+    scaled,
+    unit_of,
+    unpacked,
+)
+from glm_kernels.triton_backend.common.softmax import (
     from_state,
     gathered,
     inverse_less_identity,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.residuals import fine, refined
-from glm_kernels.triton_backend.weights import LOG2_E, from_state, lanes, less
+from glm_kernels.triton_backend.common.residuals import fine, refined
+from glm_kernels.triton_backend.common.softmax import LOG2_E, from_state, lanes, less
 
 
 @triton.jit

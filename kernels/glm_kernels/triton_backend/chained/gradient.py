@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chained_lifetime_tiles import (
+from glm_kernels.triton_backend.chained.tiles import (
     fine_in_units,
     older_keys,
     older_outputs,
@@ -20,8 +20,8 @@ from glm_kernels.triton_backend.chained_lifetime_tiles import (
     slots_of,
     weights_transposed,
 )
-from glm_kernels.triton_backend.late_keys import piece_of
-from glm_kernels.triton_backend.weights import LOG2_E, lanes, less, places
+from glm_kernels.triton_backend.common.late_keys import piece_of
+from glm_kernels.triton_backend.common.softmax import LOG2_E, lanes, less, places
 
 
 @triton.jit

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from glm_kernels.kernel_interface import RecurrenceCall, ShardEnd
-from glm_kernels.triton_backend.lifetime import planned
-from glm_kernels.triton_backend.lifetime_launches import Launch, Maps
-from glm_kernels.triton_backend.tables import FREE, FROM_STATE, Tables
+from glm_kernels.triton_backend.common.tables import FREE, FROM_STATE, Tables
+from glm_kernels.triton_backend.segmented.launch import planned
+from glm_kernels.triton_backend.segmented.passes import Launch, Maps
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chain import publish, ticket, wait_for, wait_until
-from glm_kernels.triton_backend.chained_sources_tiles import chunk_of, put_tile, readable, tile, unit
-from glm_kernels.triton_backend.weights import inverse_less_identity
-from glm_kernels.triton_backend.weights import log_norm as log_norm_of
+from glm_kernels.triton_backend.all_rows.tiles import chunk_of, put_tile, readable, tile, unit
+from glm_kernels.triton_backend.common.chain import publish, ticket, wait_for, wait_until
+from glm_kernels.triton_backend.common.softmax import inverse_less_identity
+from glm_kernels.triton_backend.common.softmax import log_norm as log_norm_of
 
 
 @triton.jit(do_not_specialize=["L", "H", "all_lanes", "together", "near"])

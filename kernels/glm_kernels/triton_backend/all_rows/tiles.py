@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.weights import lanes as lane_mask
+from glm_kernels.triton_backend.common.softmax import lanes as lane_mask
 
 
 @triton.jit

@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glm_kernels.triton_backend.late_keys import late_key_pass
-from glm_kernels.triton_backend.lifetime_backward import adjoint_pass, gradient_pass
-from glm_kernels.triton_backend.lifetime_forward import boundary_pass, output_pass, segment_pass
-from glm_kernels.triton_backend.storage import norm_dtype
-from glm_kernels.triton_backend.tables import Grid, Tables
+from glm_kernels.triton_backend.common.late_keys import late_key_pass
+from glm_kernels.triton_backend.common.storage import norm_dtype
+from glm_kernels.triton_backend.common.tables import Grid, Tables
+from glm_kernels.triton_backend.segmented.backward import adjoint_pass, gradient_pass
+from glm_kernels.triton_backend.segmented.forward import boundary_pass, output_pass, segment_pass
 
 _WORK = {
     torch.bfloat16: (tl.bfloat16, torch.float16, "ieee"),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.weights import ASSEMBLES
+from glm_kernels.triton_backend.common.softmax import ASSEMBLES
 
 
 @triton.jit
