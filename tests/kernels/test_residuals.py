@@ -8,7 +8,7 @@ import triton.language as tl
 from glm_kernels import parse_pattern, reference
 from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.triton_backend.chained import launch
-from glm_kernels.triton_backend.common.residuals import fine, store_fine
+from glm_kernels.triton_backend.common.numerics import fine, store_fine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter has no real bfloat16.

@@ -14,9 +14,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.all_rows.tiles import NEVER, chunk_of, put_tile, readable, tile, unit
+from glm_kernels.triton_backend.all_rows.tiles import NEVER, chunk_of, put_tile, readable, tile
 from glm_kernels.triton_backend.common.chain import publish, ticket, wait_for, wait_until
-from glm_kernels.triton_backend.common.softmax import inverse_less_identity, less
+from glm_kernels.triton_backend.common.numerics import inverse_less_identity, unit_of
+from glm_kernels.triton_backend.common.softmax import LOG2_E, less
 
 
 @triton.jit(do_not_specialize=["L", "H", "all_lanes", "together", "near", "headroom"])
@@ -49,8 +50,8 @@ def adjoint_pass(
     starts += b * L
     if DOCUMENTS:
         end = tl.load(ends + b * chunks + c)
-    logits = scale * 1.4426950408889634
-    z_size = unit(tl.load(largest_grad + lane), headroom)
+    logits = scale * LOG2_E
+    _, z_size = unit_of(tl.load(largest_grad + lane), headroom)
     acc = tile(grad + of_head * V, first, r, H, vv, there, V, V2, False).to(tl.float32) * (z_size * 32768.0)
 
     if FAR:
@@ -141,7 +142,7 @@ def adjoint_pass(
 
     z = out.to(tl.float32)
     norm = tl.load(norms + rows, mask=there, other=NEVER)
-    own = tl.load(d + of_head + rows.to(tl.int64) * H, mask=there, other=0.0).to(tl.float32) * 1.4426950408889634
+    own = tl.load(d + of_head + rows.to(tl.int64) * H, mask=there, other=0.0).to(tl.float32) * LOG2_E
     put_tile(dv + of_head * V, first, r, H, vv, there, z * (tl.exp2(less(own, norm)) / z_size)[:, None], V, V2)
     y_own = tile(y_work + of_head * V, first, r, H, vv, there, V, V2, False).to(tl.float32)
     tl.store(row_term + lane.to(tl.int64) * L + rows, tl.sum(z * y_own, 1), mask=there)
@@ -193,7 +194,7 @@ def gradient_pass(
     r, n, kk, vv = tl.arange(0, C), tl.arange(0, BLOCK), tl.arange(0, K2), tl.arange(0, V2)
     rows = first + r
     there = rows < L
-    logits = scale * 1.4426950408889634
+    logits = scale * LOG2_E
     acc, share = tl.zeros((C, K2), tl.float32), tl.zeros((C,), tl.float32)
     # What belongs to each reading row: those of the chunk, or with READERS of each tile.
     norm = tl.load(norms + rows, mask=there, other=NEVER)
@@ -207,7 +208,7 @@ def gradient_pass(
     if not READERS:
         z_own = tile(own_b, first, r, H, vv, there, V, V2, False).to(tl.float32)
         v_own = tile(v + of_head * V, first, r, H, vv, there, V, V2, False).to(tl.float32)
-        input_term = tl.sum(z_own * v_own, 1) * unit(tl.load(largest + lane), 0)
+        input_term = tl.sum(z_own * v_own, 1) * unit_of(tl.load(largest + lane), 0)[1]
 
     if FAR:
         a_own = tile(own_a, first, r, H, kk, there, K, K2, False).to(tl.float32)
@@ -274,9 +275,10 @@ def gradient_pass(
             else:
                 acc = tl.dot(ds.to(a_t.dtype), a_t, acc=acc, input_precision=PRECISION)
 
-    size = 1.0 / unit(tl.load(largest + lane), 0) / unit(tl.load(largest_grad + lane), headroom)
+    y_size, z_size = unit_of(tl.load(largest + lane), 0)[1], unit_of(tl.load(largest_grad + lane), headroom)[1]
+    size = 1.0 / y_size / z_size
     put_tile(grad_out + of_head * K, first, r, H, kk, there, acc * (scale * size), K, K2)
     if not READERS:
         at = of_head + rows.to(tl.int64) * H
-        own = tl.load(d + at, mask=there, other=0.0).to(tl.float32) * 1.4426950408889634
+        own = tl.load(d + at, mask=there, other=0.0).to(tl.float32) * LOG2_E
         tl.store(dd + at, (tl.exp2(less(own, norm)) * share * size).to(dd.dtype.element_ty), mask=there)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.all_rows.tiles import chunk_of, put_tile, readable, tile, unit
+from glm_kernels.triton_backend.all_rows.tiles import chunk_of, put_tile, readable, tile
 from glm_kernels.triton_backend.common.chain import publish, ticket, wait_for, wait_until
-from glm_kernels.triton_backend.common.softmax import inverse_less_identity
+from glm_kernels.triton_backend.common.numerics import inverse_less_identity, unit_of
+from glm_kernels.triton_backend.common.softmax import LOG2_E
 from glm_kernels.triton_backend.common.softmax import log_norm as log_norm_of
 
 
@@ -31,7 +32,7 @@ def source_pass(
 ):  # fmt: skip
     """Grid (chunks · B · H). y, y_work `[B, L, H, V]`; log_norm `[B, H, L]`: log2 of the softmax's denominator.
 
-    y_work: y in units of `unit(largest)`. near: all offsets below it are in `near_bits`.
+    y_work: y in units of `unit_of(largest)`. near: all offsets below it are in `near_bits`.
     far: the other offsets, ascending; each at least 3C. far_before[x]: how many of them are below x · C.
     """
     WORK: tl.constexpr = y_work.dtype.element_ty
@@ -49,9 +50,9 @@ def source_pass(
     if DOCUMENTS:
         start = tl.load(starts + b * L + rows, mask=there, other=0)
         oldest = tl.load(starts + b * L + first)
-    logits = scale * 1.4426950408889634
-    size = unit(tl.load(largest + lane), 0)
-    top = tl.load(d + at, mask=there, other=0.0).to(tl.float32) * 1.4426950408889634
+    logits = scale * LOG2_E
+    _, size = unit_of(tl.load(largest + lane), 0)
+    top = tl.load(d + at, mask=there, other=0.0).to(tl.float32) * LOG2_E
     total = tl.full((C,), 1.0, tl.float32)
     acc = tile(v + of_head * V, first, r, H, vv, there, V, V2, False).to(tl.float32) * size
 

@@ -9,7 +9,7 @@ from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Offsets
 from glm_kernels.triton_backend.all_rows import passes as launches
 from glm_kernels.triton_backend.all_rows.rows import Rows, rows_of, shape_of
-from glm_kernels.triton_backend.common.storage import norm_dtype
+from glm_kernels.triton_backend.common.softmax import norm_dtype
 
 
 def why_not(call: RecurrenceCall) -> str | None:

@@ -14,7 +14,7 @@ from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_kernels.triton_backend.all_rows.backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.all_rows.forward import source_pass
 from glm_kernels.triton_backend.all_rows.tiles import MARGIN, largest_pass
-from glm_kernels.triton_backend.common.storage import padded_width
+from glm_kernels.triton_backend.common.tiles import padded_width
 
 _PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32x3", torch.float32: "ieee"}
 """Of products of float32 tiles: there are none with bfloat16 operands."""
@@ -150,7 +150,7 @@ def _constants(launch: Launch, q: Tensor, v: Tensor) -> dict[str, Any]:
 
 def work_dtype(operands: torch.dtype) -> torch.dtype:
     """Of y and its adjoint while they are worked with, as precise as they can be told from their rounded results: fp16
-    (in units of `unit`) has three digits more than bfloat16."""
+    (in units) has three digits more than bfloat16."""
     return torch.float16 if operands == torch.bfloat16 else torch.float32
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.common.softmax import lanes as lane_mask
+from glm_kernels.triton_backend.common.tiles import lanes as lane_mask
 
 
 @triton.jit
@@ -73,18 +73,6 @@ def readable(rows, first, n, start, near_bits, READERS: tl.constexpr, DENSE: tl.
     if DOCUMENTS:
         allowed = allowed & ((rows[:, None] if READERS else first + n[None, :]) >= start)
     return allowed
-
-
-@triton.jit
-def unit(largest, headroom):
-    """A power of two by which numbers up to `largest` stay below 2^15 even if multiplied by 2^headroom.
-
-    The 16-bit copies of y and of its adjoint are fp16 in this unit, one for each lane: as precise as TF32, over
-    29 − headroom powers of two below the largest.
-    """
-    exponent = (largest.to(tl.int32, bitcast=True) >> 23) - 127
-    exponent = tl.minimum(tl.maximum(14 - headroom - exponent, -126), 126)
-    return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["L", "H"])

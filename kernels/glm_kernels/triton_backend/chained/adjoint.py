@@ -15,16 +15,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chained.tiles import (
-    in_units,
-    older_keys,
-    older_slots,
-    slots_of,
-    weights_transposed,
-)
+from glm_kernels.triton_backend.chained.tiles import HEADROOM, older_keys, older_slots, slots_of, weights_transposed
 from glm_kernels.triton_backend.common.chain import release, ticket, wait
-from glm_kernels.triton_backend.common.residuals import fine
-from glm_kernels.triton_backend.common.softmax import LOG2_E, inverse_less_identity, lanes, less, places
+from glm_kernels.triton_backend.common.numerics import fine, in_units, inverse_less_identity
+from glm_kernels.triton_backend.common.softmax import LOG2_E, less
+from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places, store_tokens
 
 
 @triton.jit
@@ -54,9 +49,9 @@ def chained_adjoint(
     rows, rows_n = begin + r, begin + C + r
     there, there_n = (rows < end)[:, None], (rows_n < end)[:, None]
     row, row_n = rows.to(tl.int64) * H + h, rows_n.to(tl.int64) * H + h
-    k_c = tl.load(places(k, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
-    q_c = tl.load(places(q, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
-    q_n = tl.load(places(q, begin + C, r, h, H, kk, K), mask=lanes(there_n, kk, K, K2), other=0.0)
+    k_c = load_tokens(k, begin, r, h, H, kk, there, K, K2)
+    q_c = load_tokens(q, begin, r, h, H, kk, there, K, K2)
+    q_n = load_tokens(q, begin + C, r, h, H, kk, there_n, K, K2)
     top = tl.load(normaliser + row, mask=rows < end, other=0.0)
     top_n = tl.load(normaliser + row_n, mask=rows_n < end, other=0.0)
     last_c = tl.load(last + rows, mask=rows < end, other=-1)
@@ -73,7 +68,7 @@ def chained_adjoint(
         held, reader, any_held = older_slots(occupant, occupant_last, segment, s, begin - C, SLOTS)
         k_s = older_keys(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
         p_s = weights_transposed(q_c, k_s, top, rows[None, :] <= reader[:, None], scale).to(WORK)
-    received = tl.load(places(grad, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0).to(tl.float32)
+    received = load_tokens(grad, begin, r, h, H, vv, there, V, V2).to(tl.float32)
     if TILES > 0:  # noqa: SIM102 - decided by the compiler; the one inside on the device
         if begin + 2 * C < end:
             slot = slots_of(rows, occupant, segment + 2, TILE, TILES, SLOTS)
@@ -81,15 +76,15 @@ def chained_adjoint(
                 wait(flag + 2 * chunk_flags + 1 + tl.max(slot, 0) // TILE)
             kept = lanes((slot >= 0)[:, None], vv, V, V2)
             received += tl.load(carried + slot[:, None] * V + vv[None, :], mask=kept, other=0.0)
-    units, unit = in_units(received, WORK)
+    units, unit = in_units(received, HEADROOM, WORK)
     z_c = received + tl.dot(inverse, units, input_precision=PRECISION) * unit
     if begin + C < end:
         wait(flag + chunk_flags)
         unit_n = tl.load(z_unit + (segment + 1) * H + h)
-        z_n = tl.load(places(z, begin + C, r, h, H, vv, V), mask=lanes(there_n, vv, V, V2), other=0.0)
+        z_n = load_tokens(z, begin + C, r, h, H, vv, there_n, V, V2)
         z_c += tl.dot(reach_n, z_n, input_precision=PRECISION) * unit_n
-    units, unit = in_units(z_c, WORK)
-    tl.store(places(z, begin, r, h, H, vv, V), units, mask=lanes(there, vv, V, V2))
+    units, unit = in_units(z_c, HEADROOM, WORK)
+    store_tokens(z, begin, r, h, H, vv, there, units, V, V2)
     tl.store(z_unit + segment * H + h, unit)
     release(flag)
 
@@ -109,10 +104,10 @@ def chained_adjoint(
         release(flag + 1 + tile)
 
     # From the rounded z: then rounding it moves both terms of z·y_j − z·y_i alike.
-    z_c = tl.load(places(z, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0).to(tl.float32) * unit
+    z_c = load_tokens(z, begin, r, h, H, vv, there, V, V2).to(tl.float32) * unit
     y_c = fine(places(y, begin, r, h, H, vv, V), places(residual, begin, r, h, H, vv, V), lanes(there, vv, V, V2))
     zy = tl.sum(z_c * y_c, 1)
-    v_c = tl.load(places(v, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0).to(tl.float32)
+    v_c = load_tokens(v, begin, r, h, H, vv, there, V, V2).to(tl.float32)
     zv = tl.sum(z_c * v_c, 1)
     alpha = tl.exp2(less(tl.load(d + row, mask=rows < end, other=0.0).to(tl.float32) * LOG2_E, top))
     tl.store(row_term + row, zy, mask=rows < end)

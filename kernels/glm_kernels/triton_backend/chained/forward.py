@@ -15,17 +15,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.chained.tiles import (
-    exact_dot,
-    largest_of,
-    older_keys,
-    older_outputs,
-    older_slots,
-    unit_of,
-)
+from glm_kernels.triton_backend.chained.tiles import HEADROOM, older_keys, older_outputs, older_slots
 from glm_kernels.triton_backend.common.chain import release, ticket, wait
-from glm_kernels.triton_backend.common.residuals import store_fine
-from glm_kernels.triton_backend.common.softmax import LOG2_E, inverse_less_identity, lanes, less, log_norm, places
+from glm_kernels.triton_backend.common.numerics import fine_dot, inverse_less_identity, largest_of, store_fine, unit_in
+from glm_kernels.triton_backend.common.softmax import LOG2_E, less, log_norm
+from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places
 
 
 @triton.jit
@@ -54,9 +48,9 @@ def chained_forward(
     r, s, kk, vv = tl.arange(0, C), tl.arange(0, TILE), tl.arange(0, K2), tl.arange(0, V2)
     rows = begin + r
     there, known = (rows < end)[:, None], ((r >= 0) & (within > 0))[:, None]
-    q_c = tl.load(places(q, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
-    k_c = tl.load(places(k, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
-    k_p = tl.load(places(k, begin - C, r, h, H, kk, K), mask=lanes(known, kk, K, K2), other=0.0)
+    q_c = load_tokens(q, begin, r, h, H, kk, there, K, K2)
+    k_c = load_tokens(k, begin, r, h, H, kk, there, K, K2)
+    k_p = load_tokens(k, begin - C, r, h, H, kk, known, K, K2)
     d_c = tl.load(d + rows.to(tl.int64) * H + h, mask=rows < end, other=0.0).to(tl.float32) * LOG2_E
     last_c = tl.load(last + rows, mask=rows < end, other=-1)
     last_p = tl.load(last + begin - C + r, mask=(r >= 0) & (within > 0), other=-1)
@@ -85,11 +79,11 @@ def chained_forward(
     share = tl.exp2(near - top) / total
     alpha, p_p = alpha * share, p_p * share[:, None]
     inverse = inverse_less_identity(p * share[:, None], DOUBLINGS, WORK, PRECISION)
-    v_c = tl.load(places(v, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0)
+    v_c = load_tokens(v, begin, r, h, H, vv, there, V, V2)
     own = v_c.to(tl.float32)
     bound = largest_of(own)
     on_inputs = inverse * alpha[None, :]
-    out = exact_dot(on_inputs, v_c, own * alpha[:, None], PRECISION)
+    out = fine_dot(on_inputs, v_c, own * alpha[:, None], PRECISION, CUT=False)
     inverse = inverse.to(WORK)
     reach_p = tl.dot(inverse, p_p.to(WORK), acc=p_p, input_precision=PRECISION).to(WORK)
     # The weights of a row sum to 1. Once rounded they do not: a chain of averages would drift by it.
@@ -134,9 +128,9 @@ def chained_forward(
         wait(flag - chunk_flags)
         bound_p = tl.load(handed_bound + before * H + h)
         y_p = tl.load(handed + (before.to(tl.int64) * H + h) * (C * V2) + r[:, None] * V2 + vv[None, :])
-        out += tl.dot(reach_p, y_p, input_precision=PRECISION) * (unit_of(bound_p, WORK)[0] * whole)[:, None]
+        out += tl.dot(reach_p, y_p, input_precision=PRECISION) * (unit_in(bound_p, HEADROOM, WORK)[0] * whole)[:, None]
         bound = tl.maximum(bound, bound_p)
-    units = (out * unit_of(bound, WORK)[1]).to(WORK)
+    units = (out * unit_in(bound, HEADROOM, WORK)[1]).to(WORK)
     tl.store(handed + (entry.to(tl.int64) * H + h) * (C * V2) + r[:, None] * V2 + vv[None, :], units)
     tl.store(handed_bound + entry * H + h, bound)
     release(flag)

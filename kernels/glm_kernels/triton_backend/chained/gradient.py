@@ -12,16 +12,17 @@ import triton
 import triton.language as tl
 
 from glm_kernels.triton_backend.chained.tiles import (
-    fine_in_units,
+    HEADROOM,
     older_keys,
     older_outputs,
     older_slots,
-    rounded_dot,
     slots_of,
     weights_transposed,
 )
 from glm_kernels.triton_backend.common.late_keys import piece_of
-from glm_kernels.triton_backend.common.softmax import LOG2_E, lanes, less, places
+from glm_kernels.triton_backend.common.numerics import fine_in_units, rounded_dot
+from glm_kernels.triton_backend.common.softmax import LOG2_E, less
+from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places, store_tokens
 
 
 @triton.jit
@@ -49,17 +50,17 @@ def run_gradient(
         there, there_n = (rows < end)[:, None], (rows_n < end)[:, None]
         row, row_n = rows.to(tl.int64) * H + h, rows_n.to(tl.int64) * H + h
         last_c = tl.load(last + rows, mask=rows < end, other=-1)
-        k_c = tl.load(places(k, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
+        k_c = load_tokens(k, begin, r, h, H, kk, there, K, K2)
         at_y, at_residual = places(y, begin, r, h, H, vv, V), places(residual, begin, r, h, H, vv, V)
-        y_c, low_c, unit_y = fine_in_units(at_y, at_residual, lanes(there, vv, V, V2), WORK)
+        y_c, low_c, unit_y = fine_in_units(at_y, at_residual, HEADROOM, lanes(there, vv, V, V2), WORK)
 
         dk_c = tl.zeros((C, K2), tl.float32)
         if begin + C < end:
             top_n = tl.load(normaliser + row_n, mask=rows_n < end, other=0.0)
             zy_n = tl.load(row_term + row_n, mask=rows_n < end, other=0.0)
             unit_n = tl.load(z_unit + (segment + 1) * H + h)
-            q_n = tl.load(places(q, begin + C, r, h, H, kk, K), mask=lanes(there_n, kk, K, K2), other=0.0)
-            z_n = tl.load(places(z, begin + C, r, h, H, vv, V), mask=lanes(there_n, vv, V, V2), other=0.0)
+            q_n = load_tokens(q, begin + C, r, h, H, kk, there_n, K, K2)
+            z_n = load_tokens(z, begin + C, r, h, H, vv, there_n, V, V2)
             reads = (rows_n[None, :] <= last_c[:, None]) & (rows_n < end)[None, :]
             ds = score_gradient(q_n, k_c, z_n, y_c, low_c, unit_n * unit_y, top_n, zy_n, reads, scale, PRECISION)
             dk_c = rounded_dot(ds, q_n, dk_c, PRECISION)
@@ -67,8 +68,8 @@ def run_gradient(
         top = tl.load(normaliser + row, mask=rows < end, other=0.0)
         zy = tl.load(row_term + row, mask=rows < end, other=0.0)
         unit = tl.load(z_unit + segment * H + h)
-        q_c = tl.load(places(q, begin, r, h, H, kk, K), mask=lanes(there, kk, K, K2), other=0.0)
-        z_c = tl.load(places(z, begin, r, h, H, vv, V), mask=lanes(there, vv, V, V2), other=0.0)
+        q_c = load_tokens(q, begin, r, h, H, kk, there, K, K2)
+        z_c = load_tokens(z, begin, r, h, H, vv, there, V, V2)
         reads = (r[:, None] < r[None, :]) & (rows[None, :] <= last_c[:, None])
         ds = score_gradient(q_c, k_c, z_c, y_c, low_c, unit * unit_y, top, zy, reads, scale, PRECISION)
         dk_c = rounded_dot(ds, q_c, dk_c, PRECISION)
@@ -78,15 +79,15 @@ def run_gradient(
                 slot = slots_of(rows, occupant, segment + 2, TILE, TILES, SLOTS)
                 kept = lanes((slot >= 0)[:, None], kk, K, K2)
                 dk_c += tl.load(late + slot[:, None] * K + kk[None, :], mask=kept, other=0.0)
-        tl.store(places(dk, begin, r, h, H, kk, K), dk_c.to(DTYPE), mask=lanes(there, kk, K, K2))
+        store_tokens(dk, begin, r, h, H, kk, there, dk_c, K, K2)
         dq_t = rounded_dot(tl.trans(k_c), ds, tl.zeros((K2, C), tl.float32), PRECISION)
 
         if (begin > run_begin) | (is_first == 0):
             known = (r >= 0)[:, None]
-            k_p = tl.load(places(k, begin - C, r, h, H, kk, K), mask=lanes(known, kk, K, K2), other=0.0)
+            k_p = load_tokens(k, begin - C, r, h, H, kk, known, K, K2)
             last_p = tl.load(last + begin - C + r)
             at_y, at_residual = places(y, begin - C, r, h, H, vv, V), places(residual, begin - C, r, h, H, vv, V)
-            y_p, low_p, unit_y = fine_in_units(at_y, at_residual, lanes(known, vv, V, V2), WORK)
+            y_p, low_p, unit_y = fine_in_units(at_y, at_residual, HEADROOM, lanes(known, vv, V, V2), WORK)
             reads = rows[None, :] <= last_p[:, None]
             ds = score_gradient(q_c, k_p, z_c, y_p, low_p, unit * unit_y, top, zy, reads, scale, PRECISION)
             dq_t = rounded_dot(tl.trans(k_p), ds, dq_t, PRECISION)

@@ -18,8 +18,10 @@ from glm_kernels.triton_backend.chained.adjoint import chained_adjoint
 from glm_kernels.triton_backend.chained.forward import chained_forward
 from glm_kernels.triton_backend.chained.gradient import run_gradient, value_gradient
 from glm_kernels.triton_backend.common.late_keys import late_key_pass
-from glm_kernels.triton_backend.common.storage import norm_dtype, padded_width, residual_of
+from glm_kernels.triton_backend.common.numerics import residual_of
+from glm_kernels.triton_backend.common.softmax import norm_dtype
 from glm_kernels.triton_backend.common.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
+from glm_kernels.triton_backend.common.tiles import padded_width
 
 LARGEST_SLOTS = 1024
 """Patterns with more live rows than this are not worth their tables: dense kernels serve them better."""

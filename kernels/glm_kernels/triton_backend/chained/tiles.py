@@ -10,14 +10,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.common.residuals import fine, refined
-from glm_kernels.triton_backend.common.softmax import LOG2_E, from_state, lanes, less
+from glm_kernels.triton_backend.common.numerics import fine, fine_in_units, largest_of, parts, unit_in
+from glm_kernels.triton_backend.common.softmax import LOG2_E, less
+from glm_kernels.triton_backend.common.tiles import from_state, lanes, load_slots, token_places
 
-
-@triton.jit
-def row_places(rows, h, H, lane, WIDTH: tl.constexpr):
-    """Offsets of any rows of head h in a tensor `[rows, H, WIDTH]`."""
-    return (rows.to(tl.int64) * H + h)[:, None] * WIDTH + lane[None, :]
+HEADROOM = tl.constexpr(1)
+"""Of the units in which y and z are handed on: one more power of two than the largest of what they are averages of."""
 
 
 @triton.jit
@@ -49,11 +47,7 @@ def older_keys(
     k, state_k, held, sequence, h, H, slot, lane, STATE_SLOTS: tl.constexpr, K: tl.constexpr, K2: tl.constexpr
 ):  # fmt: skip
     """The keys `[TILE, K2]` of a tile of slots."""
-    at, holds = row_places(held, h, H, lane, K), (held >= 0)[:, None]
-    keys = tl.load(k + at, mask=lanes(holds, lane, K, K2), other=0.0)
-    if STATE_SLOTS > 0:
-        keys = from_state(keys, state_k, held, sequence, h, H, slot, lane, STATE_SLOTS, K, K2)
-    return keys
+    return load_slots(k, state_k, held, sequence, h, H, slot, lane, STATE_SLOTS, K, K2, k.dtype.element_ty)
 
 
 @triton.jit
@@ -62,90 +56,17 @@ def older_outputs(
     STATE_SLOTS: tl.constexpr, V: tl.constexpr, V2: tl.constexpr, WORK: tl.constexpr,
 ):  # fmt: skip
     """As `fine_in_units`, the outputs `[TILE, V2]` of a tile of slots, and the largest of them (0 without a state)."""
-    at, mask = row_places(held, h, H, lane, V), lanes((held >= 0)[:, None], lane, V, V2)
+    at, mask = token_places(held, h, H, lane, V), lanes((held >= 0)[:, None], lane, V, V2)
     largest = 0.0
     if STATE_SLOTS > 0:
         outputs = fine(y + at, residual + at, mask)
         outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, STATE_SLOTS, V, V2)
         largest = largest_of(outputs)
-        unit, inverse = unit_of(largest, WORK)
-        high, low = two_parts(outputs * inverse, WORK)
+        unit, inverse = unit_in(largest, HEADROOM, WORK)
+        high, low = parts(outputs * inverse, WORK, False)
     else:
-        high, low, unit = fine_in_units(y + at, residual + at, mask, WORK)
+        high, low, unit = fine_in_units(y + at, residual + at, HEADROOM, mask, WORK)
     return high, low, unit, largest
-
-
-@triton.jit
-def fine_in_units(y, residual, mask, WORK: tl.constexpr):
-    """Outputs and their residuals at these places as sums of two numbers in WORK each, and the unit of all.
-
-    Residuals do not change the unit, so that no float32 of a tile has to be kept until it is known.
-    """
-    DTYPE: tl.constexpr = y.dtype.element_ty
-    rounded = tl.load(y, mask=mask, other=0.0)
-    unit, inverse = unit_of(largest_of(rounded).to(tl.float32), WORK)
-    outputs = rounded.to(tl.float32)
-    if DTYPE != tl.float32:
-        outputs = refined(outputs, tl.load(residual, mask=mask, other=0), DTYPE)
-    high, low = two_parts(outputs * inverse, WORK)
-    return high, low, unit
-
-
-@triton.jit
-def two_parts(x, WORK: tl.constexpr):
-    """x, rounded to WORK, and what is missing (nothing if WORK is float32)."""
-    high = x.to(WORK)
-    return high, (x - high.to(tl.float32)).to(WORK)
-
-
-@triton.jit
-def unit_of(largest, WORK: tl.constexpr):
-    """The unit in which numbers up to `largest` are worked with, and its inverse: 1 unless WORK is float16."""
-    unit, inverse = 1.0, 1.0
-    if WORK == tl.float16:
-        exponent = tl.minimum(tl.maximum((largest.to(tl.int32, bitcast=True) >> 23) & 255, 14), 253)
-        unit = ((exponent - 13) << 23).to(tl.float32, bitcast=True)
-        inverse = ((267 - exponent) << 23).to(tl.float32, bitcast=True)
-    return unit, inverse
-
-
-@triton.jit
-def largest_of(x):
-    """The largest magnitude in a tile."""
-    return tl.max(tl.max(tl.abs(x), 1), 0)
-
-
-@triton.jit
-def in_units(x, WORK: tl.constexpr):
-    """A tile in WORK, and its unit."""
-    unit = 1.0
-    if WORK == tl.float16:
-        unit, inverse = unit_of(largest_of(x), WORK)
-        x = x * inverse
-    return x.to(WORK), unit
-
-
-@triton.jit
-def exact_dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a · b of an fp32 `a` whose rounding to b's dtype is made good by a second product with what it cut off."""
-    if b.dtype == tl.float32:
-        acc = tl.dot(a, b, acc=acc, input_precision=PRECISION)
-    else:
-        high = a.to(b.dtype)
-        low = (a - high.to(tl.float32)).to(b.dtype)
-        acc = tl.dot(high, b, acc=acc)
-        acc = tl.dot(low, b, acc=acc)
-    return acc
-
-
-@triton.jit
-def rounded_dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a · b of which one is an operand and the other in fp32, rounded only where operands are bfloat16."""
-    if (a.dtype == tl.bfloat16) or (b.dtype == tl.bfloat16):
-        acc = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc=acc)
-    else:
-        acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc=acc, input_precision=PRECISION)
-    return acc
 
 
 @triton.jit

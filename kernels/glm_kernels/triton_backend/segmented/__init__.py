@@ -7,5 +7,6 @@ slots, is sequential.
     passes       the launches one by one, and how they are configured
     forward      kernels: segments, the fold of their maps, outputs
     backward     kernels: the transposed system, and the gradients
+    maps         how both store the maps of a segment
     summaries    the same maps as the summary of a sequence shard
 """

@@ -24,21 +24,13 @@ from glm_kernels.triton_backend.common.numerics import (
     dot_fine,
     fine_dot,
     fine_dot_fine,
-    packed,
-    scaled,
-    unit_of,
+    in_units,
+    inverse_less_identity,
     unpacked,
 )
-from glm_kernels.triton_backend.common.softmax import (
-    LOG2_E,
-    from_state,
-    gathered,
-    inverse_less_identity,
-    lanes,
-    less,
-    places,
-    weights_again,
-)
+from glm_kernels.triton_backend.common.softmax import LOG2_E, less
+from glm_kernels.triton_backend.common.tiles import lanes, load_slots, load_tokens, places, store_tokens
+from glm_kernels.triton_backend.segmented.maps import store_affine, store_segment
 
 
 @triton.jit
@@ -69,18 +61,15 @@ def adjoint_pass(
         first = begin + chunk * C
         rows = first + r
         there = rows < end
-        in_k, in_v = lanes(there[:, None], kk, K, K2), lanes(there[:, None], vv, V, V2)
         at = first.to(tl.int64) * H + h + r * H
         held = tl.load(slots + chunk * S)
-        q_c = tl.load(places(q, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
-        k_c = tl.load(places(k, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
-        g_c = tl.load(places(grad, first, r, h, H, vv, V), mask=in_v, other=0.0).to(DTYPE)
+        q_c = load_tokens(q, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
+        k_c = load_tokens(k, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
+        g_c = load_tokens(grad, first, r, h, H, vv, there[:, None], V, V2).to(DTYPE)
         lse_c = tl.load(lse + at, mask=there, other=0.0)
         last_c = tl.load(last + rows, mask=there, other=-1)
         last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
-        k_s = gathered(k, held, h, H, kk, K, K2, DTYPE)
-        if STATE_SLOTS > 0:
-            k_s = from_state(k_s, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
+        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2, DTYPE)
 
         p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, C, PRECISION)
         inverse = inverse_less_identity(p, DOUBLINGS, WEIGHT, PRECISION)
@@ -91,11 +80,7 @@ def adjoint_pass(
         z_c = dot_fine(g_t, whole, tl.zeros((V2, C), tl.float32), PRECISION)
         z_c = fine_dot_fine(add, received, z_c, SPLIT, PRECISION)
         z_map = tl.dot(map_.to(WEIGHT), received.to(WEIGHT), input_precision=PRECISION).to(WEIGHT)
-        tl.store(places(row_map, first, r, h, H, s, S), tl.trans(z_map), mask=there[:, None])
-        unit_c, inverse_unit = unit_of(tl.max(tl.abs(z_c), 0))
-        tl.store(unit + at, unit_c, mask=there)
-        stored = tl.trans(packed(z_c, inverse_unit, z.dtype.element_ty))
-        tl.store(places(z, first, r, h, H, vv, V), stored, mask=in_v)
+        store_affine(z_map, z_c, row_map, unit, z, first, r, there, h, H, s, vv, S, V, V2)
 
         stays = ((following == held) & (held != -1))[None, :] & (s[:, None] == s[None, :])
         sent = p_s.to(WEIGHT)
@@ -104,9 +89,7 @@ def adjoint_pass(
         add = fine_dot_fine(add, kept, dot_fine(g_t, put, tl.zeros((V2, S), tl.float32), PRECISION), SPLIT, PRECISION)
         map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=PRECISION)
         following = held
-    of_segment = (segment.to(tl.int64) * H + h) * S + s[:, None]
-    tl.store(segment_map + of_segment * S + s[None, :], tl.trans(map_))
-    tl.store(segment_add + of_segment * V + vv[None, :], tl.trans(add), mask=(vv < V)[None, :])
+    store_segment(map_, add, segment_map, segment_add, segment, h, H, s, vv, S, V)
 
 
 @triton.jit
@@ -135,7 +118,7 @@ def gradient_pass(
     for block in tl.static_range(V2 // BLOCK):
         lane = block * BLOCK + vv
         loaded = tl.load(boundary + of_segment * V + lane[None, :], mask=(lane < V)[None, :], other=0.0)
-        loaded, adjoint_unit = scaled(loaded, WEIGHT)
+        loaded, adjoint_unit = in_units(loaded, 0, WEIGHT)
         adjoints, units = adjoints + (loaded,), units + (adjoint_unit,)  # noqa: RUF005 - Triton's tuples
     carried = tl.zeros((S, K2), tl.float32)
     slots = occupant + (segment * CHUNKS).to(tl.int64) * S + s
@@ -145,14 +128,11 @@ def gradient_pass(
         first = begin + chunk * C
         rows = first + r
         there = rows < end
-        in_k = lanes(there[:, None], kk, K, K2)
         at = first.to(tl.int64) * H + h + r * H
         held = tl.load(slots + chunk * S)
-        q_c = tl.load(places(q, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
-        k_c = tl.load(places(k, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
-        k_s = gathered(k, held, h, H, kk, K, K2, DTYPE)
-        if STATE_SLOTS > 0:
-            k_s = from_state(k_s, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
+        q_c = load_tokens(q, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
+        k_c = load_tokens(k, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
+        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2, DTYPE)
         d_c = tl.load(d + at, mask=there, other=0.0).to(tl.float32)
         lse_c = tl.load(lse + at, mask=there, other=0.0)
         unit_c = tl.load(unit + at, mask=there, other=0.0)
@@ -167,11 +147,12 @@ def gradient_pass(
         for block in tl.static_range(V2 // BLOCK):
             lane = block * BLOCK + vv
             in_v = lanes(there[:, None], lane, V, V2)
-            v_c = tl.load(places(v, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
-            y_c = tl.load(places(y, first, r, h, H, lane, V), mask=in_v, other=0.0).to(DTYPE)
-            y_s = gathered(y, held, h, H, lane, V, V2, DTYPE if STATE_SLOTS == 0 else tl.float32)
-            if STATE_SLOTS > 0:
-                y_s = from_state(y_s, state_y, held, sequence, h, H, s, lane, STATE_SLOTS, V, V2)
+            v_c = load_tokens(v, first, r, h, H, lane, there[:, None], V, V2).to(DTYPE)
+            y_c = load_tokens(y, first, r, h, H, lane, there[:, None], V, V2).to(DTYPE)
+            y_s = load_slots(
+                y, state_y, held, sequence, h, H, s, lane, STATE_SLOTS, V, V2,
+                DTYPE if STATE_SLOTS == 0 else tl.float32,
+            )  # fmt: skip
             at_dv = places(dv, first, r, h, H, lane, V)
             alone = unpacked(tl.load(at_dv, mask=in_v, other=0.0), unit_c)
             z_c = alone + tl.dot(z_map, adjoints[block], input_precision=PRECISION) * units[block]
@@ -191,13 +172,24 @@ def gradient_pass(
         ds_s = scale * p_s * (dp_s - average[:, None])
         dq_c = fine_dot(ds, k_c, tl.zeros((ROWS, K2), tl.float32), PRECISION)
         dq_c = fine_dot(ds_s, k_s, dq_c, PRECISION)
-        tl.store(places(dq, first, r, h, H, kk, K), dq_c.to(dq.dtype.element_ty), mask=in_k)
+        store_tokens(dq, first, r, h, H, kk, there[:, None], dq_c, K, K2)
 
         enters = following[None, :] == rows[:, None]
         dk_c = dot_fine(enters.to(DTYPE), carried, tl.zeros((ROWS, K2), tl.float32), PRECISION)
         dk_c = fine_dot(tl.trans(ds), q_c, dk_c, PRECISION)
-        tl.store(places(dk, first, r, h, H, kk, K), dk_c.to(dk.dtype.element_ty), mask=in_k)
+        store_tokens(dk, first, r, h, H, kk, there[:, None], dk_c, K, K2)
         stays = ((following == held) & (held != -1))[:, None]
         carried = fine_dot(tl.trans(ds_s), q_c, tl.where(stays, carried, 0.0), PRECISION)
         following = held
     tl.store(segment_dk + of_segment * K + kk[None, :], carried, mask=(kk < K)[None, :])
+
+
+@triton.jit
+def weights_again(q, k, k_old, norm, rows, last, last_old, scale, C: tl.constexpr, PRECISION: tl.constexpr):
+    """P `[C, C]` and P_S `[C, S]` from the binary logarithms of the denominators."""
+    r = tl.arange(0, C)
+    inside = less(tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E), norm[:, None])
+    inside = tl.where((r[None, :] < r[:, None]) & (rows[:, None] <= last[None, :]), inside, float("-inf"))
+    older = less(tl.dot(q, tl.trans(k_old), input_precision=PRECISION) * (scale * LOG2_E), norm[:, None])
+    older = tl.where(rows[:, None] <= last_old[None, :], older, float("-inf"))
+    return tl.exp2(inside), tl.exp2(older)

@@ -21,20 +21,13 @@ from glm_kernels.triton_backend.common.numerics import (
     dot_fine,
     fine_dot,
     fine_dot_fine,
-    packed,
-    scaled,
-    unit_of,
+    in_units,
+    inverse_less_identity,
     unpacked,
 )
-from glm_kernels.triton_backend.common.softmax import (
-    from_state,
-    gathered,
-    inverse_less_identity,
-    lanes,
-    log_norm,
-    normalised_weights,
-    places,
-)
+from glm_kernels.triton_backend.common.softmax import LOG2_E, log_norm
+from glm_kernels.triton_backend.common.tiles import lanes, load_slots, load_tokens, places
+from glm_kernels.triton_backend.segmented.maps import store_affine, store_segment
 
 
 @triton.jit
@@ -67,17 +60,14 @@ def segment_pass(
         first = begin + chunk * C
         rows = first + r
         there = rows < end
-        in_k, in_v = lanes(there[:, None], kk, K, K2), lanes(there[:, None], vv, V, V2)
         at = first.to(tl.int64) * H + h + r * H
-        q_c = tl.load(places(q, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
-        k_c = tl.load(places(k, first, r, h, H, kk, K), mask=in_k, other=0.0).to(DTYPE)
-        v_c = tl.load(places(v, first, r, h, H, vv, V), mask=in_v, other=0.0).to(DTYPE)
+        q_c = load_tokens(q, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
+        k_c = load_tokens(k, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
+        v_c = load_tokens(v, first, r, h, H, vv, there[:, None], V, V2).to(DTYPE)
         d_c = tl.load(d + at, mask=there, other=0.0).to(tl.float32)
         last_c = tl.load(last + rows, mask=there, other=-1)
         last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
-        k_s = gathered(k, held, h, H, kk, K, K2, DTYPE)
-        if STATE_SLOTS > 0:
-            k_s = from_state(k_s, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2)
+        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2, DTYPE)
         line = tl.where(chunk == CHUNKS - 1, ends + segment * END_LINES, segment * CHUNKS + chunk + 1)
         following = tl.load(occupant + line.to(tl.int64) * S + s)
 
@@ -90,11 +80,7 @@ def segment_pass(
         out = dot_fine(v_t, own, tl.zeros((V2, C), tl.float32), PRECISION)
         out = fine_dot_fine(add, reach, out, SPLIT, PRECISION)
         out_map = tl.dot(map_.to(WEIGHT), reach.to(WEIGHT), input_precision=PRECISION).to(WEIGHT)
-        tl.store(places(row_map, first, r, h, H, s, S), tl.trans(out_map), mask=there[:, None])
-        unit_c, inverse_unit = unit_of(tl.max(tl.abs(out), 0))
-        tl.store(unit + at, unit_c, mask=there)
-        stored = tl.trans(packed(out, inverse_unit, y.dtype.element_ty))
-        tl.store(places(y, first, r, h, H, vv, V), stored, mask=in_v)
+        store_affine(out_map, out, row_map, unit, y, first, r, there, h, H, s, vv, S, V, V2)
 
         # What the slots hold next, from what they hold and the inputs: no need to wait for the rows.
         stays = ((following == held) & (held != -1))[None, :] & (s[:, None] == s[None, :])
@@ -104,9 +90,7 @@ def segment_pass(
         add = fine_dot_fine(add, kept, dot_fine(v_t, put, tl.zeros((V2, S), tl.float32), PRECISION), SPLIT, PRECISION)
         map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=PRECISION)
         held = following
-    of_segment = (segment.to(tl.int64) * H + h) * S + s[:, None]
-    tl.store(segment_map + of_segment * S + s[None, :], tl.trans(map_))
-    tl.store(segment_add + of_segment * V + vv[None, :], tl.trans(add), mask=(vv < V)[None, :])
+    store_segment(map_, add, segment_map, segment_add, segment, h, H, s, vv, S, V)
 
 
 @triton.jit
@@ -163,8 +147,42 @@ def output_pass(
     in_v = lanes(there[:, None], vv, V, V2)
     at_boundary = boundary + ((segment.to(tl.int64) * H + h) * S + s[:, None]) * V + vv[None, :]
     map_ = tl.load(places(row_map, first, r, h, H, s, S), mask=there[:, None], other=0.0)
-    entered, entered_unit = scaled(tl.load(at_boundary, mask=(vv < V)[None, :], other=0.0), map_.dtype)
+    entered, entered_unit = in_units(tl.load(at_boundary, mask=(vv < V)[None, :], other=0.0), 0, map_.dtype)
     alone = tl.load(places(y, first, r, h, H, vv, V), mask=in_v, other=0.0)
     alone = unpacked(alone, tl.load(unit + first.to(tl.int64) * H + h + r * H, mask=there, other=0.0))
     whole = alone + tl.dot(map_, entered, input_precision=PRECISION) * entered_unit
     tl.store(places(y, first, r, h, H, vv, V), whole.to(y.dtype.element_ty), mask=in_v)
+
+
+@triton.jit
+def normalised_weights(
+    q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """α `[C]`, Pᵀ `[C, C]`, P_Sᵀ `[S, C]`, and every row's softmax denominator, its maximum's logarithm and its rest.
+
+    Row i's weights, on its input, on rows of its chunk and on older rows, stand in column i. They are computed that
+    way round, since transposing a fresh product is not safe (Triton 3.4 to 3.7 on Hopper).
+    """
+    q_t, r = tl.trans(q), tl.arange(0, C)
+    inside = tl.dot(k, q_t, input_precision=PRECISION) * (scale * LOG2_E)
+    inside = tl.where((r[:, None] < r[None, :]) & (rows[None, :] <= last[:, None]), inside, float("-inf"))
+    older = tl.dot(k_old, q_t, input_precision=PRECISION) * (scale * LOG2_E)
+    older = tl.where(rows[None, :] <= last_old[:, None], older, float("-inf"))
+    d *= LOG2_E
+    top = tl.maximum(d, _columns(inside, older, C == S, True))
+    inside = tl.exp2(inside - top[None, :])
+    older = tl.exp2(older - top[None, :])
+    own = tl.exp2(d - top)
+    total = own + _columns(inside, older, C == S, False)
+    norm = 1.0 / total
+    return own * norm, inside * norm[None, :], older * norm[None, :], top, total
+
+
+@triton.jit
+def _columns(a, b, ALIKE: tl.constexpr, LARGEST: tl.constexpr):
+    """The largest element, or the sum, of every column of two tiles; alike ones are put together first."""
+    if ALIKE:
+        found = tl.max(tl.maximum(a, b), 0) if LARGEST else tl.sum(a + b, 0)
+    else:
+        found = tl.maximum(tl.max(a, 0), tl.max(b, 0)) if LARGEST else tl.sum(a, 0) + tl.sum(b, 0)
+    return found

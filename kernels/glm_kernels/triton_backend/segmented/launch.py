@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
-from glm_kernels.triton_backend.common.storage import norm_dtype
+from glm_kernels.triton_backend.common.softmax import norm_dtype
 from glm_kernels.triton_backend.common.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
 from glm_kernels.triton_backend.segmented.passes import Launch, configuration
 

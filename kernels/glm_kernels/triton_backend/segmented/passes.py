@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glm_kernels.triton_backend.common.late_keys import late_key_pass
-from glm_kernels.triton_backend.common.storage import norm_dtype
+from glm_kernels.triton_backend.common.softmax import norm_dtype
 from glm_kernels.triton_backend.common.tables import Grid, Tables
 from glm_kernels.triton_backend.segmented.backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.segmented.forward import boundary_pass, output_pass, segment_pass

@@ -19,27 +19,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glm_kernels.triton_backend.common.softmax import lanes
-
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def factor(x, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
-    """An fp32 tile as a factor of a product: rounded to nearest where the hardware would cut digits off."""
-    if PRECISION == "tf32" and tl.float32 == DTYPE:
-        x = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-    return x.to(DTYPE)
-
-
-@triton.jit
-def product(a, x, acc, FINE: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
-    """acc + a · x of an fp32 x, which is multiplied in two parts if FINE."""
-    high = factor(x, DTYPE, PRECISION)
-    acc = tl.dot(a, high, acc, input_precision=PRECISION)
-    if FINE and PRECISION != "ieee":
-        acc = tl.dot(a, factor(x - high.to(tl.float32), DTYPE, PRECISION), acc, input_precision=PRECISION)
-    return acc
+from glm_kernels.triton_backend.common.numerics import dot_factor, factor
+from glm_kernels.triton_backend.common.softmax import LOG2_E
+from glm_kernels.triton_backend.common.tiles import lanes
 
 
 @triton.jit
@@ -138,7 +120,7 @@ def state_pass(
                 weight = tl.where(start < begin - origin, weight, 0.0)
             passed += in_chunk
             weighted = v_c.to(tl.float32) * weight[:, None]
-            total = product(tl.trans(k_c.to(DTYPE)), weighted, total, True, DTYPE, PRECISION)
+            total = dot_factor(tl.trans(k_c.to(DTYPE)), weighted, total, True, DTYPE, PRECISION)
         at = (p.to(tl.int64) * H + h) * K * V
         tl.store(added + at + kk[:, None] * V + vv[None, :], total, mask=(kk < K)[:, None] & (vv < V)[None, :])
         if block == 0:
@@ -218,7 +200,7 @@ def output_pass(
         scores = scores * pair_decays(sums, start, rows, origin, C, PACKED, REVERSE) * scale
         if TERMS != "none":
             other_c = tl.load(other + line * V + at_v, mask=in_v, other=0.0)
-        y_c = product(q_c, state, tl.zeros((C, BLOCK), tl.float32), FINE, DTYPE, PRECISION) * enters[:, None]
+        y_c = dot_factor(q_c, state, tl.zeros((C, BLOCK), tl.float32), FINE, DTYPE, PRECISION) * enters[:, None]
         if TERMS != "none":
             term = tl.sum(y_c * other_c.to(tl.float32), 1)
             if TERMS == "pairs":
@@ -232,7 +214,7 @@ def output_pass(
         y_c = tl.dot(weights, v_c.to(DTYPE), y_c, input_precision=PRECISION)
         tl.store(y + line * V + at_v, y_c.to(y.dtype.element_ty), mask=in_v)
         left = v_c.to(tl.float32) * leaves[:, None]
-        state = product(tl.trans(k_c), left, state * kept, FINE, DTYPE, PRECISION)
+        state = dot_factor(tl.trans(k_c), left, state * kept, FINE, DTYPE, PRECISION)
     if FINAL:
         is_last = (begin == origin) if REVERSE else (begin + SEGMENT >= stop)
         if is_last & (sequence >= 0):
