@@ -7,7 +7,8 @@ from torch import Tensor
 
 from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Offsets
-from glm_kernels.triton_backend.all_rows import passes as launches
+from glm_kernels.triton_backend.all_rows import passes
+from glm_kernels.triton_backend.all_rows.configuration import Configuration, configuration, reach_of, work_dtype
 from glm_kernels.triton_backend.all_rows.rows import Rows, rows_of, shape_of
 from glm_kernels.triton_backend.common.softmax import norm_dtype
 
@@ -29,14 +30,14 @@ def forward(call: RecurrenceCall) -> tuple[Tensor, Tensor]:
     rows, launch = _launch(call)
     kept = call.q.new_empty(_kept_size(call), dtype=torch.float32)
     y = torch.empty_like(rows.operands[2], dtype=call.v.dtype)
-    launches.forward(*rows.operands, y, *_parts(call, kept), launch)
+    passes.forward(*rows.operands, y, *_parts(call, kept), launch)
     return rows.own(y), kept
 
 
 def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, kept: Tensor, *none: Tensor) -> list[Tensor]:
     """Gradients of q, k, v, d and, with a state, of its k and y."""
     rows, launch = _launch(call)
-    found = launches.backward(*rows.operands, *_parts(call, kept), rows.gradient(grad).contiguous(), launch)
+    found = passes.backward(*rows.operands, *_parts(call, kept), rows.gradient(grad).contiguous(), launch)
     own = [rows.own(x).to(like.dtype) for x, like in zip(found, (call.q, call.k, call.v, call.d), strict=True)]
     return own if call.state is None else [*own, rows.slots(found[1]), rows.slots(found[2])]
 
@@ -49,7 +50,7 @@ def _kept_size(call: RecurrenceCall) -> int:
 def _part_sizes(call: RecurrenceCall) -> list[int]:
     """Of log_norm, of each head's largest input, of y as it is worked with: in float32 numbers, whole 16 bytes each."""
     (batch, length), (heads, width) = shape_of(call, _configuration(call).source.chunk), call.v.shape[2:]
-    of_norm, of_y = norm_dtype(call.q.dtype).itemsize, launches.work_dtype(call.q.dtype).itemsize
+    of_norm, of_y = norm_dtype(call.q.dtype).itemsize, work_dtype(call.q.dtype).itemsize
     lanes, rows = batch * heads, batch * heads * length
     return [-(-size // 16) * 4 for size in (of_norm * rows, 4 * lanes, of_y * rows * width)]
 
@@ -58,18 +59,18 @@ def _parts(call: RecurrenceCall, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """y_work `[B, L, H, V]`, log_norm `[B, H, L]` and largest `[B · H]` in `kept`."""
     (batch, length), (heads, width) = shape_of(call, _configuration(call).source.chunk), call.v.shape[2:]
     norms, largest, y_work = kept.split(_part_sizes(call))
-    y_work = y_work.view(launches.work_dtype(call.q.dtype))[: batch * length * heads * width]
+    y_work = y_work.view(work_dtype(call.q.dtype))[: batch * length * heads * width]
     norms = norms.view(norm_dtype(call.q.dtype))[: batch * heads * length]
     return y_work.view(batch, length, heads, width), norms.view(batch, heads, length), largest[: batch * heads]
 
 
-def _configuration(call: RecurrenceCall) -> launches.Configuration:
+def _configuration(call: RecurrenceCall) -> Configuration:
     width = max(call.q.shape[3], call.v.shape[3])
-    return launches.configuration(call.q.dtype, width, isinstance(call.pattern, Dense))
+    return configuration(call.q.dtype, width, isinstance(call.pattern, Dense))
 
 
-def _launch(call: RecurrenceCall) -> tuple[Rows, launches.Launch]:
+def _launch(call: RecurrenceCall) -> tuple[Rows, passes.Launch]:
     shape = _configuration(call)
     rows = rows_of(call, shape.source.chunk)
-    reach = launches.reach_of(call.pattern, rows.operands[0].shape[1], shape, call.q.device)
-    return rows, launches.Launch(shape, reach, rows.packed, call.scale)
+    reach = reach_of(call.pattern, rows.operands[0].shape[1], shape, call.q.device)
+    return rows, passes.Launch(shape, reach, rows.packed, call.scale)

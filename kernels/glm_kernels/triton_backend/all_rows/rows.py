@@ -15,7 +15,14 @@ from torch import Tensor
 
 from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.state import RecurrenceState
-from glm_kernels.triton_backend.all_rows.passes import PackedRows
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """int32 `[B, L]`, where each row's document starts, and `[B, chunks]`, the row after a chunk's last reader."""
+
+    starts: Tensor
+    ends: Tensor
 
 
 def shape_of(call: RecurrenceCall, chunk: int) -> tuple[int, int]:

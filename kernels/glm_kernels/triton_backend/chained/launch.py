@@ -20,7 +20,7 @@ from glm_kernels.triton_backend.chained.gradient import run_gradient, value_grad
 from glm_kernels.triton_backend.common.late_keys import late_key_pass
 from glm_kernels.triton_backend.common.numerics import residual_of
 from glm_kernels.triton_backend.common.softmax import norm_dtype
-from glm_kernels.triton_backend.common.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
+from glm_kernels.triton_backend.common.tables import Grid, Tables, tables_of
 from glm_kernels.triton_backend.common.tiles import padded_width
 
 LARGEST_SLOTS = 1024
@@ -165,15 +165,7 @@ def _launch(call: RecurrenceCall) -> _Launch:
     configuration = _configuration(q.dtype, max(q.shape[3], v.shape[3]))
     tiles = _tiles_needed(pattern, call.reach, state is not None, configuration)
     grid = Grid(configuration.chunk, 1, max(16, tiles * configuration.tile))
-    initial = None if state is None else state.position
-    if call.cu_seqlens is not None:
-        tables = tables_of_bounds(pattern, call.cu_seqlens, q.shape[1], initial, grid, call.reach)
-    elif call.document_starts is not None or initial is not None:
-        starts = call.document_starts
-        starts = q.new_zeros(q.shape[:2], dtype=torch.int32) if starts is None else starts
-        tables = tables_of_documents(pattern, starts, initial, grid, call.reach)
-    else:
-        tables = tables_of_rows(pattern, *q.shape[:2], grid, q.device)
+    tables = tables_of(call, grid)
     # Of float16 operands float16 would lose digits, and TF32 is no better: three products of it are.
     work = torch.float16 if q.dtype == torch.bfloat16 else torch.float32
     constants = {

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glm_kernels.device_cache import kept_on_device
+from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.patterns import Lifetime
 from glm_kernels.patterns.slots import horizon, period, slot_tables
 from glm_kernels.triton_backend.common.table_pass import BOUNDS, STARTS, WHOLE_ROWS, table_pass
@@ -62,6 +63,20 @@ class Tables:
     """`[sequences, 2]`: number of the first segment, how many."""
     order: Tensor
     """`[segments]`: segments by their number within the sequence, then by sequence; those without rows last."""
+
+
+def tables_of(call: RecurrenceCall, grid: Grid) -> Tables:
+    """The tables of a call's tokens, whatever says where its documents lie. Never waits for the device."""
+    assert isinstance(call.pattern, Lifetime)
+    batch, length = call.q.shape[:2]
+    initial = None if call.state is None else call.state.position
+    if call.cu_seqlens is not None:
+        return tables_of_bounds(call.pattern, call.cu_seqlens, length, initial, grid, call.reach)
+    if call.document_starts is None and initial is None:
+        return tables_of_rows(call.pattern, batch, length, grid, call.q.device)
+    starts = call.document_starts
+    starts = torch.zeros(batch, length, dtype=torch.int32, device=call.q.device) if starts is None else starts
+    return tables_of_documents(call.pattern, starts, initial, grid, call.reach)
 
 
 @kept_on_device(32)

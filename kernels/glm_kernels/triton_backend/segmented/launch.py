@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
 import triton
 from torch import Tensor
 
 from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.common.softmax import norm_dtype
-from glm_kernels.triton_backend.common.tables import Grid, Tables, tables_of_bounds, tables_of_documents, tables_of_rows
+from glm_kernels.triton_backend.common.tables import Grid, tables_of
 from glm_kernels.triton_backend.segmented.passes import Launch, configuration
 
 LARGEST_SLOTS = 32
@@ -78,18 +77,5 @@ def planned(call: RecurrenceCall) -> Launch:
     # A segment ends where the next one begins; behind the last one is the spare line, or another sequence.
     return Launch(
         call.q, call.k, call.v, call.d, call.scale, None if state is None else state.k.float(),
-        _tables(call, grid), grid, chosen, ends=grid.chunks, end_lines=grid.chunks,
+        tables_of(call, grid), grid, chosen, ends=grid.chunks, end_lines=grid.chunks,
     )  # fmt: skip
-
-
-def _tables(call: RecurrenceCall, grid: Grid) -> Tables:
-    assert isinstance(call.pattern, Lifetime)
-    batch, length = call.q.shape[:2]
-    initial = None if call.state is None else call.state.position
-    if call.cu_seqlens is not None:
-        return tables_of_bounds(call.pattern, call.cu_seqlens, length, initial, grid, call.reach)
-    if call.document_starts is None and initial is None:
-        return tables_of_rows(call.pattern, batch, length, grid, call.q.device)
-    starts = call.document_starts
-    starts = torch.zeros(batch, length, dtype=torch.int32, device=call.q.device) if starts is None else starts
-    return tables_of_documents(call.pattern, starts, initial, grid, call.reach)

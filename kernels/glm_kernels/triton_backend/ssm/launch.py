@@ -1,4 +1,4 @@
-"""The first-order recurrence with state expansion in Triton: launches of the passes of `ssm_kernels`.
+"""The first-order recurrence with state expansion in Triton: how its passes are launched.
 
 `forward` and `backward` are the functions of `SSMKernel`; `summary` and `adjoint_summary` are for sequence shards.
 """
@@ -11,12 +11,11 @@ import torch
 import triton
 from torch import Tensor
 
-from glm_kernels.device_cache import kept_on_device
 from glm_kernels.kernel_interface import SSMCall
-from glm_kernels.triton_backend.ssm.outputs import decay_pass, fold_pass, output_pass, state_pass
-
-_PROGRAMS = 512
-"""Enough to fill a GPU: with more sequences and heads, segments become longer."""
+from glm_kernels.triton_backend.ssm.decays import decay_pass
+from glm_kernels.triton_backend.ssm.outputs import output_pass
+from glm_kernels.triton_backend.ssm.segments import segment_rows, segments_of_documents, segments_of_rows
+from glm_kernels.triton_backend.ssm.states import fold_pass, state_pass
 
 
 @dataclass(frozen=True)
@@ -43,63 +42,6 @@ CONFIGURATIONS = {
 }
 
 
-@dataclass(frozen=True)
-class _Segments:
-    """How sequences are cut: segments of `rows` rows, worked on in parallel.
-
-    table int32 `[segments, 4]`: first row, sequence (−1: no rows, the segment is not needed), and the sequence's first
-    row and the row after its last. Rows of all batch rows are numbered through. first int32 `[sequences + 1]`: the
-    number of each sequence's first segment.
-    """
-
-    rows: int
-    table: Tensor
-    first: Tensor
-
-    @property
-    def count(self) -> int:
-        return len(self.table)
-
-    @property
-    def sequences(self) -> int:
-        return len(self.first) - 1
-
-    @property
-    def many(self) -> bool:
-        """Whether a sequence may have several."""
-        return self.count > self.sequences
-
-
-def segment_rows(total_rows: int, programs: int) -> int:
-    """Rows of a segment, a power of two: as many as leave enough programs where every segment needs `programs`."""
-    return min(2048, max(256, triton.next_power_of_2(total_rows * programs // _PROGRAMS)))
-
-
-@kept_on_device(32)
-def _segments_of_rows(batch: int, length: int, rows: int, device: torch.device) -> _Segments:
-    each = max(1, triton.cdiv(length, rows))
-    sequence = torch.arange(batch).repeat_interleave(each)
-    origin = sequence * length
-    begin = origin + torch.arange(each).repeat(batch) * rows
-    table = torch.stack([begin, sequence, origin, origin + length], 1)
-    return _Segments(rows, *(x.to(device, torch.int32) for x in (table, torch.arange(batch + 1) * each)))
-
-
-def _segments_of_documents(bounds: Tensor, length: int, rows: int) -> _Segments:
-    """Every document of cu_seqlens is a sequence. The host knows only a bound of the number of segments."""
-    bounds = bounds.long()
-    each = ((bounds.diff() + rows - 1) // rows).clamp(min=1)  # one even without rows: states pass through it
-    first = torch.nn.functional.pad(each.cumsum(0), (1, 0))
-    segment = torch.arange(len(each) + length // rows, device=bounds.device)
-    found = torch.searchsorted(first, segment, right=True) - 1
-    there = found < len(each)
-    sequence = found.clamp(max=len(each) - 1)
-    begin = bounds[sequence] + (segment - first[sequence]) * rows
-    table = torch.stack([begin, sequence, bounds[sequence], bounds[sequence + 1]], 1)
-    table = torch.where(there.unsqueeze(1), table, table.new_tensor([0, -1, 0, 0]))
-    return _Segments(rows, table.int(), first.int())
-
-
 class _Passes:
     """The passes over the rows of one call. States are `[·, H, K, V]` in float32."""
 
@@ -111,9 +53,9 @@ class _Passes:
         self.configuration = CONFIGURATIONS[call.q.dtype]
         rows = segment_rows(batch * length, self.heads * self.blocks(self.key_dim, self.value_dim))
         if call.cu_seqlens is not None:
-            self.segments = _segments_of_documents(call.cu_seqlens, length, rows)
+            self.segments = segments_of_documents(call.cu_seqlens, length, rows)
         else:
-            self.segments = _segments_of_rows(batch, length, rows, call.q.device)
+            self.segments = segments_of_rows(batch, length, rows, call.q.device)
         self.packed = call.document_starts is not None
         self.starts = self.segments.first if call.document_starts is None else call.document_starts.int().contiguous()
 
