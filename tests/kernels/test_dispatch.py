@@ -5,12 +5,10 @@ import torch
 
 from glm_kernels import RecurrenceState, dispatch, parse_pattern, recurrence
 from glm_kernels.kernel_interface import RecurrenceCall
-from tests.kernels.operands import packed_starts, random_state
+from tests.kernels.operands import DEVICE, operands, packed_starts, random_state
 from tests.tolerances import assert_pass_close, rounding
 
 pytestmark = pytest.mark.numeric
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def call(spelling, length, dtype=torch.float32, state=None):
@@ -58,10 +56,8 @@ def test_what_is_kept_for_the_backward_pass_is_known_beforehand(spelling, dtype)
 @pytest.mark.parametrize("spelling", ["window:80", "dense", "offsets:2^k"])
 @pytest.mark.parametrize("continued", [False, True])
 def test_triton_equals_torch(spelling, continued):
-    generator = torch.Generator().manual_seed(0)
     pattern, length = parse_pattern(spelling), 70
-    shapes = [(2, length, 1, 8)] * 3 + [(2, length, 1)]
-    inputs = [torch.randn(*shape, generator=generator).to(DEVICE).requires_grad_() for shape in shapes]
+    inputs = operands(2, length, 1, 8, 8, dtype=torch.float32, device=DEVICE)
     state, leaves = None, inputs
     if continued:
         made = random_state(pattern, [21, 0], 1, 8, 8)

@@ -20,8 +20,9 @@ from glm_scale.parallel import attention, exchange
 from glm_scale.parallel.communicator import Pending
 from glm_scale.parallel.simulator import SimulatedRank
 from tests import tolerances
-from tests.kernels import test_recurrence as whole_recurrence
-from tests.kernels.operands import packed_starts
+from tests.kernels.exactness import recurrence_pass
+from tests.kernels.operands import operands, packed_starts
+from tests.kernels.torch_backend.test_recurrence import same
 from tests.parallel import test_model_over_ranks as models
 from tests.parallel import test_sharded_attention as attentions
 from tests.parallel import test_sharded_recurrence as recurrences
@@ -59,10 +60,10 @@ def documents_start_a_row_early() -> AbstractContextManager[object]:
 
 
 def compare_packed() -> None:
-    pattern, inputs, starts = parse_pattern("lattice:2^k"), whole_recurrence.operands(2, 100), packed_starts(2, 100, 3)
-    expected, _ = whole_recurrence.run("reference", inputs, pattern, document_starts=starts)
-    found, _ = whole_recurrence.run("torch", inputs, pattern, document_starts=starts)
-    tolerances.assert_pass_close(found, expected, whole_recurrence.same(100), outputs=3)
+    pattern, inputs, starts = parse_pattern("lattice:2^k"), operands(2, 100), packed_starts(2, 100, 3)
+    expected, _ = recurrence_pass("reference", inputs, pattern, document_starts=starts)
+    found, _ = recurrence_pass("torch", inputs, pattern, document_starts=starts)
+    tolerances.assert_pass_close(found, expected, same(100), outputs=3)
 
 
 @pytest.mark.usefixtures("wide_bounds")

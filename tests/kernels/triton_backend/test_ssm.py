@@ -8,10 +8,9 @@ from glm_kernels.documents import documents_of
 from glm_kernels.kernel_interface import SSMCall
 from glm_kernels.torch_backend import ssm as torch_ssm
 from glm_kernels.triton_backend.ssm import launch
-from tests.kernels.operands import packed_bounds, packed_starts
+from tests.kernels.operands import DEVICE, packed_starts, packing_of
 from tests.tolerances import assert_pass_close, pass_errors, rounding
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCALE = 0.3
 
 
@@ -78,11 +77,7 @@ def short_segments(monkeypatch):
 @pytest.mark.parametrize("continued", [False, True])
 def test_float32_equals_the_reference(packing, continued, short_segments):
     batch, length = (1 if packing == "cu_seqlens" else 2), 77
-    given = {
-        "none": {},
-        "document_starts": {"document_starts": packed_starts(batch, length, 3).to(DEVICE)},
-        "cu_seqlens": {"cu_seqlens": packed_bounds(length, 3).to(DEVICE)},
-    }[packing]
+    given = packing_of(packing, batch, length, 3, device=DEVICE)
     carried = (4 if packing == "cu_seqlens" else batch) if continued else 0
     inputs = operands(batch, length, 1 if packing == "none" else 2, 12, 20, torch.float32, carried)
     assert max(relative_errors(inputs, given, with_final=continued)) <= same(inputs[3])

@@ -20,9 +20,8 @@ from glm_kernels.triton_backend.common.tables import (
     tables_of_documents,
     tables_of_rows,
 )
-from tests.kernels.operands import packed_bounds, packed_starts
+from tests.kernels.operands import DEVICE, packed_bounds, packed_starts
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GRIDS = [Grid(16, 4, 16), Grid(64, 1, 48)]
 PATTERNS = ["window:5", "lattice:2^k", "lattice:k^2+1"]
 Span = tuple[int, int]

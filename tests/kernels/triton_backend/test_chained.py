@@ -1,54 +1,19 @@
-"""The chained Triton kernels of lifetime recurrences: on CPU their logic in the interpreter, on GPU the real thing."""
+"""Triton's kernels for many live tokens: on CPU their logic in the interpreter, on GPU the real thing."""
 
 import itertools
 
 import pytest
 import torch
 
-from glm_kernels import RecurrenceState, parse_pattern, recurrence
+from glm_kernels import parse_pattern
 from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.triton_backend.chained import launch
-from tests.kernels.operands import packed_bounds, packed_starts, random_state
-from tests.tolerances import pass_errors, rounding
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from tests.kernels.exactness import kernel_errors, same
+from tests.kernels.operands import DEVICE, kernel_state, operands, packing_of
 
 
-def operands(batch, length, heads, key_dim, value_dim, dtype):
-    """q, k, v, d and the gradient of y."""
-    generator = torch.Generator().manual_seed(0)
-    keys, values = (batch, length, heads, key_dim), (batch, length, heads, value_dim)
-    return [
-        torch.randn(*shape, generator=generator).to(DEVICE, dtype)
-        for shape in (keys, keys, values, keys[:3], values)
-    ]  # fmt: skip
-
-
-def relative_errors(inputs, spelling, state=None, **packing):
-    """Of y and of all gradients, against the reference in float64."""
-    *inputs, grad = inputs
-    pattern, scale = parse_pattern(spelling), inputs[0].shape[3] ** -0.5
-
-    def exact(x):
-        return x.double().requires_grad_()
-
-    precise = [exact(x) for x in inputs]
-    before = None if state is None else RecurrenceState(exact(state.k), exact(state.y), state.position)
-    y, _ = recurrence(*precise, pattern, scale=scale, initial_state=before, backend="reference", **packing)
-    leaves = [*precise, *(() if before is None else before[:2])]
-    expected = [y.detach(), *torch.autograd.grad(y, leaves, grad.double())]
-
-    packing = {"cu_seqlens": None, "document_starts": None, **packing}
-    call = RecurrenceCall(*inputs, pattern, scale, **packing, state=state)
-    y, lse, residual = launch.forward(call)
-    found = [y, *launch.backward(call, y, grad, lse, residual)]
-    assert all(x.shape == right.shape for x, right in zip(found, expected, strict=True))
-    return pass_errors(found, expected)
-
-
-def same(length):
-    """What rounding does in float32: sums over rows and over 20 products, in chains of rows, forward and backward."""
-    return rounding(torch.float32, 4 * (length + 20))
+def float32(batch, length, heads, key_dim, value_dim):
+    return operands(batch, length, heads, key_dim, value_dim, dtype=torch.float32, device=DEVICE)
 
 
 @pytest.fixture
@@ -69,23 +34,15 @@ def short_chunks(monkeypatch):
 )
 def test_float32_equals_the_reference(spelling, packing, continued, short_chunks):
     length, batch = 53, 2 if packing == "document_starts" else 1
-    given = {
-        "none": {},
-        "document_starts": {"document_starts": packed_starts(batch, length, 2).to(DEVICE)},
-        "cu_seqlens": {"cu_seqlens": packed_bounds(length, 2).to(DEVICE)},
-    }[packing]
-    state = None
-    if continued:
-        made = random_state(parse_pattern(spelling), [17, 40, 0][: 3 if packing == "cu_seqlens" else batch], 1, 12, 20)
-        live = (x.detach().float().to(DEVICE) for x in made[:2])
-        state = RecurrenceState(*live, made.position.to(DEVICE))
-    errors = relative_errors(operands(batch, length, 1, 12, 20, torch.float32), spelling, state, **given)
-    assert max(errors) <= same(length)
+    given = packing_of(packing, batch, length, 2, device=DEVICE)
+    positions = [17, 40, 0][: 3 if packing == "cu_seqlens" else batch]
+    state = kernel_state(parse_pattern(spelling), positions) if continued else None
+    assert max(kernel_errors(launch, float32(batch, length, 1, 12, 20), spelling, state, **given)) <= same(length)
 
 
 @pytest.mark.parametrize("length", [1, 16, 33])
 def test_lengths_of_few_chunks(length, short_chunks):
-    assert max(relative_errors(operands(1, length, 2, 16, 16, torch.float32), "lattice:k^2+1")) <= same(length)
+    assert max(kernel_errors(launch, float32(1, length, 2, 16, 16), "lattice:k^2+1")) <= same(length)
 
 
 @pytest.mark.parametrize("spelling", ["lattice:k^2+1", "window:90"])
@@ -93,13 +50,13 @@ def test_gradients_pass_through_several_runs(spelling, short_chunks, monkeypatch
     """With sums that are carried through a whole run, and rows that outlive more than one."""
     monkeypatch.setattr(launch, "_SHORTEST_RUN", 4)
     monkeypatch.setattr(launch, "_LONGEST_RUN", 4)
-    assert max(relative_errors(operands(2, 170, 1, 16, 16, torch.float32), spelling)) <= same(170)
+    assert max(kernel_errors(launch, float32(2, 170, 1, 16, 16), spelling)) <= same(170)
 
 
 def test_more_documents_than_can_carry_anything(short_chunks):
     """What they carry is then told apart by the rows at which they start."""
     bounds = torch.tensor([0, 1, 2, 3, 50, 50, 53, 100], dtype=torch.int32, device=DEVICE)
-    errors = relative_errors(operands(1, 100, 1, 16, 16, torch.float32), "lattice:k^2+1", cu_seqlens=bounds)
+    errors = kernel_errors(launch, float32(1, 100, 1, 16, 16), "lattice:k^2+1", cu_seqlens=bounds)
     assert max(errors) <= same(100)
 
 
@@ -126,8 +83,9 @@ def test_what_the_kernels_cannot_serve_is_said():
 @pytest.mark.parametrize("widths", [(128, 128), (80, 100), (256, 64)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_every_dtype_on_a_gpu(spelling, widths, dtype):
-    starts = packed_starts(2, 1000, 5).to(DEVICE)
-    y_error, *errors = relative_errors(operands(2, 1000, 2, *widths, dtype), spelling, document_starts=starts)
+    packing = packing_of("document_starts", 2, 1000, 5, device=DEVICE)
+    inputs = operands(2, 1000, 2, *widths, dtype=dtype, device=DEVICE)
+    y_error, *errors = kernel_errors(launch, inputs, spelling, **packing)
     # As measured on GPUs: what is rounded to a short dtype loses at most the last digit of bf16.
     assert y_error < (1e-5 if dtype == torch.float32 else 3.3e-3)
     assert max(errors) < (1e-4 if dtype == torch.float32 else 3.3e-3)
@@ -137,7 +95,8 @@ def test_every_dtype_on_a_gpu(spelling, widths, dtype):
 @pytest.mark.skipif(DEVICE == "cpu", reason="programs of the interpreter run one after the other")
 @pytest.mark.parametrize("spelling", ["window:64", "lattice:k^2+1"])
 def test_every_run_gives_the_same_bits(spelling):
-    *inputs, grad = operands(2, 4096, 16, 128, 128, torch.bfloat16)
+    inputs = [x.detach() for x in operands(2, 4096, 16, 128, 128, dtype=torch.bfloat16, device=DEVICE)]
+    grad = torch.randn_like(inputs[2])
     call = RecurrenceCall(*inputs, parse_pattern(spelling), 128**-0.5, None, None, None)
 
     def results():

@@ -5,13 +5,12 @@ import torch
 
 from glm_kernels import parse_pattern, recurrence
 from glm_kernels.sharding import recurrence as shards
-from tests.kernels.operands import leaves
+from tests.kernels.operands import DEVICE, leaves
 from tests.tolerances import assert_close, assert_pass_close, norm, pass_errors, rounding
 
 pytestmark = pytest.mark.numeric
 
 RANKS = 4
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def shards_of(pattern, batch, length, starts):

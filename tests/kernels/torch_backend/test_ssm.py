@@ -4,16 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_kernels import ssm, ssm_step
-from tests.kernels.operands import leaves, packed_bounds, packed_starts, values_and_gradients
+from tests.kernels.operands import leaves, packing_of, values_and_gradients
+from tests.kernels.operands import operands as random_operands
 from tests.tolerances import assert_close, assert_pass_close, norm, rounding
 
 pytestmark = pytest.mark.numeric
 
 
 def operands(batch: int, length: int, seed: int = 0):
-    keys = (batch, length, 2, 4)
-    q, k, v, a = leaves(keys, keys, (batch, length, 2, 3), (batch, length, 2), seed=seed)
-    return [q, k, v, (-a.detach().abs()).requires_grad_()]
+    """Leaves q, k, v and log decays."""
+    *inputs, gate = random_operands(batch, length, seed=seed)
+    return [*inputs, (-gate.detach().abs()).requires_grad_()]
 
 
 def same(log_decay, dtype=torch.float64):
@@ -32,11 +33,7 @@ def same(log_decay, dtype=torch.float64):
 )
 def test_chunkwise_equals_the_reference(length, packing, cuts, continued, seed):
     batch = 1 if packing == "cu_seqlens" else 2
-    given = {
-        "none": {},
-        "document_starts": {"document_starts": packed_starts(batch, length, cuts, seed)},
-        "cu_seqlens": {"cu_seqlens": packed_bounds(length, cuts, seed)},
-    }[packing]
+    given = packing_of(packing, batch, length, cuts, seed)
     carried = cuts + 1 if packing == "cu_seqlens" else batch
     inputs = operands(batch, length, seed)
     state = leaves((carried, 2, 4, 3), seed=seed + 1)[0] if continued else None

@@ -7,10 +7,9 @@ import torch
 
 from glm_kernels import RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step, ssm_step, with_room
 from glm_kernels.triton_backend.decode import launch
-from tests.kernels.operands import live_slots, random_state
+from tests.kernels.operands import DEVICE, live_slots, random_state
 from tests.tolerances import assert_close, norm, rounding
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PATTERNS = ["window:1", "window:40", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k", "offsets:k+3"]
 HEADS, KEY_DIM, VALUE_DIM = 2, 12, 20
 SAME = rounding(torch.float32, 4 * (50 + 20))

@@ -4,14 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_kernels import RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step
-from tests.kernels.operands import (
-    leaves,
-    live_slots,
-    packed_bounds,
-    packed_starts,
-    random_state,
-    values_and_gradients,
-)
+from tests.kernels.exactness import recurrence_pass
+from tests.kernels.operands import live_slots, operands, packed_starts, packing_of, random_state
 from tests.tolerances import assert_close, assert_pass_close, error, norm, rounding, unit
 
 pytestmark = pytest.mark.numeric
@@ -31,22 +25,9 @@ PATTERNS = [
 ]
 
 
-def operands(batch: int, length: int, heads: int = 2, key_dim: int = 4, value_dim: int = 3, seed: int = 0):
-    keys, values = (batch, length, heads, key_dim), (batch, length, heads, value_dim)
-    return leaves(keys, keys, values, (batch, length, heads), seed=seed)
-
-
 def same(length):
     """What rounding does to y, a state and gradients: sums over rows in chains of rows, forward and backward."""
     return rounding(torch.float64, 4 * (length + 4))
-
-
-def run(backend, inputs, pattern, state=None, **packing):
-    """Outputs, final state and all gradients of one backend."""
-    y, final = recurrence(*inputs, pattern, backend=backend, initial_state=state, output_final_state=True, **packing)
-    live = live_slots(pattern, final)
-    outputs = [y, final.k.where(live, 0), final.y.where(live, 0)]
-    return values_and_gradients(outputs, inputs if state is None else [*inputs, state.k, state.y]), final.position
 
 
 @pytest.mark.parametrize("spelling", PATTERNS)
@@ -54,8 +35,8 @@ def run(backend, inputs, pattern, state=None, **packing):
 def test_chunkwise_equals_the_reference(spelling, length):
     pattern = parse_pattern(spelling)
     inputs = operands(2, length)
-    expected, _ = run("reference", inputs, pattern)
-    found, _ = run("torch", inputs, pattern)
+    expected, _ = recurrence_pass("reference", inputs, pattern)
+    found, _ = recurrence_pass("torch", inputs, pattern)
     assert_pass_close(found, expected, same(length), outputs=3)
 
 
@@ -64,8 +45,8 @@ def test_one_batch_row_of_whole_chunks(length):
     """Heads of a single batch row are strided views of the operands."""
     pattern = parse_pattern("lattice:2^k")
     inputs = operands(1, length)
-    expected, _ = run("reference", inputs, pattern)
-    found, _ = run("torch", inputs, pattern)
+    expected, _ = recurrence_pass("reference", inputs, pattern)
+    found, _ = recurrence_pass("torch", inputs, pattern)
     assert_pass_close(found, expected, same(length), outputs=3)
 
 
@@ -82,15 +63,11 @@ def test_packed_documents_and_states_equal_the_reference(spelling, length, packi
     pattern = parse_pattern(spelling)
     batch = 1 if packing == "cu_seqlens" else 2
     carried = cuts + 1 if packing == "cu_seqlens" else batch
-    given = {
-        "none": {},
-        "document_starts": {"document_starts": packed_starts(batch, length, cuts, seed)},
-        "cu_seqlens": {"cu_seqlens": packed_bounds(length, cuts, seed)},
-    }[packing]
+    given = packing_of(packing, batch, length, cuts, seed)
     state = None if positions is None else random_state(pattern, positions[:carried], 2, 4, 3, seed)
     inputs = operands(batch, length, seed=seed)
-    expected, expected_position = run("reference", inputs, pattern, state, **given)
-    found, position = run("torch", inputs, pattern, state, **given)
+    expected, expected_position = recurrence_pass("reference", inputs, pattern, state, **given)
+    found, position = recurrence_pass("torch", inputs, pattern, state, **given)
     assert_pass_close(found, expected, same(length), outputs=3)
     assert torch.equal(expected_position, position)
 
