@@ -56,23 +56,10 @@ def adjoint_pass(
 
     if FAR:
         k_far = tile(k + of_head * K, first, r, H, kk, there, K, K2, False).to(tl.float32)
-        far_acc = tl.zeros((C, V2), tl.float32)
-        above = tl.load(far_before + (end - 1 - first) // C + 1)
-        while above > 0:
-            first_row = first + tl.load(far + above - 1)
-            finished = wait_until(progress + lane, chunks - tl.minimum(first_row // C, chunks - 1))
-            below = tl.load(far_before + (chunks - finished - c))
-            for step in tl.range(0, above - below, num_stages=2):
-                later = tl.load(far + above - 1 - step) + first
-                reach = there & (later + r < L)
-                if DOCUMENTS:
-                    reach = reach & (tl.load(starts + later + r, mask=reach, other=0) <= rows)
-                q_far = tile(q_rows, later, r, H, kk, reach, K, K2, False)
-                z_far = tile(z_rows, later, r, H, vv, reach, V, V2, False)
-                norm = tl.load(norms + later + r, mask=reach, other=NEVER)
-                p = tl.exp2(less(tl.sum(k_far * q_far.to(tl.float32), 1) * logits, norm))
-                far_acc += z_far.to(tl.float32) * p[:, None]
-            above = below
+        far_acc = receive_far(
+            k_far, q_rows, z_rows, norms, starts, far, far_before, progress + lane, end, c, chunks, there, r, L, H, kk,
+            vv, logits, C, DOCUMENTS, K, V, K2, V2,
+        )  # fmt: skip
         acc += far_acc * 32768.0
 
     k_own = tile(k + of_head * K, first, r, H, kk, there, K, K2, False)
@@ -105,24 +92,9 @@ def adjoint_pass(
 
     # The two chunks after: their queries are known, their z may take a while yet.
     p_2 = chunk_weights_of_readers(
-        k_own,
-        q_rows,
-        norms,
-        after + C,
-        r,
-        H,
-        L,
-        kk,
-        rows,
-        starts,
-        near_bits,
-        logits,
-        DENSE,
-        DOCUMENTS,
-        K,
-        K2,
-        PRECISION,
-    )
+        k_own, q_rows, norms, after + C, r, H, L, kk, rows, starts, near_bits, logits,
+        DENSE, DOCUMENTS, K, K2, PRECISION,
+    )  # fmt: skip
     p_2 = (p_2 * 32768.0).to(WORK)
     p_1 = chunk_weights_of_readers(
         k_own, q_rows, norms, after, r, H, L, kk, rows, starts, near_bits, logits, DENSE, DOCUMENTS, K, K2, PRECISION
@@ -146,6 +118,37 @@ def adjoint_pass(
     put_tile(dv + of_head * V, first, r, H, vv, there, z * (tl.exp2(less(own, norm)) / z_size)[:, None], V, V2)
     y_own = tile(y_work + of_head * V, first, r, H, vv, there, V, V2, False).to(tl.float32)
     tl.store(row_term + lane.to(tl.int64) * L + rows, tl.sum(z * y_own, 1), mask=there)
+
+
+@triton.jit
+def receive_far(
+    k_far, q_rows, z_rows, norms, starts, far, far_before, progress, end, c, chunks, there, r, L, H, kk, vv, logits,
+    C: tl.constexpr, DOCUMENTS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
+):  # fmt: skip
+    """What chunk c's tokens receive from those that read them at far offsets, which come before token `end`.
+
+    `progress`: the counter of finished chunks, the last of which is the first to be.
+    """
+    first = c * C
+    rows = first + r
+    far_acc = tl.zeros((C, V2), tl.float32)
+    above = tl.load(far_before + (end - 1 - first) // C + 1)
+    while above > 0:
+        first_row = first + tl.load(far + above - 1)
+        finished = wait_until(progress, chunks - tl.minimum(first_row // C, chunks - 1))
+        below = tl.load(far_before + (chunks - finished - c))
+        for step in tl.range(0, above - below, num_stages=2):
+            later = tl.load(far + above - 1 - step) + first
+            reach = there & (later + r < L)
+            if DOCUMENTS:
+                reach = reach & (tl.load(starts + later + r, mask=reach, other=0) <= rows)
+            q_far = tile(q_rows, later, r, H, kk, reach, K, K2, False)
+            z_far = tile(z_rows, later, r, H, vv, reach, V, V2, False)
+            norm = tl.load(norms + later + r, mask=reach, other=NEVER)
+            p = tl.exp2(less(tl.sum(k_far * q_far.to(tl.float32), 1) * logits, norm))
+            far_acc += z_far.to(tl.float32) * p[:, None]
+        above = below
+    return far_acc
 
 
 @triton.jit

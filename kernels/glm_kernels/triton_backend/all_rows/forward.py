@@ -58,25 +58,10 @@ def source_pass(
 
     if FAR:
         q_far = tile(q + of_head * K, first, r, H, kk, there, K, K2, False).to(tl.float32)
-        far_top, far_total, far_acc = top, tl.zeros((C,), tl.float32), tl.zeros((C, V2), tl.float32)
-        # From the farthest on: those rows are finished first.
-        above = tl.load(far_before + (first + C - 1 - oldest) // C + 1)
-        while above > 0:
-            last_row = first + C - 1 - tl.load(far + above - 1)
-            finished = wait_until(progress + lane, last_row // C + 1)
-            below = tl.load(far_before + tl.maximum(c + 1 - finished, 0))
-            for step in tl.range(0, above - below, num_stages=2):
-                f = tl.load(far + above - 1 - step)
-                reach = there & (rows - f >= start)
-                k_far = tile(k_rows, first - f, r, H, kk, reach, K, K2, False)
-                y_far = tile(y_rows, first - f, r, H, vv, reach, V, V2, False)
-                s = tl.where(reach, tl.sum(q_far * k_far.to(tl.float32), 1) * logits, float("-inf"))
-                new = tl.maximum(far_top, s)
-                kept, p = tl.exp2(far_top - new), tl.exp2(s - new)
-                far_acc = far_acc * kept[:, None] + y_far.to(tl.float32) * p[:, None]
-                far_total = far_total * kept + p
-                far_top = new
-            above = below
+        far_top, far_total, far_acc = read_far(
+            q_far, k_rows, y_rows, far, far_before, progress + lane, top, start, oldest, c, there, r, H, kk, vv, logits,
+            C, K, V, K2, V2,
+        )  # fmt: skip
         own = tl.exp2(top - far_top)
         acc = acc * own[:, None] + far_acc
         total = own + far_total
@@ -135,6 +120,37 @@ def source_pass(
     put_tile(y_rows, first, r, H, vv, there, out, V, V2)
     publish(progress + lane, c + 1)
     put_tile(y + of_head * V, first, r, H, vv, there, out / size, V, V2)
+
+
+@triton.jit
+def read_far(
+    q_far, k_rows, y_rows, far, far_before, progress, top, start, oldest, c, there, r, H, kk, vv, logits,
+    C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
+):  # fmt: skip
+    """What chunk c's tokens read at far offsets: the largest score, beginning with `top`, and relative to it the sum of
+    the weights and the weighted sum of outputs. `progress`: the counter of finished chunks."""
+    first = c * C
+    rows = first + r
+    far_top, far_total, far_acc = top, tl.zeros((C,), tl.float32), tl.zeros((C, V2), tl.float32)
+    # From the farthest on: those rows are finished first.
+    above = tl.load(far_before + (first + C - 1 - oldest) // C + 1)
+    while above > 0:
+        last_row = first + C - 1 - tl.load(far + above - 1)
+        finished = wait_until(progress, last_row // C + 1)
+        below = tl.load(far_before + tl.maximum(c + 1 - finished, 0))
+        for step in tl.range(0, above - below, num_stages=2):
+            f = tl.load(far + above - 1 - step)
+            reach = there & (rows - f >= start)
+            k_far = tile(k_rows, first - f, r, H, kk, reach, K, K2, False)
+            y_far = tile(y_rows, first - f, r, H, vv, reach, V, V2, False)
+            s = tl.where(reach, tl.sum(q_far * k_far.to(tl.float32), 1) * logits, float("-inf"))
+            new = tl.maximum(far_top, s)
+            kept, p = tl.exp2(far_top - new), tl.exp2(s - new)
+            far_acc = far_acc * kept[:, None] + y_far.to(tl.float32) * p[:, None]
+            far_total = far_total * kept + p
+            far_top = new
+        above = below
+    return far_top, far_total, far_acc
 
 
 @triton.jit

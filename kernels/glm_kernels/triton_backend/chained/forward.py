@@ -63,16 +63,10 @@ def chained_forward(
     near = tl.maximum(d_c, tl.maximum(tl.max(p, 1), tl.max(p_p, 1)))
     p, p_p, alpha = tl.exp2(p - near[:, None]), tl.exp2(p_p - near[:, None]), tl.exp2(d_c - near)
     top, total = near, alpha + tl.sum(p, 1) + tl.sum(p_p, 1)
-    for tile in tl.range(0, TILES, num_stages=1):
-        slot = tile * TILE + s
-        held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
-        if any_held:
-            k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
-            p_s = tl.dot(q_c, tl.trans(k_s), input_precision=PRECISION) * logits
-            p_s = tl.where(rows[:, None] <= reader[None, :], p_s, float("-inf"))
-            higher = tl.maximum(top, tl.max(p_s, 1))
-            total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(p_s - higher[:, None]), 1)
-            top = higher
+    top, total = with_older_scores(
+        q_c, k, state_k, occupant, occupant_last, segment, sequence, begin, r, s, h, H, kk, logits, top, total,
+        C, TILE, TILES, SLOTS, STATE_SLOTS, K, K2, PRECISION,
+    )  # fmt: skip
     norm = log_norm(top, total, q.dtype.element_ty, normaliser.dtype.element_ty)
     tl.store(normaliser + rows.to(tl.int64) * H + h, norm, mask=rows < end)
 
@@ -141,6 +135,28 @@ def chained_forward(
             # Who waits for this chunk's rows may then read those of all chunks before it.
             wait(flag - chunk_flags + 1)
         release(flag + 1)
+
+
+@triton.jit
+def with_older_scores(
+    q_c, k, state_k, occupant, occupant_last, segment, sequence, begin, r, s, h, H, kk, logits, top, total,
+    C: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr, SLOTS: tl.constexpr, STATE_SLOTS: tl.constexpr,
+    K: tl.constexpr, K2: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The largest score `[C]` of each token and the sum of its weights relative to it, from those of nearer keys, once
+    the keys in all slots are counted in."""
+    rows = begin + r
+    for tile in tl.range(0, TILES, num_stages=1):
+        slot = tile * TILE + s
+        held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - C, SLOTS)
+        if any_held:
+            k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, STATE_SLOTS, K, K2)
+            p_s = tl.dot(q_c, tl.trans(k_s), input_precision=PRECISION) * logits
+            p_s = tl.where(rows[:, None] <= reader[None, :], p_s, float("-inf"))
+            higher = tl.maximum(top, tl.max(p_s, 1))
+            total = total * tl.exp2(top - higher) + tl.sum(tl.exp2(p_s - higher[:, None]), 1)
+            top = higher
+    return top, total
 
 
 @triton.jit

@@ -57,22 +57,9 @@ def late_key_pass(
             mine = (held >= begin) & (held < behind)
             if tl.max(mine.to(tl.int32), 0) > 0:
                 total = _given(
-                    held,
-                    mine,
-                    entries + H * SLOTS * K,
-                    later,
-                    behind,
-                    end,
-                    H,
-                    C,
-                    LINES,
-                    RUN,
-                    RECENT,
-                    TILE,
-                    SLOTS,
-                    K,
-                    K2,
-                )
+                    held, mine, entries + H * SLOTS * K, later, behind, end, H,
+                    C, LINES, RUN, RECENT, TILE, SLOTS, K, K2,
+                )  # fmt: skip
                 at = (held.to(tl.int64) * H + h)[:, None] * K + kk[None, :]
                 own = tl.load(dk + at, mask=mine[:, None] & in_k, other=0.0).to(tl.float32)
                 tl.store(dk + at, (own + total).to(dk.dtype.element_ty), mask=mine[:, None] & in_k)

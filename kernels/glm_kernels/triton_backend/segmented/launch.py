@@ -16,7 +16,8 @@ from glm_kernels.triton_backend.segmented.passes import Launch, configuration
 LARGEST_SLOTS = 32
 """Patterns with more live rows than this carry too much for one program: its maps no longer fit into registers. With 64
 slots it took 25.7 ms forward where a chain of programs takes 0.4 (window:64, B4 T8192, 16 heads of 128, bf16), with 128
-slots 176 ms (H200, Triton 3.6). The results are as exact as with fewer (fp32 and bf16, widths of 64 and 128)."""
+slots 176 ms (H200, Triton 3.6). It is a limit of speed alone: the results, once thought to be wrong, were measured to
+be as exact as with fewer slots (fp32 and bf16, widths of 64 and 128)."""
 
 
 @lru_cache(maxsize=256)
@@ -69,7 +70,7 @@ def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, *none: 
 
 
 def planned(call: RecurrenceCall) -> Launch:
-    """The launches of a call; `again` in a backward pass, which takes the tables that its forward pass has built."""
+    """The launches of a call, and the tables that they need."""
     assert isinstance(call.pattern, Lifetime)
     slots, state = slots_needed(call.pattern, call.reach), call.state
     chosen = configuration(slots, max(call.q.shape[3], call.v.shape[3]), call.q.dtype)

@@ -36,6 +36,7 @@ class Pass:
 
     @property
     def options(self) -> dict[str, int]:
+        """Keywords of a launch."""
         cap = {} if self.registers is None else {"maxnreg": self.registers}
         return {"num_warps": self.warps, "STAGES": self.stages, **cap}
 
@@ -106,6 +107,7 @@ class Launch:
 
     @property
     def state_slots(self) -> int:
+        """Slots of the initial state, 0 without one."""
         return 0 if self.state_k is None else self.state_k.shape[2]
 
     def maps(self) -> tuple[Tensor, Tensor, Maps]:

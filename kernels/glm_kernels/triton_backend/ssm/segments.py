@@ -29,10 +29,12 @@ class Segments:
 
     @property
     def count(self) -> int:
+        """How many segments, those without tokens included."""
         return len(self.table)
 
     @property
     def sequences(self) -> int:
+        """How many sequences."""
         return len(self.first) - 1
 
     @property
@@ -48,6 +50,7 @@ def segment_rows(total_rows: int, programs: int) -> int:
 
 @kept_on_device(32)
 def segments_of_rows(batch: int, length: int, rows: int, device: torch.device) -> Segments:
+    """Every batch row is a sequence. Segments follow from shapes alone and are kept."""
     each = max(1, triton.cdiv(length, rows))
     sequence = torch.arange(batch).repeat_interleave(each)
     origin = sequence * length
