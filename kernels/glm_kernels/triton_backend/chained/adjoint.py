@@ -1,6 +1,6 @@
 """Chained lifetime recurrence, backward: a chain in reverse for z of (I − B)^T z = G.
 
-Notation and formulas of `lifetime_backward`. A row receives from its readers: those in its own chunk, those in the
+Notation and formulas of `segmented.backward`. A row receives from its readers: those in its own chunk, those in the
 next chunk, and later ones, whose contributions are carried in its slot:
 
     z = (I − P^T)^-1 (G + carried)  +  (I − P^T)^-1 P_next^T Z_next

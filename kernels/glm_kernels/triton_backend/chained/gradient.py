@@ -1,7 +1,7 @@
 """Chained lifetime recurrence, backward: the gradients, once `chained_adjoint` has found every z.
 
-Formulas of `lifetime_backward`. Nothing has to wait any more: the rows that gave to a key are known, and only sums over
-rows that come much later than the key need care, since these read it by its slot. Sequences are cut into *runs* of
+Formulas of `segmented.backward`. Nothing has to wait any more: the rows that gave to a key are known, and only sums
+over rows that come much later than the key need care, since these read it by its slot. Sequences are cut into *runs* of
 chunks, which programs walk through from the last chunk on; what older rows receive is summed up in slots of the run's
 own, and what rows from before the run received is collected by `late_key_pass`.
 """

@@ -1,8 +1,8 @@
 """Key gradients that rows receive from later pieces of their sequence.
 
-The passes that take gradients cut sequences into *pieces* and work on these in parallel: the segments of `lifetime`,
-the runs of chunks of `chained_lifetime`. What the rows of a piece give to the keys of rows before it is summed up in
-the slots that these stand in when the piece begins, one tensor entry for every piece; here it is collected.
+The passes that take gradients cut sequences into *pieces* and work on these in parallel: the segments of
+`segmented`, the runs of chunks of `chained`. What the rows of a piece give to the keys of rows before it is summed up
+in the slots that these stand in when the piece begins, one tensor entry for every piece; here it is collected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lifetime recurrence of a sequence shard in Triton: as `lifetime`, but what its last rows leave stays in slots.
+"""The lifetime recurrence of a sequence shard in Triton: as `launch`, but what its last rows leave stays in slots.
 
 As `kernel_interface.ShardKernel` says. Nothing is computed twice: rows for nothing entering and their maps are what
 `segment_pass` stores in any case, and M and N their segments' maps composed.

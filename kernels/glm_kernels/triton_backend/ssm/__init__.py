@@ -9,7 +9,7 @@ The recurrence y_i = Σ_j Γ_ij (q_i·k_j) v_j, with Γ_ij the product of the de
 but for the direction of time. So the first three also give the gradients: dq is the recurrence of (dy, v, k), and dk
 and dv are recurrences of (v, dy, q) and (k, q, dy) that run backwards (REVERSE).
 
-    launch       forward, backward and the summaries of sequence shards
-    segments     how sequences are cut
+    launch                     forward, backward and the summaries of sequence shards
+    segments                   how sequences are cut
     states, outputs, decays    the kernels, and in `chunks` what they share
 """
