@@ -19,7 +19,7 @@ from glm_kernels.triton_backend.chained.tiles import HEADROOM, older_keys, older
 from glm_kernels.triton_backend.common.chain import release, ticket, wait
 from glm_kernels.triton_backend.common.numerics import fine, in_units, inverse_less_identity
 from glm_kernels.triton_backend.common.softmax import LOG2_E, less
-from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places, store_tokens
+from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places, segment_at, store_tokens
 
 
 @triton.jit
@@ -38,8 +38,7 @@ def chained_adjoint(
     item = ticket(counter)
     h = item % H
     segment = tl.load(order + tl.num_programs(0) // H - 1 - item // H)
-    begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
-    within, sequence = tl.load(segments + segment * 4 + 2), tl.load(segments + segment * 4 + 3)
+    begin, end, within, sequence = segment_at(segments, segment)
     if begin >= end:
         return
     flag, chunk_flags = flags + (segment * H + h) * (1 + TILES), H * (1 + TILES)

@@ -19,7 +19,7 @@ from glm_kernels.triton_backend.chained.tiles import HEADROOM, older_keys, older
 from glm_kernels.triton_backend.common.chain import release, ticket, wait
 from glm_kernels.triton_backend.common.numerics import fine_dot, inverse_less_identity, largest_of, store_fine, unit_in
 from glm_kernels.triton_backend.common.softmax import LOG2_E, less, log_norm
-from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places
+from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places, segment_at
 
 
 @triton.jit
@@ -40,8 +40,7 @@ def chained_forward(
     item = ticket(counter)
     h = item % H
     segment = tl.load(order + item // H)
-    begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
-    within, sequence = tl.load(segments + segment * 4 + 2), tl.load(segments + segment * 4 + 3)
+    begin, end, within, sequence = segment_at(segments, segment)
     if begin >= end:
         return
     flag, chunk_flags = flags + (segment * H + h) * 2, H * 2

@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from glm_kernels.triton_backend.common.tiles import segment_at
+
 
 @triton.jit
 def piece_of(segments, p, C: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexpr, BY_ROW: tl.constexpr):
@@ -21,8 +23,7 @@ def piece_of(segments, p, C: tl.constexpr, LINES: tl.constexpr, RUN: tl.constexp
     that grows from sequence to sequence; with BY_ROW this number is that of the row at which the sequence begins, which
     serves if only sequences longer than two segments need entries.
     """
-    begin, end = tl.load(segments + p * 4), tl.load(segments + p * 4 + 1)
-    within, sequence = tl.load(segments + p * 4 + 2), tl.load(segments + p * 4 + 3)
+    begin, end, within, sequence = segment_at(segments, p)
     entry = p
     if RUN > 1:
         rows: tl.constexpr = C * LINES

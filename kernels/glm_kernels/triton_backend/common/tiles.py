@@ -22,6 +22,14 @@ def padded_width(width: int) -> int:
 
 
 @triton.jit
+def segment_at(segments, n):
+    """Of segment n of `Tables.segments`: first token, token after its sequence's last, number within it, sequence."""
+    begin, end = tl.load(segments + n * 4), tl.load(segments + n * 4 + 1)
+    within, sequence = tl.load(segments + n * 4 + 2), tl.load(segments + n * 4 + 3)
+    return begin, end, within, sequence
+
+
+@triton.jit
 def lanes(there, lane, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """The mask of a tile whose lanes were padded to a power of two. None is added where none is needed."""
     mask = there
