@@ -7,18 +7,18 @@ once: the gradients have no gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from glm_kernels.calls import RecurrenceCall, SSMCall, accumulation_dtype
 from glm_kernels.checks import check_packing_values, check_positions, check_room
+from glm_kernels.dispatch import kept_shapes, recurrence_kernel, ssm_kernel
+from glm_kernels.kernel_interface import RecurrenceCall, SSMCall
 from glm_kernels.patterns import parse_pattern
+from glm_kernels.precision import accumulation_dtype, without_autocast
 from glm_kernels.state import RecurrenceState
-from glm_kernels.triton_backend.dispatch import kept_shapes, recurrence_kernel, ssm_kernel
 
 Gradients = list[Tensor]
 Outputs = tuple[Tensor, ...]
@@ -105,13 +105,13 @@ class _Operator:
         return tuple(next(found) if differentiable and x is not None else None for x, differentiable in named)
 
     def _results(self, *arguments: Any) -> Outputs:
-        with own_precision(arguments[0].device):
+        with without_autocast(arguments[0].device):
             return self._run(*arguments)
 
     def _cast_gradients(self, *arguments: Any) -> Gradients:
         """A state may have another dtype than its kernels work in."""
         inputs = self._differentiable_of(arguments)
-        with own_precision(inputs[0].device):
+        with without_autocast(inputs[0].device):
             found = self._run_backward(*arguments)
         return [gradient.to(x.dtype) for gradient, x in zip(found, inputs, strict=True)]
 
@@ -125,16 +125,6 @@ class _Operator:
 
 def _refuse(ctx: Any, *grads: Any) -> None:
     raise RuntimeError("the gradients of glm_kernels' operators cannot be differentiated; use backend = 'reference'")
-
-
-@contextmanager
-def own_precision(device: torch.device) -> Iterator[None]:
-    """Without autocast, which would round what an operator means to keep in float32."""
-    if not torch.is_autocast_enabled(device.type):
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
-        yield
 
 
 _PACKING = "Tensor? cu_seqlens, Tensor? document_starts"
@@ -166,7 +156,7 @@ def _recurrence(*arguments: Any) -> Outputs:
         check_room(call.state, call.pattern)
         if call.state.room is None or not q.is_cuda:
             check_positions(call.state, call.pattern)
-    y, *kept = recurrence_kernel(call, backend).outputs(call)
+    y, *kept = recurrence_kernel(call, backend).forward(call)
     return y, *_conforming(kept, call, backend)
 
 
@@ -176,7 +166,7 @@ def _recurrence_backward(
     *operands, backend = arguments
     call = _recurrence_call(*operands)
     grad = torch.zeros_like(y) if grad is None else grad.contiguous()
-    return recurrence_kernel(call, backend).gradients(call, y, grad, kept, more)
+    return recurrence_kernel(call, backend).backward(call, y, grad, kept, more)
 
 
 def _recurrence_shapes(*arguments: Any) -> Outputs:
@@ -213,14 +203,14 @@ def _ssm(*arguments: Any) -> Outputs:
     q, *_, cu_seqlens, document_starts, _, _ = operands
     check_packing_values(q.shape[1], cu_seqlens, document_starts)
     call = _ssm_call(*operands)
-    y, final = ssm_kernel(call, backend).outputs(call)
+    y, final = ssm_kernel(call, backend).forward(call)
     return y, _empty(call.q) if final is None else final
 
 
 def _ssm_backward(grad: Tensor | None, final_grad: Tensor | None, *arguments: Any) -> Gradients:
     *operands, backend = arguments
     call = _ssm_call(*operands)
-    return ssm_kernel(call, backend).gradients(call, grad, final_grad if call.output_final_state else None)
+    return ssm_kernel(call, backend).backward(call, grad, final_grad if call.output_final_state else None)
 
 
 def _ssm_shapes(*arguments: Any) -> Outputs:
@@ -243,7 +233,7 @@ recurrence = _Operator(
     differentiable=("q", "k", "v", "d", "state_k", "state_y"),
     needs_results=True,
 )
-"""y `[B, T, H, V]` and what `RecurrenceKernel.outputs` gives beside it, for the backward pass."""
+"""y `[B, T, H, V]` and what `RecurrenceKernel.forward` gives beside it, for the backward pass."""
 
 ssm = _Operator(
     "ssm",

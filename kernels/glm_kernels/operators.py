@@ -7,15 +7,13 @@ from torch import Tensor
 
 from glm_kernels import checks, library, reference
 from glm_kernels.checks import Backend
+from glm_kernels.dispatch import steps_in_triton
 from glm_kernels.documents import documents_of
 from glm_kernels.patterns import Pattern, parse_pattern
+from glm_kernels.precision import autocast, without_autocast
 from glm_kernels.state import RecurrenceState, grown, state_after, with_room
 from glm_kernels.torch_backend import recurrence as torch_recurrence
 from glm_kernels.torch_backend import ssm as torch_ssm
-from glm_kernels.triton_backend.dispatch import steps_in_triton
-
-_ROUNDED = (torch.bfloat16, torch.float16, torch.float32)
-"""Dtypes that autocast casts."""
 
 
 def recurrence(
@@ -54,7 +52,7 @@ def recurrence(
     whose size depends on values, breaks its graph.
     Raises ValueError naming the argument, what was found and what is allowed.
     """
-    q, k, v, d = _autocast(q, k, v, d)
+    q, k, v, d = autocast(q, k, v, d)
     checks.check_operands(q, k, v, d, "d")
     checks.check_packing(q, cu_seqlens, document_starts)
     checks.check_state(initial_state, checks.carried_documents(q, cu_seqlens), q, v)
@@ -104,7 +102,7 @@ def recurrence_step(
     after a first call the step can be captured in a CUDA graph. A document that has come to the state's room then
     gives NaN, and leaves its slots alone; elsewhere it is a ValueError.
     """
-    q, k, v, d = _autocast(q, k, v, d)
+    q, k, v, d = autocast(q, k, v, d)
     checks.check_operands(q, k, v, d, "d")
     if q.shape[1] != 1:
         raise ValueError(f"recurrence_step takes one token (T = 1), got T = {q.shape[1]}; use recurrence for more")
@@ -116,15 +114,15 @@ def recurrence_step(
     checks.check_room(state, pattern)
     if not steps_in_triton(q, v, state.y, backend):
         checks.check_positions(state, pattern)
-        with library.own_precision(q.device):
+        with without_autocast(q.device):
             return torch_recurrence.step(q, k, v, d, pattern, scale, state)
-    from glm_kernels.triton_backend import step
+    from glm_kernels.triton_backend.decode import launch
 
     if state.room is not None:
-        return step.step(q, k, v, d, pattern, scale, state)
+        return launch.step(q, k, v, d, pattern, scale, state)
     checks.check_positions(state, pattern)
     reach = int(state.position.max()) + 1
-    y, after = step.step(q, k, v, d, pattern, scale, grown(state, pattern.slot_count(reach))._replace(room=reach))
+    y, after = launch.step(q, k, v, d, pattern, scale, grown(state, pattern.slot_count(reach))._replace(room=reach))
     return y, after._replace(room=None)
 
 
@@ -150,7 +148,7 @@ def ssm(
     `[N, H, K, V]` float32 (float64 for float64 work).
     Returns y `[B, T, H, V]` in v's dtype, and the state or None. Raises ValueError on bad arguments.
     """
-    q, k, v, log_decay = _autocast(q, k, v, log_decay)
+    q, k, v, log_decay = autocast(q, k, v, log_decay)
     checks.check_operands(q, k, v, log_decay, "log_decay")
     checks.check_packing(q, cu_seqlens, document_starts)
     checks.check_ssm_state(initial_state, checks.carried_documents(q, cu_seqlens), q, v)
@@ -179,7 +177,7 @@ def ssm_step(
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """One token of decoding: `ssm` of a single row (T = 1) that continues `state`, in place. Not differentiable."""
-    q, k, v, log_decay = _autocast(q, k, v, log_decay)
+    q, k, v, log_decay = autocast(q, k, v, log_decay)
     checks.check_operands(q, k, v, log_decay, "log_decay")
     if q.shape[1] != 1:
         raise ValueError(f"ssm_step takes one token (T = 1), got T = {q.shape[1]}; use ssm for more")
@@ -188,21 +186,12 @@ def ssm_step(
     checks.check_backend(backend)
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if steps_in_triton(q, v, state, backend):
-        from glm_kernels.triton_backend import step
+        from glm_kernels.triton_backend.decode import launch
 
-        return step.ssm_step(q, k, v, log_decay, scale, state)
-    with library.own_precision(q.device):
+        return launch.ssm_step(q, k, v, log_decay, scale, state)
+    with without_autocast(q.device):
         return torch_ssm.step(q, k, v, log_decay, scale, state)
 
 
 def _parsed(pattern: Pattern | str) -> Pattern:
     return parse_pattern(pattern) if isinstance(pattern, str) else pattern
-
-
-def _autocast(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operands in autocast's dtype, where it is on; a gate in float32 stays so, and float64 is left alone."""
-    if not torch.is_autocast_enabled(q.device.type):
-        return q, k, v, gate
-    dtype = torch.get_autocast_dtype(q.device.type)
-    q, k, v = (x.to(dtype) if x.dtype in _ROUNDED else x for x in (q, k, v))
-    return q, k, v, gate.to(dtype) if gate.dtype in _ROUNDED[:2] else gate

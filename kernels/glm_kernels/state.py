@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from glm_kernels.documents import Documents
 from glm_kernels.patterns import Pattern
-from glm_kernels.slots import rows_in_slots
+from glm_kernels.patterns.slots import rows_in_slots
 
 
 class RecurrenceState(NamedTuple):

@@ -7,10 +7,38 @@ from torch import Tensor
 
 from glm_kernels import Pattern, RecurrenceState
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where Triton's kernels run: without a GPU in the interpreter."""
+
 
 def leaves(*shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def operands(
+    batch: int,
+    length: int,
+    heads: int = 2,
+    key_dim: int = 4,
+    value_dim: int = 3,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    seed: int = 0,
+) -> list[Tensor]:
+    """Leaves q, k `[B, T, H, K]`, v `[B, T, H, V]` and a gate `[B, T, H]`."""
+    keys, values = (batch, length, heads, key_dim), (batch, length, heads, value_dim)
+    made = leaves(keys, keys, values, keys[:3], seed=seed, dtype=torch.promote_types(dtype, torch.float32))
+    return [x.detach().to(device, dtype).requires_grad_() for x in made]
+
+
+def packing_of(kind: str, batch: int, length: int, cuts: int, seed: int = 0, device: str = "cpu") -> dict[str, Tensor]:
+    """The keyword that says where documents begin: none, `document_starts` or `cu_seqlens`."""
+    if kind == "none":
+        return {}
+    made = packed_bounds(length, cuts, seed) if kind == "cu_seqlens" else packed_starts(batch, length, cuts, seed)
+    return {kind: made.to(device)}
 
 
 def packed_starts(batch: int, length: int, cuts: int, seed: int = 0) -> Tensor:
@@ -37,6 +65,13 @@ def random_state(pattern: Pattern, positions: list[int], heads: int, key_dim: in
     return RecurrenceState(k, y, torch.tensor(positions))
 
 
+def kernel_state(pattern: Pattern, positions: list[int]) -> RecurrenceState:
+    """`random_state` of one head with K = 12 and V = 20 for kernels: leaves in float32 on their device."""
+    made = random_state(pattern, positions, 1, 12, 20)
+    k, y = (x.detach().float().to(DEVICE).requires_grad_() for x in made[:2])
+    return RecurrenceState(k, y, made.position.to(DEVICE))
+
+
 def live_slots(pattern: Pattern, state: RecurrenceState) -> Tensor:
     """bool `[N, 1, S, 1]`: which slots of a state mean anything."""
     live = torch.zeros(len(state.position), state.k.shape[2], dtype=torch.bool)
@@ -49,6 +84,7 @@ def live_slots(pattern: Pattern, state: RecurrenceState) -> Tensor:
 def values_and_gradients(outputs: list[Tensor], inputs: list[Tensor], seed: int = 1) -> list[Tensor]:
     """The outputs, and the gradients of a random linear function of them."""
     generator = torch.Generator().manual_seed(seed)
-    loss = sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in outputs)
+    directions = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device) for x in outputs]
+    loss = sum((x.double() * direction).sum() for x, direction in zip(outputs, directions, strict=True))
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     return [*outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True))]

@@ -3,15 +3,12 @@
 import pytest
 import torch
 
-from glm_kernels import RecurrenceState, parse_pattern, recurrence
-from glm_kernels.calls import RecurrenceCall
-from glm_kernels.triton_backend import dispatch
-from tests.kernels.operands import packed_starts, random_state
+from glm_kernels import RecurrenceState, dispatch, parse_pattern, recurrence
+from glm_kernels.kernel_interface import RecurrenceCall
+from tests.kernels.operands import DEVICE, operands, packed_starts, random_state
 from tests.tolerances import assert_pass_close, rounding
 
 pytestmark = pytest.mark.numeric
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def call(spelling, length, dtype=torch.float32, state=None):
@@ -22,20 +19,20 @@ def call(spelling, length, dtype=torch.float32, state=None):
 @pytest.mark.parametrize(
     ("spelling", "length", "family"),
     [
-        ("lattice:2^k", 4096, "triton_backend.lifetime"),
-        ("window:4", 4096, "triton_backend.lifetime"),
-        ("lattice:2^k", 131_072, "triton_backend.lifetime"),
-        ("window:5", 4096, "triton_backend.chained_lifetime"),
-        ("window:65", 16, "triton_backend.chained_lifetime"),
-        ("window:65", 3, "triton_backend.lifetime"),
-        ("lattice:k^2+1", 8192, "triton_backend.chained_lifetime"),
-        ("offsets:k^2+1", 100, "triton_backend.chained_sources"),
-        ("dense", 100, "triton_backend.chained_sources"),
+        ("lattice:2^k", 4096, "segmented"),
+        ("window:4", 4096, "segmented"),
+        ("lattice:2^k", 131_072, "segmented"),
+        ("window:5", 4096, "chained"),
+        ("window:65", 16, "chained"),
+        ("window:65", 3, "segmented"),
+        ("lattice:k^2+1", 8192, "chained"),
+        ("offsets:k^2+1", 100, "all_rows"),
+        ("dense", 100, "all_rows"),
     ],
 )
 def test_triton_has_a_family_for_every_kind_of_pattern(spelling, length, family):
     asked = call(spelling, length)
-    assert dispatch.recurrence_kernel(asked, "triton").__name__ == f"glm_kernels.{family}"
+    assert dispatch.recurrence_kernel(asked, "triton").__name__ == f"glm_kernels.triton_backend.{family}.launch"
     assert dispatch.recurrence_kernel(asked, "torch").__name__ == "glm_kernels.torch_backend.recurrence"
 
 
@@ -50,7 +47,7 @@ def test_what_is_kept_for_the_backward_pass_is_known_beforehand(spelling, dtype)
     asked = call(spelling, 70, dtype)
     for tensor in (asked.q, asked.k, asked.v, asked.d):
         tensor.zero_()
-    kept = dispatch.recurrence_kernel(asked, "triton").outputs(asked)[1:]
+    kept = dispatch.recurrence_kernel(asked, "triton").forward(asked)[1:]
     announced = dispatch.kept_shapes(asked, "triton")
     assert [(tuple(x.shape), x.dtype) for x in kept][: len(announced)] == announced
     assert not any(x.numel() for x in kept[len(announced) :])
@@ -59,10 +56,8 @@ def test_what_is_kept_for_the_backward_pass_is_known_beforehand(spelling, dtype)
 @pytest.mark.parametrize("spelling", ["window:80", "dense", "offsets:2^k"])
 @pytest.mark.parametrize("continued", [False, True])
 def test_triton_equals_torch(spelling, continued):
-    generator = torch.Generator().manual_seed(0)
     pattern, length = parse_pattern(spelling), 70
-    shapes = [(2, length, 1, 8)] * 3 + [(2, length, 1)]
-    inputs = [torch.randn(*shape, generator=generator).to(DEVICE).requires_grad_() for shape in shapes]
+    inputs = operands(2, length, 1, 8, 8, dtype=torch.float32, device=DEVICE)
     state, leaves = None, inputs
     if continued:
         made = random_state(pattern, [21, 0], 1, 8, 8)

@@ -7,17 +7,12 @@ import pytest
 import torch
 
 from glm_kernels import RecurrenceState, parse_pattern, recurrence, ssm
-from tests.kernels.operands import leaves, packed_bounds, packed_starts, random_state
+from tests.kernels.operands import leaves, operands, packed_bounds, packed_starts, random_state
 from tests.tolerances import assert_pass_close, error, rounding, unit
 
 pytestmark = pytest.mark.numeric
 
 OPERATORS = ["lattice:2^k", "offsets:2^k", "ssm"]
-
-
-def operands(batch, length, seed=0):
-    keys = (batch, length, 2, 4)
-    return leaves(keys, keys, (batch, length, 2, 3), (batch, length, 2), seed=seed)
 
 
 def mixed(name, q, k, v, gate, **packing):

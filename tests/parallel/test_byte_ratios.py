@@ -6,7 +6,7 @@ Bytes are linear in heads, so that 16 heads have the ratios of one.
 import torch
 from torch import distributed as dist
 
-from glm_kernels.shards import shard_of
+from glm_kernels.sharding.recurrence import shard_of
 from glm_scale.parallel.collectives.communicator import GroupCommunicator
 from glm_scale.parallel.collectives.simulator import simulate
 from glm_scale.parallel.sequence import recurrence

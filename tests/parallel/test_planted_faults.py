@@ -13,14 +13,16 @@ from unittest import mock
 import pytest
 import torch
 
-from glm_kernels import calls, parse_pattern, shards
+from glm_kernels import kernel_interface, parse_pattern
+from glm_kernels.sharding import recurrence as shards
 from glm_scale.layers import norm
 from glm_scale.parallel.collectives.communicator import Pending
 from glm_scale.parallel.collectives.simulator import SimulatedRank
 from glm_scale.parallel.sequence import attention, exchange
 from tests import tolerances
-from tests.kernels import test_recurrence as whole_recurrence
-from tests.kernels.operands import packed_starts
+from tests.kernels.exactness import recurrence_pass
+from tests.kernels.operands import operands, packed_starts
+from tests.kernels.torch_backend.test_recurrence import same
 from tests.parallel import test_model_over_ranks as models
 from tests.parallel import test_sharded_attention as attentions
 from tests.parallel import test_sharded_recurrence as recurrences
@@ -48,20 +50,20 @@ def check_rejected(compare: Callable[[], None], fault: Fault) -> None:
 
 
 def documents_start_a_row_early() -> AbstractContextManager[object]:
-    right = calls.documents_of
+    right = kernel_interface.documents_of
 
     def early(*arguments):
         made = right(*arguments)
         return replace(made, starts=(made.starts - 1).clamp(min=0))
 
-    return mock.patch.object(calls, "documents_of", early)
+    return mock.patch.object(kernel_interface, "documents_of", early)
 
 
 def compare_packed() -> None:
-    pattern, inputs, starts = parse_pattern("lattice:2^k"), whole_recurrence.operands(2, 100), packed_starts(2, 100, 3)
-    expected, _ = whole_recurrence.run("reference", inputs, pattern, document_starts=starts)
-    found, _ = whole_recurrence.run("torch", inputs, pattern, document_starts=starts)
-    tolerances.assert_pass_close(found, expected, whole_recurrence.same(100), outputs=3)
+    pattern, inputs, starts = parse_pattern("lattice:2^k"), operands(2, 100), packed_starts(2, 100, 3)
+    expected, _ = recurrence_pass("reference", inputs, pattern, document_starts=starts)
+    found, _ = recurrence_pass("torch", inputs, pattern, document_starts=starts)
+    tolerances.assert_pass_close(found, expected, same(100), outputs=3)
 
 
 @pytest.mark.usefixtures("wide_bounds")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from glm_kernels import attention
-from glm_kernels.calls import accumulation_dtype
+from glm_kernels.precision import accumulation_dtype
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
 from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, tokens_to_heads
 from glm_scale.parallel.sequence.reach import first_in_window

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from glm_kernels import Pattern, RecurrenceState, parse_pattern, shards
+from glm_kernels import Pattern, RecurrenceState, parse_pattern
 from glm_kernels import recurrence as whole_recurrence
-from glm_kernels.calls import accumulation_dtype
 from glm_kernels.patterns import Dense, Offsets
+from glm_kernels.precision import accumulation_dtype
+from glm_kernels.sharding import recurrence as shards
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
 from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, receive_from, send_to, tokens_to_heads
 from glm_scale.parallel.sequence.reach import Spans, spans_read

@@ -55,7 +55,7 @@ def _seconds(name: str, shape: Shape, cache: str) -> float:
 def _import_everything() -> None:
     for name in ("torch_backend", "triton_backend") if find_spec("triton") else ("torch_backend",):
         package = importlib.import_module(f"glm_kernels.{name}")
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
 
 

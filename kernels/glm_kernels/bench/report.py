@@ -88,6 +88,7 @@ class Report:
     first_steps: list[FirstStep] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
+        """Fields by name, of nested records too: what is written to the file."""
         return asdict(self)
 
 

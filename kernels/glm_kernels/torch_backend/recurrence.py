@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from glm_kernels.calls import RecurrenceCall, accumulation_dtype
+from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.patterns import Pattern
+from glm_kernels.precision import accumulation_dtype
 from glm_kernels.state import RecurrenceState, grown
 from glm_kernels.torch_backend import chunkwise
 from glm_kernels.torch_backend.sources import Sources, sources_of
@@ -49,13 +50,13 @@ class _Lines:
         return chunkwise.forward(self.q, self.k, self.v, self.d, self.y_prefix, self.sources)
 
 
-def outputs(call: RecurrenceCall) -> tuple[Tensor]:
+def forward(call: RecurrenceCall) -> tuple[Tensor]:
     """As `RecurrenceKernel` says."""
     lines = _Lines.of(call)
     return (_rows(lines.solve()[:, lines.sources.prefix :], call.v),)
 
 
-def gradients(call: RecurrenceCall, y: Tensor, grad: Tensor, *kept: Tensor) -> list[Tensor]:
+def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, *kept: Tensor) -> list[Tensor]:
     """As `RecurrenceKernel` says. Outputs that were rounded to 16 bits are computed again."""
     lines = _Lines.of(call)
     chunk, prefix = lines.sources.chunk, lines.sources.prefix

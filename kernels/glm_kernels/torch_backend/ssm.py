@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from glm_kernels.calls import SSMCall, accumulation_dtype
 from glm_kernels.documents import Documents
+from glm_kernels.kernel_interface import SSMCall
+from glm_kernels.precision import accumulation_dtype
 
 CHUNK = 64
 
 
-def outputs(call: SSMCall) -> tuple[Tensor, Tensor | None]:
+def forward(call: SSMCall) -> tuple[Tensor, Tensor | None]:
     """As `SSMKernel` says."""
     y, final = _solve(*_lines(call), call.documents, call.output_final_state)
     return _rows(y, call.v), final
 
 
-def gradients(call: SSMCall, grad: Tensor | None, final_grad: Tensor | None) -> list[Tensor]:
+def backward(call: SSMCall, grad: Tensor | None, final_grad: Tensor | None) -> list[Tensor]:
     """As `SSMKernel` says.
 
     The adjoint of a linear recurrence is one with other operands. With E_ij the decay between rows j ≤ i, G = ∂L/∂y and

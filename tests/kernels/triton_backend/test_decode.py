@@ -1,0 +1,144 @@
+"""One token of decoding in Triton: the torch step's outputs and state, in place, and the same in a CUDA graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glm_kernels import RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step, ssm_step, with_room
+from glm_kernels.triton_backend.decode import launch
+from tests.kernels.operands import DEVICE, live_slots, random_state
+from tests.tolerances import assert_close, norm, rounding
+
+PATTERNS = ["window:1", "window:40", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k", "offsets:k+3"]
+HEADS, KEY_DIM, VALUE_DIM = 2, 12, 20
+SAME = rounding(torch.float32, 4 * (50 + 20))
+"""Sums over up to 50 rows and up to 20 products, over a few steps."""
+
+
+def token(documents: int, seed: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(documents, 1, HEADS, width) for width in (KEY_DIM, KEY_DIM, VALUE_DIM)] + [(documents, 1, HEADS)]
+    return [torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes]
+
+
+def state_at(pattern, positions: list[int]) -> RecurrenceState:
+    made = random_state(pattern, positions, HEADS, KEY_DIM, VALUE_DIM)
+    return RecurrenceState(*(x.detach().float().to(DEVICE) for x in made[:2]), made.position.to(DEVICE))
+
+
+def copied(state: RecurrenceState) -> RecurrenceState:
+    return state._replace(k=state.k.clone(), y=state.y.clone(), position=state.position.clone())
+
+
+def poison_free_slots(pattern, state: RecurrenceState) -> None:
+    state.k.masked_fill_(~live_slots(pattern, state).to(DEVICE), torch.nan)
+    state.y.masked_fill_(~live_slots(pattern, state).to(DEVICE), torch.nan)
+
+
+@pytest.mark.parametrize("spelling", PATTERNS)
+@pytest.mark.parametrize(("parts", "roomy"), [(1, True), (2, False)])
+def test_a_step_equals_the_torch_step(spelling, parts, roomy, monkeypatch):
+    monkeypatch.setattr(launch, "_configuration", lambda programs, entries: launch._Configuration(16, 4, parts))
+    pattern = parse_pattern(spelling)
+    expected = state_at(pattern, [0, 5, 37])
+    found = with_room(copied(expected), pattern, 50) if roomy else copied(expected)
+    storage = found.k.data_ptr()
+    for seed in range(5):
+        poison_free_slots(pattern, found)
+        operands = token(3, seed)
+        y_expected, expected = recurrence_step(*operands, pattern, expected, backend="torch")
+        y_found, found = recurrence_step(*operands, pattern, found, backend="triton")
+        assert_close(y_found, y_expected, SAME)
+    assert torch.equal(found.position, expected.position)
+    live = live_slots(pattern, found).to(DEVICE)[:, :, : expected.k.shape[2]]
+    slots = live.shape[2]
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        assert_close(a[:, :, :slots].where(live, 0), b[:, :, :slots].where(live, 0), SAME)
+    assert found.room == (50 if roomy else None)
+    if roomy:
+        assert found.k.data_ptr() == storage
+
+
+def test_operands_and_states_need_not_be_contiguous():
+    pattern = parse_pattern("lattice:2^k")
+    state = with_room(state_at(pattern, [9, 20]), pattern, 40)
+    strided = state._replace(k=state.k.transpose(1, 2).contiguous().transpose(1, 2), y=state.y.expand_as(state.y))
+    operands = token(2, 0)
+    spread = [torch.stack([x, x], 2)[:, :, 1] for x in operands]
+    expected, _ = recurrence_step(*operands, pattern, copied(state), backend="torch")
+    found, after = recurrence_step(*spread, pattern, copied(strided), backend="triton")
+    assert_close(found, expected, SAME)
+    assert after.position.tolist() == [10, 21]
+
+
+@pytest.mark.parametrize("spelling", ["window:3", "lattice:2^k", "dense", "offsets:2^k"])
+def test_a_document_without_room_gives_nan_and_leaves_its_state_alone(spelling):
+    pattern = parse_pattern(spelling)
+    state = with_room(state_at(pattern, [2, 7]), pattern, 8)
+    for seed, full in enumerate([[False, False], [False, True]]):
+        before = copied(state)
+        y, state = recurrence_step(*token(2, seed), pattern, state, backend="triton")
+        assert y.isnan().flatten(1).all(1).tolist() == full
+        assert torch.equal(state.k[1], before.k[1]) == full[1]
+        assert state.position.tolist() == (before.position + 1).tolist()
+
+
+@pytest.mark.parametrize("spelling", ["window:5", "lattice:k^2+1", "offsets:2^k", "dense"])
+def test_steps_continue_a_prompt_read_into_an_empty_state_with_room(spelling):
+    pattern, length, prompt = parse_pattern(spelling), 22, 17
+    tokens = [token(2, seed) for seed in range(length)]
+    whole = [torch.cat(rows, 1) for rows in zip(*tokens, strict=True)]
+    expected, _ = recurrence(*whole, pattern, backend="torch")
+    state = empty_state(pattern, 2, HEADS, KEY_DIM, VALUE_DIM, length=length, device=DEVICE)
+    begun, after = recurrence(
+        *(x[:, :prompt] for x in whole), pattern, initial_state=state, output_final_state=True, backend="torch"
+    )
+    assert_close(begun, expected[:, :prompt], SAME)
+    assert (after.k.shape, after.room) == (state.k.shape, length)
+    for t in range(prompt, length):
+        y, after = recurrence_step(*tokens[t], pattern, after, backend="triton")
+        assert_close(y, expected[:, t : t + 1], SAME)
+
+
+def test_an_ssm_step_equals_the_torch_step():
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.randn(2, HEADS, KEY_DIM, VALUE_DIM, generator=generator).to(DEVICE)
+    found = expected.clone()
+    for seed in range(4):
+        *operands, decay = token(2, seed)
+        y_expected, expected = ssm_step(*operands, -decay.abs(), expected, backend="torch")
+        y_found, after = ssm_step(*operands, -decay.abs(), found, backend="triton")
+        assert after.data_ptr() == found.data_ptr()
+        # y is a sum of 12 products with the state, which may cancel.
+        assert_close(y_found, y_expected, SAME, KEY_DIM**-0.5 * norm(operands[0]) * norm(expected))
+        assert_close(found, expected, SAME)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("spelling", PATTERNS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("parts", [None, 4])
+def test_a_captured_step_replayed_equals_steps_one_by_one(spelling, dtype, parts, monkeypatch):
+    if parts is not None:
+        monkeypatch.setattr(launch, "_configuration", lambda programs, entries: launch._Configuration(16, 4, parts))
+    pattern = parse_pattern(spelling)
+    one_by_one = with_room(state_at(pattern, [0, 5, 170]), pattern, 256)
+    captured = copied(one_by_one)
+    tokens = [token(3, seed, dtype) for seed in range(50)]
+    outputs = []
+    for operands in tokens:
+        y, one_by_one = recurrence_step(*operands, pattern, one_by_one)
+        outputs.append(y)
+    fixed = [x.clone() for x in tokens[0]]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, _ = recurrence_step(*fixed, pattern, captured)
+    for operands, expected in zip(tokens, outputs, strict=True):
+        for to, x in zip(fixed, operands, strict=True):
+            to.copy_(x)
+        graph.replay()
+        assert torch.equal(y, expected)
+    assert torch.equal(captured.position, one_by_one.position)
+    assert torch.equal(captured.y, one_by_one.y)
