@@ -60,7 +60,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str, int]:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
