@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.ports import reserved_port
+from glm_scale.processes.ports import reserved_port
 
 _IMPORTS = (
     "deepspeed",

@@ -1,6 +1,5 @@
 """A small data set and the configuration of a run that trains on it in a second."""
 
-import json
 import os
 import random
 import subprocess
@@ -80,9 +79,3 @@ def glm_scale(*arguments: str) -> subprocess.CompletedProcess[str]:
     # As from a shell: nothing says that a launcher is at work.
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
-
-
-def losses(run: Path) -> list[float]:
-    """Of every training step so far."""
-    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [record["loss"] for record in records if record["kind"] == "train"]

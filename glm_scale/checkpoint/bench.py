@@ -97,14 +97,14 @@ def forget_files() -> bool:
 
 
 def dd_write(folder: Path, size: int) -> None:
-    """Seconds in which `dd` writes as many bytes, synced."""
+    """Let `dd` write as many bytes, synced."""
     blocks = max(1, size >> 24)
     command = ["dd", "if=/dev/zero", f"of={folder}/dd", "bs=16M", f"count={blocks}", "conv=fdatasync"]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
 def dd_read(file: Path) -> None:
-    """Seconds in which `dd` reads as many bytes."""
+    """Let `dd` read a file past the page cache."""
     command = ["dd", f"if={file}", "of=/dev/null", "bs=16M", "iflag=direct"]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from glm_scale.errors import PassingError
 
-__all__ = ["FileRecord", "cannot_write", "hash_file", "sync_folder", "write_synced"]
+__all__ = ["FileRecord", "cannot_write", "hash_file", "write_synced"]
 
 _BLOCK_BYTES = 1 << 20
 
@@ -45,15 +45,6 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Flush the entries of a folder, so that renames in it survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def cannot_write(path: Path, error: OSError) -> PassingError:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from glm_scale.checkpoint.files import FileRecord, cannot_write, sync_folder, write_synced
+from glm_data.files import sync_directory
+from glm_scale.checkpoint.files import FileRecord, cannot_write, write_synced
 from glm_scale.checkpoint.layout import (
     Aside,
     aside_place,
@@ -96,14 +97,14 @@ class CheckpointStore:
             write_synced(staging / MANIFEST, manifest)
             self._reached(Point.MANIFEST_WRITTEN)
             write_synced(staging / PENDING, marker_of(manifest))
-            sync_folder(staging)
+            sync_directory(staging)
             self._reached(Point.BEFORE_RENAME)
             folder = staging.rename(next_place(self.folder, step))
             self._reached(Point.RENAMED)
-            sync_folder(self.folder)
+            sync_directory(self.folder)
             self._reached(Point.BEFORE_MARKER)
             (folder / PENDING).rename(folder / MARKER)
-            sync_folder(folder)
+            sync_directory(folder)
         except OSError as error:
             # Once it has its marker it is a checkpoint, even if it is unknown whether that has come to the disk.
             if not (folder / MARKER).exists():
@@ -152,7 +153,7 @@ class CheckpointStore:
             with _unread(path) as unread:
                 if unread:
                     aside = path.rename(aside_place(path, why))
-                    sync_folder(self.folder)
+                    sync_directory(self.folder)
                     self._tell(f"{reason}. It was set aside as {aside.name}")
                 else:
                     self._tell(f"{reason}. It is passed over; another process reads it, so it stays in its place")
@@ -180,7 +181,7 @@ class CheckpointStore:
                 self._reached(Point.BEFORE_DELETE)
                 # Renamed first: a folder that is half deleted must not look like a damaged checkpoint.
                 doomed = path.rename(deleting_place(path))
-                sync_folder(self.folder)
+                sync_directory(self.folder)
             self._reached(Point.DELETING)
             shutil.rmtree(doomed)
         except OSError as error:

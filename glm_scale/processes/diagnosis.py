@@ -89,7 +89,7 @@ def _by_collectives(reports: Mapping[int, Report]) -> Diagnosis | None:
 
 
 def _alike(values: Mapping[int, V], odd: Iterable[int]) -> list[tuple[V, list[int]]]:
-    """RankProcesses by their value, those of the odd ones first."""
+    """Ranks by their value, those of the odd ones first."""
     ranks: dict[V, list[int]] = {}
     for rank in sorted(values, key=lambda rank: (rank not in odd, rank)):
         ranks.setdefault(values[rank], []).append(rank)

@@ -6,15 +6,15 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from glm_scale.processes.failures import Death, last_words
+from glm_scale.processes.ports import reserved_port
 from glm_scale.processes.relay import Relay
 from glm_scale.processes.reports import hang_path, stacks_path
 from glm_scale.processes.watchdog import LINE, LOGS
@@ -49,7 +49,7 @@ class RankProcesses:
         with contextlib.ExitStack() as stack:
             stack.callback(self.ask)
             stack.callback(self._tidy)
-            port = stack.enter_context(_reserved_port())
+            port = stack.enter_context(reserved_port()).getsockname()[1]
             theirs, self._line = os.pipe()
             read, write = os.pipe()
             try:
@@ -163,15 +163,6 @@ class RankProcesses:
 
     def _log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
-
-
-@contextlib.contextmanager
-def _reserved_port() -> Iterator[int]:
-    """A port that no one else is given: bound but not listened to, which lets rank 0 bind it too."""
-    with socket.socket() as reserved:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("", 0))
-        yield reserved.getsockname()[1]
 
 
 def _dying_with(launcher: int) -> Callable[[], None]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import SAME_LOSSES, glm_scale, losses, tiny_config, write_config
+from tests.earlier.curves import losses_of
+from tests.tiny_run import SAME_LOSSES, glm_scale, tiny_config, write_config
 
 
 def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -> None:
@@ -17,11 +18,11 @@ def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -
     assert "4 × cpu (data 1 × sequence 2 × tensor 2)" in several.stdout
     assert several.stdout.count("validation loss") == 2  # told once, not by every rank
     runs = tmp_path / "runs"
-    assert losses(runs / "several") == pytest.approx(losses(runs / "alone"), rel=SAME_LOSSES)
+    assert losses_of(runs / "several") == pytest.approx(losses_of(runs / "alone"), rel=SAME_LOSSES)
     again = glm_scale(*command, "training.tokens=128")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(f"the run that was in {runs}/several is now in {runs}/several.1") == 1
-    assert (len(losses(runs / "several.1")), len(losses(runs / "several"))) == (6, 1)
+    assert (len(losses_of(runs / "several.1")), len(losses_of(runs / "several"))) == (6, 1)
 
 
 def test_a_layout_that_cannot_be_starts_no_process(data: Path, tmp_path: Path) -> None:

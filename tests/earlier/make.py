@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 from glm_data import BuildConfig, build
 from tests.earlier.archive import ARCHIVE
 from tests.earlier.curves import losses_of
-from tests.tiny_run import tiny_source
+from tests.tiny_run import glm_scale, tiny_source
 
 STEPS, BATCH, LENGTH = 8, 4, 32
 STOPPED_AT = 3
@@ -63,8 +61,7 @@ def configuration(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _train(config: Path, *overrides: str, code: int) -> None:
-    command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(config), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = glm_scale("train", str(config), *overrides)
     assert done.returncode == code, done.stdout + done.stderr
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_run import glm_scale, losses, tiny_config, tiny_data, write_config
+from tests.earlier.curves import losses_of
+from tests.tiny_run import glm_scale, tiny_config, tiny_data, write_config
 from tests.tolerances import loss_curve, unit
 
 LENGTH, STEPS = 256, 6
@@ -71,7 +72,7 @@ class Runs:
     def train(self, name: str, mixers: list[str], *options: str, code: int = 0) -> list[float]:
         """The losses of all steps so far."""
         self.glm("train", self.config, f"name={name}", f"model.mixers={json.dumps(mixers)}", *options, code=code)
-        return losses(self.folder / name)
+        return losses_of(self.folder / name)
 
     def _alone(self, mixer: str, precision: str) -> list[float]:
         name = re.sub(r"\W+", "-", f"alone {precision} {mixer}")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from glm_kernels import parse_pattern, recurrence_step, ssm_step
 from tests.kernels.gpu_matrix import results
-from tests.kernels.matrix_cases import CASES, make
+from tests.kernels.matrix_cases import CASES, Case, Operands, make
 
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _STEPS = 2
@@ -41,16 +41,14 @@ def hashes_of(number: int) -> Hashes:
     operands = make(case, 0, _DEVICE)
     try:
         found = {name: hash_of(x) for name, x in results(case, operands, "triton").items()}
-        return found | {f"step {n}": hash_of(y) for n, y in enumerate(_decoded(number))}
+        return found | {f"step {n}": hash_of(y) for n, y in enumerate(_decoded(case, operands))}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
 @torch.no_grad()
-def _decoded(number: int) -> list[Tensor]:
+def _decoded(case: Case, operands: Operands) -> list[Tensor]:
     """Outputs of the first tokens of a case, from its initial state, token by token."""
-    case = CASES[number]
-    operands = make(case, 0, _DEVICE)
     state = operands.state_argument(case.operator)
     if state is None or case.packing == "cu_seqlens":
         return []

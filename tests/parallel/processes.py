@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from tests.ports import reserved_port
+from glm_scale.processes.ports import reserved_port
 
 _SECONDS, _MOMENT = 150, 2
 """How long a case may take (DeepSpeed compiles something on a new machine), and others after a failure."""

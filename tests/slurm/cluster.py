@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import Pipe
 from pathlib import Path
 
-from tests.ports import reserved_port
+from glm_scale.processes.ports import reserved_port
 from tests.slurm.configuration import write_configuration
 from tests.slurm.processes import Process, topmost, with_descendants, with_environment
 

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.ports import reserved_port
+from glm_scale.processes.ports import reserved_port
 
 
 class Server:

@@ -8,7 +8,8 @@ import pytest
 from glm_data import BuildConfig, DataConfig, PackedRows, build
 from tests.commands import Commands
 from tests.data.corpora import build_corpus, documents
-from tests.tiny_run import LENGTH, losses, tiny_config, write_config
+from tests.earlier.curves import losses_of
+from tests.tiny_run import LENGTH, tiny_config, write_config
 
 
 @pytest.fixture
@@ -30,14 +31,14 @@ def test_a_run_without_a_validation_split_trains_and_says_so(
     log = (run / "train.log").read_text()
     for text in (trained.stdout, log):
         assert "there is no validation split, so training goes without a validation loss" in text, trained.output
-    assert len(losses(run)) == 6
+    assert len(losses_of(run)) == 6
     kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert "validation" not in kinds
     assert (run / "plots" / "loss.png").stat().st_size
     assert "Traceback" not in log
     again = command("train", path, "training.tokens=1024")
     assert again.code == 0, again.output
-    assert len(losses(run)) == 8
+    assert len(losses_of(run)) == 8
     for arguments, word in (
         (("compare", tmp_path / "runs"), "finished"),
         (("status", tmp_path / "runs"), "finished"),

@@ -22,7 +22,8 @@ import pytest
 
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.commands import STRANGER, Command, Commands
-from tests.tiny_run import LENGTH, losses, tiny_config, tiny_data, write_config
+from tests.earlier.curves import losses_of
+from tests.tiny_run import LENGTH, tiny_config, tiny_data, write_config
 
 AS_ROOT = os.geteuid() == 0
 STEPS = 4
@@ -56,7 +57,7 @@ class World:
         """Fails unless the work of a command is there."""
         if name in ("train", "resume"):
             run = self.folder / "runs" / ("new" if name == "train" else "half")
-            assert losses(run) == self.losses
+            assert losses_of(run) == self.losses
             assert json.loads((run / "summary.json").read_text())["status"] == "finished"
         if name == "compare":
             assert (self.folder / "runs/comparison/comparison.png").exists()
@@ -81,8 +82,8 @@ def first_world(fork_server, tmp_path_factory) -> Iterator[World]:
         assert command("train", folder / "whole.yaml").code == 0
         # At least one step is made.
         assert command("train", folder / "half.yaml", "training.time_limit_minutes=0.0001").code == REQUEUE_EXIT_CODE
-        assert 0 < len(losses(folder / "runs/half")) < STEPS
-        yield World(folder, losses(folder / "runs/whole"))
+        assert 0 < len(losses_of(folder / "runs/half")) < STEPS
+        yield World(folder, losses_of(folder / "runs/whole"))
     finally:
         shutil.rmtree(folder)
 

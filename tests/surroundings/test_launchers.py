@@ -10,10 +10,10 @@ import pytest
 
 from glm_scale.errors import PassingError, UserError
 from glm_scale.processes.environment import Place, launched
+from glm_scale.processes.ports import reserved_port
 from glm_scale.run.rendezvous import StoppedWaiting, meet
 from glm_scale.training.distributed import resolve_device
 from tests.commands import Commands
-from tests.ports import reserved_port
 from tests.signals import handled
 from tests.tiny_run import tiny_config, tiny_data, write_config
 

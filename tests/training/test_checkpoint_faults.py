@@ -107,7 +107,7 @@ def test_a_refusal_by_the_disk_leaves_the_older_ones_and_no_staging(
 
     with monkeypatch.context() as patch:
         for owner, name in (
-            (Path, "mkdir"), (Path, "rename"), (folder_module, "write_synced"), (folder_module, "sync_folder")
+            (Path, "mkdir"), (Path, "rename"), (folder_module, "write_synced"), (folder_module, "sync_directory")
         ):  # fmt: skip
             patch.setattr(owner, name, refusing(getattr(owner, name)))
         with pytest.raises(UserError, match=rf"step-00000003.*{os.strerror(number)}.*{way_out}"):

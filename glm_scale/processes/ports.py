@@ -1,8 +1,10 @@
-"""Ports of this machine for tests."""
+"""A port for processes that are to meet on this machine."""
 
 from __future__ import annotations
 
 import socket
+
+__all__ = ["reserved_port"]
 
 
 def reserved_port() -> socket.socket:
@@ -13,5 +15,5 @@ def reserved_port() -> socket.socket:
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", 0))
+    reserved.bind(("", 0))
     return reserved
