@@ -113,7 +113,7 @@ class Trained:
             (self.losses, expected.losses, bound),
             (self.norms, expected.norms, bound * expected.cancellation),
         ):
-            off = error(torch.tensor(ours), torch.tensor(theirs))
+            off = max(abs(one - other) / other for one, other in zip(ours, theirs, strict=True))
             assert off <= allowed, f"{TOO_FAR}: {ours} instead of {theirs}, {off:.2e} where {allowed:.2e} is rounding"
         size = expected.cancellation * norm(*expected.first.values())
         # AdamW moves a weight by the rate times m / (√v + ε): no number of it farther than that of m times rate / ε.
