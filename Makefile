@@ -44,7 +44,7 @@ soak: setup  ## whole matrices and long trials (hours)
 	$(BIN)/python -m pytest -m soak $(TESTS)
 
 docs: setup  ## build the documentation into build/docs; dead links are errors
-	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install -q -c constraints.txt mkdocs-material
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install -qq -c constraints.txt mkdocs-material
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f docs/mkdocs.yml
 
 bench: setup  ## speed of the operators on this machine
