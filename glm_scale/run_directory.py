@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,6 +24,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from glm_data.files import write_atomically
 from glm_scale import __version__
 from glm_scale.errors import UserError
 from glm_scale.locking import FileLock, holder, is_held
@@ -320,20 +320,3 @@ def unreadable(path: Path, error: ValidationError, version: str | None = None, i
     place = ".".join(str(part) for part in problems[0]["loc"])
     reason = f"{place}: {problems[0]['msg']}" if place else problems[0]["msg"]
     return f"{path} is damaged{instead}: {reason}"
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a small file so that a reader, or a restart after a crash, sees the old content or the new."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner may read; a run is there to be looked at by colleagues.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

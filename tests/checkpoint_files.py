@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from glm_scale.checkpoint.files import hash_file
 from glm_scale.checkpoint.points import Point, Reached, unwatched
 from glm_scale.checkpoint.reading import Check, Checkpoint
+from glm_scale.checkpoint.state import Counters, TrainingState
 from glm_scale.checkpoint.store import CheckpointStore
 
 SHARDS = ("index.json", "shard-00000.bin", "shard-00001.bin")
@@ -20,10 +20,14 @@ def content(step: int, name: str) -> bytes:
     return random.Random(f"{step} {name}").randbytes(3000)
 
 
+def state_at(step: int, validation_loss: float | None = None, samples: int = 0) -> TrainingState:
+    return TrainingState(Counters(step=step, samples=samples), step, {}, validation_loss)
+
+
 def save(
     store: CheckpointStore,
     step: int,
-    state: Mapping[str, Any] | None = None,
+    state: TrainingState | None = None,
     companions: Mapping[str, bytes] | None = None,
     reached: Reached = unwatched,
 ) -> Path:
@@ -35,7 +39,7 @@ def save(
         reached(Point.SHARD_WRITTEN)
         reached(Point.SHARD_SYNCED)
     files = {path.name: hash_file(path) for path in staging.iterdir()}
-    return store.commit(staging, step, state or {"counters": {"step": step}}, files)
+    return store.commit(staging, step, state or state_at(step), files)
 
 
 def newest(store: CheckpointStore, check: Check = "full") -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from glm_data.errors import DataError
-from glm_data.files import atomic_writer, write_bytes
+from glm_data.files import atomic_writer, write_atomically
 from glm_data.index import INDEX_NAME, SPLITS, TOKENIZER_NAME, Shard
 
 _DIRECTORY = ".build"
@@ -56,7 +56,7 @@ class BuildJournal:
     def begin(self, request: dict[str, Any]) -> None:
         """Create the working directory."""
         self.directory.mkdir(exist_ok=True)
-        write_bytes(self.directory / "request.json", json.dumps(request, indent=1).encode())
+        write_atomically(self.directory / "request.json", json.dumps(request, indent=1))
 
     @property
     def scan_path(self) -> Path:
@@ -76,7 +76,7 @@ class BuildJournal:
 
     def record_tokenizer(self, key: str) -> None:
         """Note that the tokenizer of the output is whole."""
-        write_bytes(self.directory / "tokenizer.key", key.encode())
+        write_atomically(self.directory / "tokenizer.key", key)
 
     def record_shard(self, record: ShardRecord, key: str) -> None:
         """Note that a shard is whole."""

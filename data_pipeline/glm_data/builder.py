@@ -19,7 +19,7 @@ from glm_data.build_config import BuildConfig
 from glm_data.build_journal import BuildJournal, discard, locked, remove_shards
 from glm_data.build_progress import BuildProgress
 from glm_data.errors import DataError
-from glm_data.files import write_bytes
+from glm_data.files import remove_unfinished, write_atomically
 from glm_data.index import (
     BLOCK_BYTES,
     FORMAT,
@@ -209,7 +209,7 @@ class _Build:
     def _tokenizer(self, scan: Scan, splits: np.ndarray) -> Tokenizer:
         path = self._output / TOKENIZER_NAME
         if self._given_tokenizer is not None:
-            write_bytes(path, self._given_tokenizer.model)
+            write_atomically(path, self._given_tokenizer.model)
             return self._given_tokenizer
         if self._journal.has_tokenizer(scan.fingerprint) and path.exists():
             return Tokenizer.load(path)
@@ -220,7 +220,7 @@ class _Build:
         tokenizer = train_tokenizer(self._sample(scan, splits), size)
         if self._config.vocabulary_size and tokenizer.size < self._config.vocabulary_size:
             self._progress.say(f"the text is too small for {size} tokens: the tokenizer has {tokenizer.size}")
-        write_bytes(path, tokenizer.model)
+        write_atomically(path, tokenizer.model)
         self._journal.record_tokenizer(scan.fingerprint)
         return tokenizer
 
@@ -269,6 +269,7 @@ class _Build:
             remarks=Remarks(self._inputs.remarks, scan.remarks).by_kind,
         )
         remove_shards(self._output, keep={shard.name for entry in entries.values() for shard in entry.shards})
-        write_bytes(self._output / INDEX_NAME, index.dumps())
+        remove_unfinished(self._output)
+        write_atomically(self._output / INDEX_NAME, index.dumps())
         self._journal.remove()
         return index

@@ -1,36 +1,41 @@
-"""Files that are either whole or absent.
+"""Files that are either whole or absent, and what they held before until they are whole.
 
-Everything that a build leaves behind is first written under a temporary name, flushed to the disk and only then
-renamed, so that a process killed at any moment leaves nothing that looks finished and is not.
+They are first written under a temporary name, flushed to the disk and only then renamed, so that a process killed at
+any moment leaves nothing that looks finished and is not, and readers see the old content or the new.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, BinaryIO
 
 from glm_data.errors import unreadable
 
-TEMPORARY_SUFFIX = ".tmp"
+if TYPE_CHECKING:
+    import numpy as np
+
+_TEMPORARY = ".tmp"
 
 
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for writing; it appears, whole and on the disk, when the block ends without an error."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    # A name of its own: two processes may write the same file, and the last one wins.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    temporary.replace(path)
     sync_directory(path.parent)
 
 
@@ -43,14 +48,22 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file atomically."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a small file; text as UTF-8."""
     with atomic_writer(path) as file:
-        file.write(content)
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed have left in `folder`. Nobody may be writing there."""
+    for leftover in folder.glob(f".*{_TEMPORARY}"):
+        leftover.unlink()
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a `.npy` file atomically."""
+    import numpy as np  # here, since commands that list runs want the rest of this module quickly
+
     with atomic_writer(path) as file:
         np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
 

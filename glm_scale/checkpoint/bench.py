@@ -26,6 +26,7 @@ from glm_scale.checkpoint.points import unwatched
 from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.checkpoint.retention import Retention
 from glm_scale.checkpoint.shards import KINDS, load_pieces, on_cpu, save_pieces
+from glm_scale.checkpoint.state import Counters, TrainingState
 from glm_scale.checkpoint.store import CheckpointStore
 
 _WIDTH = 4096
@@ -53,7 +54,9 @@ def seconds(work: Callable[[], object]) -> float:
 def save(store: CheckpointStore, pieces: list[Piece]) -> Checkpoint:
     """Save once, as a run does."""
     staging = store.begin(1)
-    return Checkpoint.at(store.commit(staging, 1, {}, save_pieces(staging, pieces, None, unwatched)))
+    return Checkpoint.at(
+        store.commit(staging, 1, TrainingState(Counters(1), 1, {}), save_pieces(staging, pieces, None, unwatched))
+    )
 
 
 def load(path: Path, pieces: list[Piece]) -> None:

@@ -7,12 +7,15 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import ValidationError
 
 from glm_scale.checkpoint.files import FileRecord, hash_file
 from glm_scale.checkpoint.manifest import MANIFEST, MARKER, PENDING, FormatError, Manifest, marker_of
+from glm_scale.checkpoint.state import TrainingState
 from glm_scale.errors import UserError
 from glm_scale.locking import shared_lock
 
@@ -64,10 +67,14 @@ class Checkpoint:
         """The optimizer step after which it was saved."""
         return self.manifest.step
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """What was saved beside the tensors: counters, random state, …"""
-        return self.manifest.state
+    @cached_property
+    def training(self) -> TrainingState:
+        """What was saved beside the tensors: counters, random state, … Raises DamagedError if it is no such thing."""
+        try:
+            return TrainingState.from_json(self.manifest.state)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DamagedError(self.path, f"its state: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
     @property
     def files(self) -> dict[str, FileRecord]:

@@ -8,10 +8,7 @@ from typing import Literal
 
 from glm_scale.checkpoint.reading import Checkpoint
 
-__all__ = ["VALIDATION_LOSS", "Reason", "Retention", "validation_loss"]
-
-VALIDATION_LOSS = "validation_loss"
-"""Under this key a checkpoint's state has the validation loss, if it is known."""
+__all__ = ["Reason", "Retention", "validation_loss"]
 
 Reason = Literal["last", "every", "best"]
 
@@ -48,5 +45,5 @@ class Retention:
 
 def validation_loss(checkpoint: Checkpoint) -> float | None:
     """The validation loss of a checkpoint; None if it is not known or not finite."""
-    loss = checkpoint.state.get(VALIDATION_LOSS)
-    return float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
+    loss = checkpoint.training.validation_loss
+    return loss if loss is not None and math.isfinite(loss) else None

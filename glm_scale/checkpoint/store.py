@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from glm_data.files import sync_directory
 from glm_scale.checkpoint.files import FileRecord, cannot_write, write_synced
@@ -36,6 +35,7 @@ from glm_scale.checkpoint.reading import (
     wrong_files,
 )
 from glm_scale.checkpoint.retention import Retention
+from glm_scale.checkpoint.state import TrainingState
 from glm_scale.errors import UserError
 from glm_scale.locking import held_alone
 
@@ -81,13 +81,13 @@ class CheckpointStore:
         self._reached(Point.STAGING_MADE)
         return staging
 
-    def commit(self, staging: Path, step: int, state: Mapping[str, Any], files: Mapping[str, FileRecord]) -> Path:
+    def commit(self, staging: Path, step: int, state: TrainingState, files: Mapping[str, FileRecord]) -> Path:
         """Make the files in `staging`, which are synced, a checkpoint; returns its folder. Then retention.
 
         Raises UserError, with `staging` removed, if they are not the `files` that were written or the disk refuses.
         """
         check_names(files)
-        manifest = Manifest(step, dict(state), dict(files), self._clock()).encode()
+        manifest = Manifest(step, state.as_json(), dict(files), self._clock()).encode()
         folder = staging
         try:
             if problem := wrong_files(staging, files):
@@ -166,7 +166,9 @@ class CheckpointStore:
         for place in places(self.folder):
             # One that is damaged must not stand for a whole one. The user is told of it when the run goes on.
             with contextlib.suppress(UserError):
-                whole.append(place.checkpoint("sizes"))
+                checkpoint = place.checkpoint("sizes")
+                _ = checkpoint.training  # by which it is judged
+                whole.append(checkpoint)
         kept = self.retention.reasons(whole)
         for checkpoint in whole:
             if checkpoint.path not in kept:

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from glm_data.files import write_atomically
 from glm_scale.processes.diagnosis import describe, diagnose
 from glm_scale.processes.environment import launched
 from glm_scale.processes.reports import Frame, Group, Report, hang_path, read_report, stacks_path, trace_path
@@ -108,10 +109,7 @@ class Watchdog:
         )
         if not self.launched:
             print(report, file=sys.stderr, flush=True)
-        path = hang_path(self.logs, self.rank)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(report.to_json(), encoding="utf-8")
-        unfinished.replace(path)
+        write_atomically(hang_path(self.logs, self.rank), report.to_json())
         _dump_flight_recorder(self.logs, self.rank)
         if self.rank == 0 and not self.launched:
             self._compare()

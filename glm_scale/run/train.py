@@ -1,40 +1,41 @@
 """From a configuration to a trained run: builds the components, connects them, and says truthfully how it ended."""
 
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from glm_data import Batch, DataError
-from glm_scale.checkpoint import Checkpoint, CheckpointStore, Retention
-from glm_scale.config import RunConfig, check_layout, layout_of, resolved_yaml
+from glm_scale.checkpoint import Checkpoint, CheckpointStore, Counters, Retention
+from glm_scale.config import RunConfig, check_layout, layout_of
 from glm_scale.errors import UserError
 from glm_scale.inference.loading import CONFIG_NAME, TOKENIZER_NAME
 from glm_scale.model import LanguageModel
 from glm_scale.processes import Watchdog
 from glm_scale.run.fresh_start import start_anew
+from glm_scale.run.metadata import write_metadata
 from glm_scale.run.preflight import is_complete, open_rows, tell_changes
 from glm_scale.run.process_group import joined, libraries_logging_to, logging_to, tell_about_compiling
 from glm_scale.run.rendezvous import StoppedWaiting
-from glm_scale.run_directory import FinalStatus, RunDirectory, RunSummary, write_atomically
+from glm_scale.run_directory import FinalStatus, RunDirectory, RunSummary
 from glm_scale.tracking import MetricsLog, Tracker
 from glm_scale.training import distributed
 from glm_scale.training.clock import Clock
-from glm_scale.training.counters import Counters
 from glm_scale.training.determinism import deterministic
 from glm_scale.training.engine import Engine
 from glm_scale.training.hardware import peak_flops
 from glm_scale.training.loop import Trainer
+from glm_scale.training.oversight import Oversight
 from glm_scale.training.progress import Progress, open_progress
 from glm_scale.training.ranks import Ranks
 from glm_scale.training.saver import Saver
 from glm_scale.training.signals import StopRequest
-from glm_scale.training.spikes import spike_watch
+from glm_scale.training.spikes import SpikeWatch
 from glm_scale.training.step_log import SilentStepLog, StepLog
+from glm_scale.training.steps import StepData
 from glm_scale.training.validator import Validator
 
 __all__ = ["Outcome", "train"]
@@ -108,7 +109,8 @@ def _train(
             progress.say(f"{config.name} is finished already ({run.path}); raise training.tokens to go on")
             return Outcome("finished")
         stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
-        status = _Session(config, run, ranks, device, progress, stop, heartbeat, checkpoint).run_to_end()
+        oversight = Oversight(progress, stop, heartbeat)
+        status = _Session(config, run, ranks, device, oversight, checkpoint).run_to_end()
         if status != "finished":
             return Outcome(status, stop.reason, stop.exit_code)
         progress.say(f"{config.name} is finished ({run.path})")
@@ -116,7 +118,7 @@ def _train(
 
 
 class _Session:
-    """One process's share in a run."""
+    """One process's share in a run that goes on from `checkpoint`, or begins."""
 
     def __init__(
         self,
@@ -124,18 +126,15 @@ class _Session:
         run: RunDirectory,
         ranks: Ranks,
         device: torch.device,
-        progress: Progress,
-        stop: StopRequest,
-        heartbeat: Callable[[int | str], None],
+        oversight: Oversight,
         checkpoint: Checkpoint | None,
     ) -> None:
         self.config = config
         self.run = run
         self.ranks = ranks
         self.device = device
-        self.progress = progress
-        self.stop = stop
-        self.heartbeat = heartbeat
+        self.oversight = oversight
+        self.progress = oversight.progress
         self.checkpoint = checkpoint
         self.rows = open_rows(config, "train", run)
         self.validation_rows = open_rows(config, "validation", run)
@@ -144,7 +143,7 @@ class _Session:
 
     def run_to_end(self) -> FinalStatus:
         torch.manual_seed(self.config.training.seed)
-        summary = self.ranks.from_first(self._write_metadata)
+        summary = self.ranks.from_first(self._record)
         engine = self._build_engine()
         store = _store(self.config, self.run, self.progress)
         saver = Saver(self.config.checkpoint, store, engine, self.ranks, self._checkpoint_metadata)
@@ -204,12 +203,13 @@ class _Session:
         )
 
     def _train(self, engine: Engine, saver: Saver, counters: Counters, clock: Clock, step_log: StepLog) -> FinalStatus:
-        spikes = spike_watch(self.config.training.spikes, self.checkpoint.state if self.checkpoint else {})
-        trainer = Trainer(
-            self.config.training, engine, self._steps, self._validator(), saver, step_log, clock, self.stop, counters,
-            rows_of=self.ranks.rows_of, heartbeat=self.heartbeat, spikes=spikes,
-        )  # fmt: skip
-        with contextlib.closing(trainer):
+        training, history = self.config.training, self.checkpoint.training.spikes if self.checkpoint else None
+        spikes = SpikeWatch(training.spikes, history) if training.spikes else None
+        data = StepData(self.rows, self.ranks, training.micro_batch, self.accumulation, self.progress.say)
+        with contextlib.closing(data):
+            trainer = Trainer(
+                training, engine, data, self._validator(), saver, spikes, step_log, self.oversight, counters
+            )
             try:
                 status = trainer.train()
             except UserError:
@@ -230,37 +230,18 @@ class _Session:
         if self.run.was_cancelled():
             self.progress.say(f"cancelled {where}; glm-scale resume {self.run.path} goes on from there")
             return "cancelled"
-        self.progress.say(f"stopped by {self.stop.reason} {where}; the same command goes on from there")
+        self.progress.say(f"stopped by {self.oversight.stop.reason} {where}; the same command goes on from there")
         return status
 
-    def _write_metadata(self) -> RunSummary:
-        """config.yaml, version.json and summary.json: what the tracker and other commands read."""
-        config = self.config
-        started = self.run.read_summary().started if self.run.exists() else time.time()
-        write_atomically(self.run.config, resolved_yaml(config.model_copy(update={"ladder": None})))
-        self.run.write_version()
-        length = config.data.sequence_length
-        with torch.device("meta"):
-            model = LanguageModel(config.model)
-        summary = RunSummary(
-            name=config.name,
-            mixer=config.model.mixer_name,
-            parameters=model.parameter_count(),
-            non_embedding_parameters=model.parameter_count(embedding=False),
-            train_flops_per_token=3 * model.flops_per_token(length),
-            sequence_length=length,
-            started=started,
-            step=self.checkpoint.step if self.checkpoint else 0,
-            tokenizer_fingerprint=self.rows.tokenizer_fingerprint,
-            data_fingerprint=self.rows.fingerprint,
-            documents_fingerprint=self.rows.documents_fingerprint,
-        )
-        self.run.write_summary(summary)
+    def _record(self) -> RunSummary:
+        """The run as its directory describes it from now on; the user sees it, too."""
+        step = self.checkpoint.step if self.checkpoint else 0
+        summary = write_metadata(self.run, self.config, self.rows, step)
         mesh = self.ranks.mesh
         self.progress.say(
-            f"{config.name}: {summary.mixer}, {summary.parameters:,} parameters "
+            f"{summary.name}: {summary.mixer}, {summary.parameters:,} parameters "
             f"({summary.non_embedding_parameters:,} outside the embeddings), "
-            f"{config.training.steps} steps of {config.training.batch_tokens:,} tokens on "
+            f"{self.config.training.steps} steps of {self.config.training.batch_tokens:,} tokens on "
             + (f"{mesh.layout.processes} × {self.device.type} ({mesh.layout})" if mesh else str(self.device))
         )
         if remark := self.validation_rows.remark:
@@ -289,17 +270,6 @@ class _Session:
         self.progress.say(f"going on from step {counters.step} ({self.checkpoint.path.name})")
         return counters
 
-    def _steps(self, start: int) -> Generator[Sequence[Batch]]:
-        """The micro-batches of one step after the other, from row `start` on."""
-        stream = self.ranks.batches(self.rows, start, self.config.training.micro_batch)
-        try:
-            while step := list(itertools.islice(stream, self.accumulation)):
-                for problem in itertools.chain.from_iterable(batch.problems for batch in step):
-                    self.progress.say(f"skipped bad sample: {problem}")
-                yield step
-        finally:
-            stream.close()  # type: ignore[attr-defined]  # ends the worker processes
-
     def _validator(self) -> Validator | None:
         config, rows = self.config, self.validation_rows
         if not len(rows):
@@ -308,7 +278,7 @@ class _Session:
 
         def fresh() -> Iterator[Batch]:
             for batch in self.ranks.batches(rows, 0, config.training.micro_batch, stop=count):
-                self.heartbeat("evaluation")
+                self.oversight.heartbeat("evaluation")
                 yield batch
 
         token_bytes = torch.from_numpy(self.tokenizer.token_bytes)

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from glm_scale.run_directory import write_atomically
+from glm_data.files import write_atomically
 from glm_scale.scaling.comparison import Comparison, ScalingCurve, describe_law, render_table, table_row
 from glm_scale.scaling.png import FLOPS, PARAMETERS, TOKENS
 from glm_scale.scaling.style import styles

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glm_data.files import write_atomically
 from glm_scale.errors import UserError
-from glm_scale.run_directory import RunDirectory, write_atomically
+from glm_scale.run_directory import RunDirectory
 from glm_scale.scaling import html, png
 from glm_scale.scaling.comparison import Comparison, ScalingCurve, compare, numbers, scaling_curves
 from glm_scale.scaling.selection import Filter

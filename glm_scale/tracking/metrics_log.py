@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
 
-from glm_scale.run_directory import write_atomically
+from glm_data.files import write_atomically
 
 Kind = Literal["train", "validation", "system", "event"]
 Value = float | int | bool | str

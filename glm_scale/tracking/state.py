@@ -9,7 +9,8 @@ from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from glm_scale.run_directory import RunDirectory, write_atomically
+from glm_data.files import write_atomically
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking.place import Place, is_copy, lies_at
 from glm_scale.tracking.uris import choose_uri, resolve_uri, sqlite_path
 

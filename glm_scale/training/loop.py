@@ -1,22 +1,19 @@
 """The training loop. What a run does is here, top to bottom; how each part does it is in the components it calls."""
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, Literal, NoReturn
+from dataclasses import dataclass
+from typing import Literal, NoReturn
 
-from glm_data import Batch
-from glm_scale.checkpoint import Checkpoint
-from glm_scale.checkpoint.retention import VALIDATION_LOSS
+from glm_scale.checkpoint import Checkpoint, Counters
 from glm_scale.errors import UserError
-from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
-from glm_scale.training.counters import Counters
 from glm_scale.training.engine import Engine
+from glm_scale.training.oversight import Oversight
 from glm_scale.training.saver import Saver
 from glm_scale.training.schedule import learning_rate
-from glm_scale.training.signals import StopRequest
-from glm_scale.training.spikes import SPIKES, Divergence, SpikeWatch
+from glm_scale.training.spikes import Divergence, SpikeWatch
 from glm_scale.training.step_log import StepLog
+from glm_scale.training.steps import StepData
 from glm_scale.training.validator import Validator
 
 __all__ = ["DivergenceError", "Trainer"]
@@ -28,60 +25,49 @@ class DivergenceError(UserError):
     exit_code = 1
 
 
+@dataclass
 class Trainer:
     """One run from `counters` to the end of its budget.
 
-    `steps` yields this rank's micro-batches of one step after the other, from a row of the data on. `stop` is looked at
-    between steps. `validator` is None where nothing is held out. `rows_of` counts the rows of a step on all ranks.
-    `heartbeat` is told what the run comes to. `spikes` is the history by which steps are judged, if they are. Close it
-    in the end.
+    `validator` is None where nothing is held out. `spikes` judges steps by those before, if they are judged.
     """
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        engine: Engine,
-        steps: Callable[[int], Generator[Sequence[Batch]]],
-        validator: Validator | None,
-        saver: Saver,
-        step_log: StepLog,
-        clock: Clock,
-        stop: StopRequest,
-        counters: Counters,
-        rows_of: Callable[[Sequence[Batch]], int],
-        heartbeat: Callable[[int | str], None],
-        spikes: SpikeWatch | None = None,
-    ) -> None:
-        self.config = config
-        self.engine = engine
-        self.steps_from = steps
-        self.steps = steps(counters.samples)
-        self.validator = validator
-        self.saver = saver
-        self.step_log = step_log
-        self.clock = clock
-        self.stop = stop
-        self.counters = counters
-        self.rows_of = rows_of
-        self.remarks: dict[str, Any] = {}
-        self.heartbeat = heartbeat
-        self.spikes = spikes
+    config: TrainingConfig
+    engine: Engine
+    data: StepData
+    validator: Validator | None
+    saver: Saver
+    spikes: SpikeWatch | None
+    step_log: StepLog
+    oversight: Oversight
+    counters: Counters
+
+    def __post_init__(self) -> None:
+        self.clock = self.step_log.clock
+        self.heartbeat = self.oversight.heartbeat
+        self.validation_loss: float | None = None
 
     def train(self) -> Literal["finished", "stopped"]:
-        """Train until the budget is spent or `stop` is set; either way the last step is on disk afterwards.
+        """Train until the budget is spent or somebody asks to stop; either way the last step is on disk afterwards.
 
         At least one step is made: who is stopped and started again all the time comes to the end, too.
         """
+        self.data.start(self.counters.samples)
         self.step_log.begin(self.counters)
         while not self.finished:
             self.heartbeat(self.counters.step)
             with self.clock.phase("data"):
-                batches = next(self.steps)
+                batches = self.data.next()
             rate = self.learning_rate()
             result = self.engine.step(batches, rate, self.clock, self.spikes.limits if self.spikes else None)
             with self.clock.phase("logging"):
-                self.remarks = {}
-                self.counters = self.counters.after(self.rows_of(batches), self.config.batch_tokens, result)
+                self.validation_loss = None
+                self.counters = self.counters.after(
+                    self.data.samples(batches),
+                    self.config.batch_tokens,
+                    applied=result.applied,
+                    spike=bool(result.spike),
+                )
                 self.step_log.step(self.counters, result, rate)
                 if self.spikes:
                     self.spikes.note(self.counters.step, result)
@@ -92,17 +78,13 @@ class Trainer:
             if not self.finished and self.saver.due(self.counters.step):
                 self.save()
             self.report_failed_save()
-            if self.stop:
+            if self.oversight.stop:
                 break
         if self.finished and self.validator:
             self.evaluate(self.validator, final=True)
         self.save()
         self.saver.finish()
         return "finished" if self.finished else "stopped"
-
-    def close(self) -> None:
-        """End what reads the data."""
-        self.steps.close()
 
     @property
     def finished(self) -> bool:
@@ -119,7 +101,7 @@ class Trainer:
         self.heartbeat("evaluation")
         with self.clock.phase("evaluation"):
             evaluation = validator.evaluate(self.engine)
-            self.remarks = {VALIDATION_LOSS: evaluation.loss}
+            self.validation_loss = evaluation.loss
             self.step_log.validation(self.counters, evaluation, final=final)
 
     def save(self) -> None:
@@ -130,7 +112,7 @@ class Trainer:
         # Before the next save, whose success would not make up for it in silence.
         self.report_failed_save()
         with self.clock.phase("checkpoint"):
-            self.saver.save(self.counters, self.remarks | ({SPIKES: self.spikes.state()} if self.spikes else {}))
+            self.saver.save(self.counters, self.validation_loss, self.spikes.history() if self.spikes else None)
 
     def report_failed_save(self) -> None:
         """A checkpoint that could not be written does not end the run: the next one may be."""
@@ -168,10 +150,9 @@ class Trainer:
         with self.clock.phase("checkpoint"):
             saved = self.saver.go_back(checkpoint)
         self.counters = dataclasses.replace(saved, samples=reached.samples, bad_streak=0)
-        self.remarks = {key: checkpoint.state[key] for key in (VALIDATION_LOSS,) if key in checkpoint.state}
-        spikes.went_back(checkpoint.step, checkpoint.state.get(SPIKES))
-        self.steps.close()
-        self.steps = self.steps_from(reached.samples)
+        self.validation_loss = checkpoint.training.validation_loss
+        spikes.went_back(checkpoint.step, checkpoint.training.spikes)
+        self.data.start(reached.samples)
         self.step_log.rolled_back(
             self.counters,
             f"step {reached.step}: diverged ({divergence.reason}); back to {checkpoint.path.name}, and on from there "

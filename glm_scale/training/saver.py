@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import torch
 
@@ -17,17 +16,14 @@ from glm_scale.checkpoint.pieces import Piece
 from glm_scale.checkpoint.points import Reached, unwatched
 from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.checkpoint.shards import load_pieces, on_cpu, save_pieces
+from glm_scale.checkpoint.state import Counters, SpikeHistory, TrainingState
 from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.errors import UserError
 from glm_scale.training.config import CheckpointConfig
-from glm_scale.training.counters import Counters
 from glm_scale.training.engine import Engine
 from glm_scale.training.ranks import Ranks
 
-__all__ = ["SAVE_SECONDS", "Saver"]
-
-SAVE_SECONDS = "seconds_of_last_save"
-"""Under this key a checkpoint's state has how long the one before took from its begin to its commit, if known."""
+__all__ = ["Saver"]
 
 _logger = logging.getLogger(__name__)
 
@@ -65,21 +61,19 @@ class Saver:
         """Whether a checkpoint is due after a step."""
         return self._config.every is not None and step % self._config.every == 0
 
-    def save(self, counters: Counters, remarks: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, counters: Counters, validation_loss: float | None = None, spikes: SpikeHistory | None = None
+    ) -> None:
         """Begin to write a checkpoint, unless the newest one has these very counters. Waits for the one before.
 
-        remarks: what else its state says, as JSON can hold it.
+        validation_loss: at these counters, if it was measured.
         """
         self.wait()
         if counters == self._saved:
             return
-        state = {
-            **(remarks or {}),
-            "counters": counters.as_dict(),
-            "optimizer_steps": self._engine.state.applied_steps,
-            "random": random_state(),
-            SAVE_SECONDS: self._seconds,
-        }
+        state = TrainingState(
+            counters, self._engine.state.applied_steps, random_state(), validation_loss, spikes, self._seconds
+        )
         self._room = on_cpu(self._engine.state.owned(), self._room)
         self._saved = counters
         # A daemon, so that a process that fails can end while this waits for a rank that is gone.
@@ -113,10 +107,10 @@ class Saver:
         state = self._engine.state
         with checkpoint.reading():
             load_pieces(checkpoint.path, list(state.held()))
-        state.applied_steps = checkpoint.state["optimizer_steps"]
+        state.applied_steps = checkpoint.training.optimizer_steps
         state.publish()
-        set_random_state(checkpoint.state["random"])
-        self._saved = Counters(**checkpoint.state["counters"])
+        set_random_state(checkpoint.training.random)
+        self._saved = checkpoint.training.counters
         return self._saved
 
     def newest_before(self, step: int) -> Checkpoint | None:
@@ -132,7 +126,7 @@ class Saver:
         self._ranks.from_first(lambda: self._store.set_aside_after(checkpoint))
         return self.restore(checkpoint)
 
-    def _write(self, step: int, pieces: list[Piece], state: Mapping[str, Any]) -> None:
+    def _write(self, step: int, pieces: list[Piece], state: TrainingState) -> None:
         begin = time.monotonic()
         try:
             folder = self._ranks.from_first(lambda: self._store.begin(step))
@@ -161,7 +155,7 @@ class Saver:
             return {}, str(error)
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> dict[str, str]:
     """The state of torch's generators, as JSON can hold it."""
     generators = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():

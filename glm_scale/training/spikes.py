@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
+from glm_scale.checkpoint import SpikeHistory
 from glm_scale.training.config import SpikeConfig
 from glm_scale.training.engine import Limits, StepResult
 
-__all__ = ["SPIKES", "Divergence", "SpikeWatch", "spike_watch", "upper_limit"]
-
-SPIKES = "spikes"
-"""Under this key a checkpoint's state has that of its run's `SpikeWatch`."""
+__all__ = ["Divergence", "SpikeWatch", "upper_limit"]
 
 _ROLLBACKS = 3
 """So often a run goes back without having come further in between."""
@@ -33,15 +30,18 @@ class Divergence:
 
 
 class SpikeWatch:
-    """The history by which steps are judged. It depends on the results of steps alone, so all ranks have the same."""
+    """Judges steps by those before. It depends on the results of steps alone, so all ranks judge the same.
 
-    def __init__(self, config: SpikeConfig) -> None:
+    `history`: what the watch of the run has saved.
+    """
+
+    def __init__(self, config: SpikeConfig, history: SpikeHistory | None = None) -> None:
         self._config = config
         self._losses: deque[float] = deque(maxlen=config.window)
         self._norms: deque[float] = deque(maxlen=config.window)
         self._skips: list[int] = []
-        self._rollbacks = 0
-        self._furthest = -1
+        self._rollbacks, self._furthest = 0, -1
+        self._restore(history or SpikeHistory())
 
     @property
     def limits(self) -> Limits | None:
@@ -72,41 +72,27 @@ class SpikeWatch:
         """Whether going back to the checkpoint of `step` can lead further than it has led already."""
         return step > self._furthest or self._rollbacks < _ROLLBACKS
 
-    def went_back(self, step: int, state: Mapping[str, Any] | None) -> None:
-        """The run is at the checkpoint of `step` again, which holds `state` of this."""
+    def went_back(self, step: int, history: SpikeHistory | None) -> None:
+        """The run is at the checkpoint of `step` again, which holds this `history`."""
         rollbacks = self._rollbacks + 1 if step <= self._furthest else 1
         furthest = max(self._furthest, step)
-        self.restore(state)
+        self._restore(history or SpikeHistory())
         # A rollback answers what was skipped before it. What counts is how often there was one.
         self._skips, self._rollbacks, self._furthest = [], rollbacks, furthest
 
-    def state(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
-        return {
-            "losses": list(self._losses),
-            "norms": list(self._norms),
-            "skips": self._skips,
-            "rollbacks": self._rollbacks,
-            "furthest": self._furthest,
-        }
+    def history(self) -> SpikeHistory:
+        """Everything, for a checkpoint."""
+        return SpikeHistory(
+            tuple(self._losses), tuple(self._norms), tuple(self._skips), self._rollbacks, self._furthest
+        )
 
-    def restore(self, state: Mapping[str, Any] | None) -> None:
-        """The reverse of `state`; None, from a checkpoint without, is no history."""
-        state = state or SpikeWatch(self._config).state()
-        for values, saved in ((self._losses, state["losses"]), (self._norms, state["norms"])):
-            values.clear()
-            values.extend(saved)
-        self._skips = list(state["skips"])
-        self._rollbacks, self._furthest = state["rollbacks"], state["furthest"]
-
-
-def spike_watch(config: SpikeConfig | None, state: Mapping[str, Any]) -> SpikeWatch | None:
-    """The watch of a run that goes on from a checkpoint with this state; None if steps are not judged."""
-    if config is None:
-        return None
-    watch = SpikeWatch(config)
-    watch.restore(state.get(SPIKES))
-    return watch
+    def _restore(self, history: SpikeHistory) -> None:
+        self._losses.clear()
+        self._losses.extend(history.losses)
+        self._norms.clear()
+        self._norms.extend(history.norms)
+        self._skips = list(history.skips)
+        self._rollbacks, self._furthest = history.rollbacks, history.furthest
 
 
 def upper_limit(values: Collection[float], threshold: float) -> float:

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
+from glm_scale.checkpoint import Counters
 from glm_scale.tracking import MetricsLog
 from glm_scale.training.clock import COMPUTE, Clock
-from glm_scale.training.counters import Counters
 from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation
 from glm_scale.training.progress import Progress, StepView
@@ -18,7 +18,7 @@ _PAUSES = ("evaluation", "checkpoint")
 
 
 class StepLog:
-    """Writes to the metrics log and to the progress line.
+    """Writes to the metrics log and to the progress line, with the times that `clock` has measured.
 
     `flops_per_token` are those of forward and backward; `peak_flops` the device's FLOP/s, None if not known; `steps`
     the length of the run, for the estimated end.
@@ -36,7 +36,7 @@ class StepLog:
     ) -> None:
         self._log = log
         self._progress = progress
-        self._clock = clock
+        self.clock = clock
         self._steps = steps
         self._flops_per_token = flops_per_token
         self._peak_flops = peak_flops
@@ -59,7 +59,7 @@ class StepLog:
             "lr": learning_rate,
             "grad_norm": result.grad_norm,
             "tokens_per_second": rate,
-            "overhead_fraction": self._clock.overhead_fraction(),
+            "overhead_fraction": self.clock.overhead_fraction(),
         }
         if mfu is not None:
             values["mfu"] = mfu
@@ -108,11 +108,11 @@ class StepLog:
 
     def time_spent(self) -> str:
         """Where the time of this process went, in one line."""
-        seconds = self._clock.seconds()
+        seconds = self.clock.seconds()
         training = sum(value for phase, value in seconds.items() if phase != "evaluation")
         parts = ", ".join(f"{phase.replace('_', '+')} {value:.1f}" for phase, value in seconds.items())
         return (
-            f"seconds: {parts}; {self._clock.overhead_fraction():.1%} of {training:.1f} s of training "
+            f"seconds: {parts}; {self.clock.overhead_fraction():.1%} of {training:.1f} s of training "
             f"outside {' and '.join(sorted(phase.replace('_', '+') for phase in COMPUTE))}"
         )
 
@@ -133,7 +133,7 @@ class StepLog:
         return tokens / seconds if seconds > 0 else math.nan
 
     def _seconds_in_training(self) -> float:
-        seconds = self._clock.seconds()
+        seconds = self.clock.seconds()
         return sum(seconds.values()) - sum(seconds.get(phase, 0.0) for phase in _PAUSES)
 
 
@@ -141,7 +141,7 @@ class SilentStepLog(StepLog):
     """The step log of ranks that leave it to the first."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
 
     def begin(self, counters: Counters) -> None:
         pass

@@ -22,7 +22,6 @@ from glm_scale.locking import is_held
 from glm_scale.naming import former_slug, name_in_use, setting
 from glm_scale.run.preflight import check_goes_on
 from glm_scale.run_directory import RunDirectory
-from glm_scale.training.saver import SAVE_SECONDS
 
 __all__ = [
     "check_memory_of_nodes", "check_run", "is_active", "lead_of", "must_be_idle", "pause_of", "runs_of_sweep",
@@ -159,10 +158,9 @@ def lead_of(runs: Sequence[RunConfig], minutes: int, wanted: int | None) -> int:
 def _save_seconds(run: RunDirectory) -> float | None:
     for place in reversed(places(run.checkpoints)):
         try:
-            seconds = place.checkpoint("sizes").state.get(SAVE_SECONDS)
+            return place.checkpoint("sizes").training.seconds_of_last_save
         except UserError:
             continue
-        return None if seconds is None else float(seconds)
     return None
 
 

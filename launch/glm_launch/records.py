@@ -20,8 +20,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from glm_data.files import write_atomically
 from glm_scale.errors import UserError
-from glm_scale.run_directory import RunDirectory, unreadable, write_atomically
+from glm_scale.run_directory import RunDirectory, unreadable
 
 __all__ = ["Attempt", "Beginning", "End", "EndKind", "LaunchFolder", "RankReport", "Submission"]
 

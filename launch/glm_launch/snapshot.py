@@ -7,9 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
+from glm_data.files import write_atomically
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.errors import UserError
-from glm_scale.run_directory import write_atomically
 from glm_scale.version import SNAPSHOT, code_version
 
 __all__ = ["PACKAGES", "snapshot_code", "snapshot_config"]

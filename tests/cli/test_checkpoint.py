@@ -17,6 +17,7 @@ from glm_scale.checkpoint.files import hash_file, write_synced
 from glm_scale.checkpoint.pieces import Box, Piece
 from glm_scale.checkpoint.retention import Retention
 from glm_scale.checkpoint.shards import KINDS, save_pieces
+from glm_scale.checkpoint.state import Counters, TrainingState
 from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.cli import checkpoint as command
 from glm_scale.config import RunConfig, resolved_yaml
@@ -45,7 +46,7 @@ def save(store: CheckpointStore, step: int, config: RunConfig, tensors: Weights,
         for name, t in tensors.items()
     ]
     save_pieces(staging, pieces, None, lambda point: None)
-    state = {"counters": {"step": step, "tokens": 1000 * step}, "validation_loss": loss, "random": {"cpu": "x" * 99}}
+    state = TrainingState(Counters(step=step, tokens=1000 * step), step, {"cpu": "x" * 99}, loss)
     store.commit(staging, step, state, {path.name: hash_file(path) for path in staging.iterdir()})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glm_data import DataConfig, DataError, PackedRows, batches, load_index
-from glm_data.files import sha256_file, write_array, write_bytes
+from glm_data.files import sha256_file, write_array, write_atomically
 from glm_data.index import BLOCK_BYTES, DatasetIndex, Table
 from glm_data.shards import SplitReader
 from glm_data.verify import verify
@@ -177,7 +177,7 @@ def test_a_tokenizer_of_another_data_set_is_noticed(copy: Path, tmp_path: Path) 
 def rewrite(dataset: Path, **changes: object) -> DatasetIndex:
     """Write an index that says something else, with a checksum that fits."""
     index = load_index(dataset).model_copy(update=changes)
-    write_bytes(dataset / "index.json", index.dumps())
+    write_atomically(dataset / "index.json", index.dumps())
     return index
 
 

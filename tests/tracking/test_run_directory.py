@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from glm_data.files import write_atomically
 from glm_scale.errors import UserError
-from glm_scale.run_directory import RunDirectory, write_atomically
+from glm_scale.run_directory import RunDirectory
 from glm_scale.run_search import find_runs
 from glm_scale.version import code_version
 

@@ -19,7 +19,7 @@ from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.checkpoint.retention import Retention
 from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.errors import UserError
-from tests.checkpoint_files import SHARDS, Told, content, dies_at, flip_bit, names, newest, save
+from tests.checkpoint_files import SHARDS, Told, content, dies_at, flip_bit, names, newest, save, state_at
 
 SHARD = SHARDS[1]
 
@@ -64,17 +64,18 @@ def test_a_half_deleted_checkpoint_is_no_checkpoint(store: CheckpointStore, monk
 
 @pytest.mark.parametrize("point", list(Point), ids=lambda point: point.replace(" ", "-"))
 def test_death_while_a_step_is_saved_again_leaves_one_of_both(store: CheckpointStore, point: Point) -> None:
-    save(store, 1), save(store, 2, {"number": 1})
+    save(store, 1), save(store, 2, state_at(2, samples=1))
 
     def saving(reached: Reached) -> None:
-        save(CheckpointStore(store.folder, Retention(2), reached=reached), 2, {"number": 2}, reached=reached)
+        save(CheckpointStore(store.folder, Retention(2), reached=reached), 2, state_at(2, samples=2), reached=reached)
 
     assert dies_at(saving, point)
     assert newest(store) == 2
     found = store.newest()
     assert found is not None
-    assert found.state["number"] == (2 if list(Point).index(point) >= list(Point).index(Point.COMMITTED) else 1)
-    save(store, 2, {"number": 3})
+    committed = list(Point).index(point) >= list(Point).index(Point.COMMITTED)
+    assert found.training.counters.samples == (2 if committed else 1)
+    save(store, 2, state_at(2, samples=3))
     assert leftovers(store.folder) == []
     assert [place.step for place in places(store.folder)] == [1, 2]
 
@@ -154,7 +155,7 @@ def test_a_full_disk(small_disk: Path) -> None:
         while True:
             filler.write(bytes(4096))
     with pytest.raises(UserError, match=r"No space left on device.*free space"):
-        store.commit(staging, 3, {}, files)
+        store.commit(staging, 3, state_at(3), files)
     assert names(store) == ["step-00000001", "step-00000002"]
     (small_disk / "filler").unlink()
     save(store, 3)

@@ -20,18 +20,18 @@ from glm_scale.checkpoint.retention import Retention
 from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.errors import UserError
 from glm_scale.locking import held_alone
-from tests.checkpoint_files import SHARDS, Told, content, flip_bit, names, newest, reader_of, save
+from tests.checkpoint_files import SHARDS, Told, content, flip_bit, names, newest, reader_of, save, state_at
 
 SHARD = SHARDS[1]
 
 
 def test_gives_back_what_was_saved(store: CheckpointStore) -> None:
-    state = {"counters": {"step": 5}, "validation_loss": 2.5}
+    state = state_at(5, validation_loss=2.5)
     path = save(store, 5, state)
     assert path.name == "step-00000005"
     found = store.newest()
     assert found == Checkpoint.at(path, "full")
-    assert (found.step, found.state, set(found.files)) == (5, state, set(SHARDS))
+    assert (found.step, found.training, set(found.files)) == (5, state, set(SHARDS))
     assert found.size == 3 * 3000
     subprocess.run(["sha256sum", "--check", "--status", MARKER], cwd=path, check=True)
 
@@ -73,21 +73,21 @@ def test_only_the_files_that_ranks_wrote_are_committed(
     files = {name: hash_file(staging / name) for name in SHARDS}
     change(staging)
     with pytest.raises(UserError, match=problem):
-        store.commit(staging, 2, {}, files)
+        store.commit(staging, 2, state_at(2), files)
     assert names(store) == ["step-00000001"]
 
 
 def test_files_outside_the_checkpoint_cannot_be_named(store: CheckpointStore) -> None:
     with pytest.raises(ValueError, match="no name for a file"):
-        store.commit(store.begin(1), 1, {}, {"../../elsewhere": FileRecord(0, "0" * 64)})
+        store.commit(store.begin(1), 1, state_at(1), {"../../elsewhere": FileRecord(0, "0" * 64)})
 
 
 def test_a_step_saved_again_counts_instead_of_the_earlier_one(store: CheckpointStore) -> None:
     for number in (1, 2, 3):
-        save(store, 7, {"number": number})
+        save(store, 7, state_at(7, samples=number))
         found = store.newest()
         assert found is not None
-        assert found.state == {"number": number}
+        assert found.training.counters.samples == number
         assert len(names(store)) == 1
 
 

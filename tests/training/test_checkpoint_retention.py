@@ -7,18 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_scale.checkpoint.layout import places
-from glm_scale.checkpoint.manifest import Manifest
-from glm_scale.checkpoint.reading import Checkpoint
+from glm_scale.checkpoint.manifest import MANIFEST, MARKER, Manifest, marker_of
+from glm_scale.checkpoint.reading import Checkpoint, DamagedError
 from glm_scale.checkpoint.retention import Retention
 from glm_scale.checkpoint.store import CheckpointStore
-from tests.checkpoint_files import reader_of, save
+from tests.checkpoint_files import names, reader_of, save, state_at
 
 LOSSES = {10: 3.0, 20: 2.0, 30: None, 40: 1.5, 50: 2.5, 60: float("nan"), 70: 2.0}
 
 
 def made_up(step: int, loss: float | None = None, number: int = 1) -> Checkpoint:
-    state = {} if loss is None else {"validation_loss": loss}
-    return Checkpoint(Path(f"step-{step}.{number}"), Manifest(step, state, {}, 0.0))
+    return Checkpoint(Path(f"step-{step}.{number}"), Manifest(step, state_at(step, loss).as_json(), {}, 0.0))
 
 
 def steps(reasons: dict[Path, list[str]]) -> set[int]:
@@ -72,7 +71,7 @@ def test_what_stays_on_disk(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, Retention(2, every=40, best=1))
     on_disk = []
     for step, loss in LOSSES.items():
-        save(store, step, {"validation_loss": loss})
+        save(store, step, state_at(step, loss))
         on_disk.append([place.step for place in places(tmp_path)])
     assert on_disk == [[10], [10, 20], [20, 30], [30, 40], [40, 50], [40, 50, 60], [40, 60, 70]]
 
@@ -87,3 +86,15 @@ def test_readers_of_several_are_waited_for(tmp_path: Path) -> None:
         assert [place.step for place in places(tmp_path)] == [1, 4]
     save(store, 5)
     assert [place.step for place in places(tmp_path)] == [5]
+
+
+def test_one_whose_state_no_version_knows_is_neither_counted_nor_deleted(store: CheckpointStore) -> None:
+    strange = save(store, 1)
+    manifest = strange / MANIFEST
+    content = manifest.read_bytes().replace(b'"samples": 0', b'"samples": "none"')
+    manifest.write_bytes(content)
+    (strange / MARKER).write_bytes(marker_of(content))
+    save(store, 2), save(store, 3), save(store, 4)
+    assert names(store) == ["step-00000001", "step-00000003", "step-00000004"]
+    with pytest.raises(DamagedError, match=r"step-00000001 is damaged: its state: counters\.samples: .*integer"):
+        _ = Checkpoint.at(strange).training

@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from glm_scale.checkpoint import Counters
 from glm_scale.errors import UserError
 from glm_scale.tracking import MetricsLog, read_metrics
 from glm_scale.training.clock import Clock
-from glm_scale.training.counters import Counters
 from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation, evaluate
 from glm_scale.training.hardware import peak_flops
@@ -79,9 +79,9 @@ def test_the_journal_writes_rates_and_skipped_steps(tmp_path: Path, fake_time: F
             fake_time.now += 4.0
         with clock.phase("evaluation"):
             fake_time.now += 10.0
-        counters = counters.after(2, 100, StepResult(1.5, 0.3, True))
+        counters = counters.after(2, 100, applied=True, spike=False)
         journal.step(counters, StepResult(1.5, 0.3, True), 1e-3)
-        counters = counters.after(2, 100, StepResult(math.nan, math.nan, False))
+        counters = counters.after(2, 100, applied=False, spike=False)
         journal.step(counters, StepResult(math.nan, math.nan, False), 1e-3)
         journal.validation(counters, Evaluation(nats=20.0, tokens=10, bytes=40), final=True)
     first, bad, event, validation = read_metrics(tmp_path / "metrics.jsonl")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from glm_scale.checkpoint import Counters
 from glm_scale.config import RunConfig
 from glm_scale.errors import UserError
 from glm_scale.inference import load_model
@@ -22,7 +23,6 @@ from glm_scale.model import LanguageModel
 from glm_scale.run.train import train
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
-from glm_scale.training.counters import Counters
 from glm_scale.training.loop import DivergenceError
 from glm_scale.training.saver import Saver
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
@@ -77,10 +77,10 @@ def crash_after(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
     """Let the process die after the metrics of `step`, before any checkpoint of it; returns what undoes this."""
     after = Counters.after
 
-    def fatal(self: Counters, *arguments: Any) -> Counters:
+    def fatal(self: Counters, *arguments: Any, **named: Any) -> Counters:
         if self.step == step:
             raise CrashError
-        return after(self, *arguments)
+        return after(self, *arguments, **named)
 
     monkeypatch.setattr(Counters, "after", fatal)
     return monkeypatch.undo
@@ -189,10 +189,10 @@ def test_a_signal_saves_at_the_next_step_and_the_run_goes_on(
 ) -> None:
     after = Counters.after
 
-    def interrupted(self: Counters, *arguments: Any) -> Counters:
+    def interrupted(self: Counters, *arguments: Any, **named: Any) -> Counters:
         if self.step == 2:
             signal.raise_signal(number)
-        return after(self, *arguments)
+        return after(self, *arguments, **named)
 
     with handled(number), monkeypatch.context() as patch:
         patch.setattr(Counters, "after", interrupted)

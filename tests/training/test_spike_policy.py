@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from glm_data import Batch
+from glm_scale.checkpoint import Counters
 from glm_scale.model import LanguageModel
 from glm_scale.run import train as session
 from glm_scale.run.train import train
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
-from glm_scale.training.counters import Counters
 from glm_scale.training.loop import DivergenceError
-from glm_scale.training.saver import SAVE_SECONDS
 from tests.tiny_run import LENGTH, tiny_config
 from tests.training.test_session import CrashError, Tree, config, curve, run_of
 
@@ -114,10 +113,10 @@ def test_a_run_killed_after_it_went_back_goes_on_as_if_nothing_had_happened(
 ) -> None:
     after = Counters.after
 
-    def fatal(self: Counters, *arguments: Any) -> Counters:
+    def fatal(self: Counters, *arguments: Any, **named: Any) -> Counters:
         if self.step == 10 and self.samples > DIVERGED * ROWS:
             raise CrashError
-        return after(self, *arguments)
+        return after(self, *arguments, **named)
 
     for name in ("whole", "torn"):
         with monkeypatch.context() as patch:
@@ -133,7 +132,11 @@ def test_a_run_killed_after_it_went_back_goes_on_as_if_nothing_had_happened(
     assert curve(torn) == curve(whole)
     assert events(torn) == events(whole) == [(CHECKPOINT, "rolled_back")]
     # Neither random numbers nor how long a save took are the same in every process.
-    assert {**state(torn), "random": None, SAVE_SECONDS: 0} == {**state(whole), "random": None, SAVE_SECONDS: 0}
+    assert {**state(torn), "random": None, "seconds_of_last_save": 0} == {
+        **state(whole),
+        "random": None,
+        "seconds_of_last_save": 0,
+    }
 
 
 def test_a_run_that_does_not_get_further_ends(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

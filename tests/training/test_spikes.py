@@ -6,9 +6,10 @@ import random
 import pytest
 from pydantic import ValidationError
 
+from glm_scale.checkpoint import Counters, TrainingState
 from glm_scale.training.config import SpikeConfig
 from glm_scale.training.engine import Limits, StepResult
-from glm_scale.training.spikes import SpikeWatch, spike_watch, upper_limit
+from glm_scale.training.spikes import SpikeWatch, upper_limit
 
 CONFIG = SpikeConfig(window=8, threshold=6.0, rollback_after=3)
 NUMBERS = [5.0, 5.2, 4.9, 5.1, 5.0, 4.8, 5.3, 5.0]
@@ -75,7 +76,7 @@ def test_so_many_skips_within_the_window_are_a_divergence() -> None:
 
 def test_going_back_is_of_use_only_so_often_unless_it_leads_further() -> None:
     watch = watch_after(NUMBERS)
-    saved = watch.state()
+    saved = watch.history()
     for _ in range(3):
         assert watch.may_go_back_to(8)
         skipped(watch, 10, 11, 12)
@@ -93,19 +94,16 @@ def test_going_back_is_of_use_only_so_often_unless_it_leads_further() -> None:
 
 def test_it_survives_a_checkpoint() -> None:
     watch = watch_after(NUMBERS)
-    watch.went_back(6, watch.state())
+    watch.went_back(6, watch.history())
     skipped(watch, 9, 10)
-    state = json.loads(json.dumps(watch.state()))
-    again = spike_watch(CONFIG, {"spikes": state})
-    assert again is not None
-    assert again.state() == watch.state()
+    saved = json.loads(json.dumps(TrainingState(Counters(), 0, {}, spikes=watch.history()).as_json()))
+    again = SpikeWatch(CONFIG, TrainingState.from_json(saved).spikes)
+    assert again.history() == watch.history()
     assert again.limits == watch.limits
-    assert spike_watch(None, {"spikes": state}) is None
 
 
 def test_a_longer_window_fills_up_first() -> None:
-    again = spike_watch(CONFIG.model_copy(update={"window": 9}), {"spikes": watch_after(NUMBERS).state()})
-    assert again is not None
+    again = SpikeWatch(CONFIG.model_copy(update={"window": 9}), watch_after(NUMBERS).history())
     assert again.limits is None
 
 

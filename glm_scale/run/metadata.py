@@ -1,0 +1,38 @@
+"""What a run's directory says of it from its start on: config.yaml, version.json and summary.json."""
+
+import time
+
+import torch
+
+from glm_data import PackedRows
+from glm_data.files import write_atomically
+from glm_scale.config import RunConfig, resolved_yaml
+from glm_scale.model import LanguageModel
+from glm_scale.run_directory import RunDirectory, RunSummary
+
+__all__ = ["write_metadata"]
+
+
+def write_metadata(run: RunDirectory, config: RunConfig, rows: PackedRows, step: int) -> RunSummary:
+    """Write what the tracker and other commands read of a run that trains on `rows`, and goes on from `step`."""
+    started = run.read_summary().started if run.exists() else time.time()
+    write_atomically(run.config, resolved_yaml(config.model_copy(update={"ladder": None})))
+    run.write_version()
+    length = config.data.sequence_length
+    with torch.device("meta"):
+        model = LanguageModel(config.model)
+    summary = RunSummary(
+        name=config.name,
+        mixer=config.model.mixer_name,
+        parameters=model.parameter_count(),
+        non_embedding_parameters=model.parameter_count(embedding=False),
+        train_flops_per_token=3 * model.flops_per_token(length),
+        sequence_length=length,
+        started=started,
+        step=step,
+        tokenizer_fingerprint=rows.tokenizer_fingerprint,
+        data_fingerprint=rows.fingerprint,
+        documents_fingerprint=rows.documents_fingerprint,
+    )
+    run.write_summary(summary)
+    return summary
