@@ -1,9 +1,68 @@
-"""`glm-scale bench`: what becomes of the benchmark's results. Measuring is `python -m glm_kernels.bench`."""
+"""`glm-scale bench`: how fast training is, and figures of the operators' speed (python -m glm_kernels.bench)."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from glm_scale.output import is_commentary
+
+DEFAULT_PARTS = [
+    f"{model}@{length}"
+    for length in (8192, 32768)
+    for model in (
+        "plain:fp32",
+        "attention",
+        "lattice:2^k",
+        "lattice:k^2+1",
+        "lattice:2^k+lattice:2^k+lattice:2^k+attention",
+    )
+]
+
+
+def train(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL@LENGTH …]",
+            help="What to measure, as in lattice:2^k@8192; MODEL is a mixer, several joined by +, or plain:fp32. "
+            "Default: plain:fp32, attention, both lattices and a hybrid at 8192 and 32768.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="A built data set with no more tokens than the size's vocabulary.")
+    ] = Path("data/demo"),
+    size: Annotated[str, typer.Option(metavar="SIZE", help="1.3b, 160m, or tiny.")] = "1.3b",
+    steps: Annotated[int, typer.Option(min=2, help="Steps that count, after 5 that do not.")] = 15,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Of the configuration of our runs, as in training.zero_stage=2; repeat it.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Compare the losses of two layers with those in fp32, uncompiled, before measuring.")
+    ] = True,
+    seconds: Annotated[float, typer.Option(min=1, help="No part takes longer.")] = 600,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE.json", help="Results are added to those that it holds already.")
+    ] = Path("bench-train.json"),
+) -> None:
+    """Measure training beside a plain, compiled PyTorch transformer of the same size.
+
+    Each part is `glm-scale train` itself in a process of its own; the plain transformer (bf16 weights and moments, no
+    documents) runs first, in the same call, at every length. Speeds and memory are given beside its own. Results are
+    printed and kept as they come.
+    """
+    is_commentary()
+    from glm_scale.bench.measuring import Setting
+    from glm_scale.bench.run import run_table
+
+    setting = Setting(size, data, steps, overrides=tuple(override or ()), seconds=seconds)
+    run_table(parts or DEFAULT_PARTS, setting, output, check)
 
 
 def plot(
@@ -16,7 +75,7 @@ def plot(
     ] = None,
 ) -> None:
     """Draw how long operators and their peers take against the length of a row."""
-    from glm_scale.benchmarks import draw_benchmarks, read_benchmark
+    from glm_scale.bench.kernels import draw_benchmarks, read_benchmark
     from glm_scale.errors import UserError
 
     path = output or files[0].with_suffix(".png")

@@ -44,13 +44,15 @@ class StepResult:
     where the loss was refused.
 
     `applied` is False where loss or gradient was not finite or over its limit: weights and moments are as before the
-    step. `spike` says what was over which limit; empty if it was not for that.
+    step. `spike` says what was over which limit; empty if it was not for that. `peak_bytes`: the most memory of the GPU
+    that tensors had at once so far; 0 on a CPU.
     """
 
     loss: float
     grad_norm: float
     applied: bool
     spike: str = ""
+    peak_bytes: int = 0
 
 
 class Engine:
@@ -147,7 +149,9 @@ class Engine:
             torch.distributed.broadcast(numbers, src=0)
             loss, norm = numbers
         applied = bool(self.deepspeed.was_step_applied())
-        return StepResult(float(loss), float(norm), applied, "" if applied else self._spike(float(loss), float(norm)))
+        spike = "" if applied else self._spike(float(loss), float(norm))
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        return StepResult(float(loss), float(norm), applied, spike, peak)
 
     def _spike(self, loss: float, norm: float) -> str:
         """What was over which limit in a step that was refused; empty if it was refused for something else."""

@@ -63,6 +63,8 @@ class StepLog:
         }
         if mfu is not None:
             values["mfu"] = mfu
+        if result.peak_bytes:
+            values["gpu_memory_peak_gib"] = result.peak_bytes / 2**30
         self._log.append("train", **self._position(counters), **values)
         if result.spike:
             self.event(counters, "spike", f"step {counters.step} skipped as a spike: {result.spike}")

@@ -46,7 +46,7 @@ def test_the_benchmarks_own_results_become_a_figure_beside_them(
 def test_files_of_several_machines_are_told_apart(
     monkeypatch: pytest.MonkeyPatch, results: Path, tmp_path: Path
 ) -> None:
-    from glm_scale.benchmarks import curves_of, read_benchmark
+    from glm_scale.bench.kernels import curves_of, read_benchmark
 
     other = json.loads(results.read_text())
     other["machine"] = "NVIDIA H100, torch 9"

@@ -1,0 +1,1 @@
+"""How fast training is beside a plain transformer (`glm-scale bench train`), and figures of what kernels take."""
