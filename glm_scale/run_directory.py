@@ -4,7 +4,7 @@
         config.yaml      the resolved configuration          version.json   the code that ran
         summary.json     what the run is and how it stands   metrics.jsonl  every measurement (the truth)
         train.log        the log                             tracking.json  the MLflow run and what it has received
-        checkpoints/     samples/     plots/                 run.lock       held by the process that trains
+        checkpoints/  samples/  plots/  profile/             run.lock       held by the process that trains
 
 This module imports neither torch nor MLflow, so that listing runs is quick.
 """
@@ -153,6 +153,11 @@ class RunDirectory:
     def plots(self) -> Path:
         """The folder of figures."""
         return self.path / "plots"
+
+    @property
+    def profile(self) -> Path:
+        """The folder of what `train --profile` has seen; there if it has."""
+        return self.path / "profile"
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint taken after optimizer step `step`."""

@@ -14,7 +14,15 @@ Fresh = Annotated[
 ]
 
 
-def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False) -> None:
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile", help="Look at three steps closely: RUN_ROOT/NAME/profile/report.md, a trace, a memory snapshot."
+    ),
+]
+
+
+def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False, profile: Profile = False) -> None:
     """Train one run into RUN_ROOT/NAME; the same command goes on from the newest checkpoint.
 
     With parallel.tensor=2, parallel.sequence=2 or parallel.data=2 it runs on so many processes of this machine, each
@@ -41,15 +49,18 @@ def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False)
         from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
         command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(config), *(overrides or ())]
+        command += ["--profile"] if profile else []
         if fresh:
             # Before the ranks write there. Should somebody else be faster now, rank 0 does not get the lock.
             start_anew(RunDirectory(run.run_root / run.name), run)
         logs = run.run_root / run.name / "ranks"
         raise typer.Exit(launch(command, layout.processes, logs=logs, no_failures=[REQUEUE_EXIT_CODE]))
 
+    import psutil
+
     from glm_scale.run.train import train as train_run
 
-    outcome = train_run(run, fresh=fresh)
+    outcome = train_run(run, fresh=fresh, profile=profile, started=psutil.Process().create_time())
     place = launched()
     first = place is None or place.rank == 0
     if outcome.status == "finished" and first:

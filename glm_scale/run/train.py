@@ -29,6 +29,7 @@ from glm_scale.training.engine import Engine
 from glm_scale.training.hardware import peak_flops
 from glm_scale.training.loop import Trainer
 from glm_scale.training.oversight import Oversight
+from glm_scale.training.profiling import StepProfiler
 from glm_scale.training.progress import Progress, open_progress
 from glm_scale.training.ranks import Ranks
 from glm_scale.training.saver import Saver
@@ -53,15 +54,24 @@ class Outcome:
     exit_code: int = 0
 
 
-def train(config: RunConfig, *, fresh: bool = False, earlier: list[int] | None = None) -> Outcome:
+def train(
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    profile: bool = False,
+    earlier: list[int] | None = None,
+    started: float | None = None,
+) -> Outcome:
     """Train the run that `config` describes, from its newest checkpoint if there is one.
 
     Every process of a run calls this, with the variables of a launcher (RANK, WORLD_SIZE, …) set if they are several.
-    `fresh`: it is a new run; one that is there is moved aside. `earlier`: see StopRequest.
+    `fresh`: it is a new run; one that is there is moved aside. `profile`: a few of its steps are looked at closely.
+    `earlier`: see StopRequest. `started`: see Clock.
 
     Raises:
         UserError: it cannot be started, or stopped because it diverged (it is marked as failed then).
     """
+    clock = Clock(started)
     earlier = [] if earlier is None else earlier
     layout = layout_of(config)
     check_layout(config, layout, config.name)
@@ -71,13 +81,12 @@ def train(config: RunConfig, *, fresh: bool = False, earlier: list[int] | None =
         start_anew(run, config)
     run.create()
     if layout.processes == 1:
-        return _train(config, run, Ranks(), device, _nobody_waits, earlier)
+        return _train(config, run, Ranks(), device, _nobody_waits, earlier, clock, profile)
     try:
-        with (
-            Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog,
-            joined(config, layout, device, run, earlier, watchdog.step) as ranks,
-        ):
-            return _train(config, run, ranks, device, watchdog.step, earlier)
+        with Watchdog(config.parallel.hang_seconds, run.ranks) as watchdog, contextlib.ExitStack() as stack:
+            with clock.phase("joining"):
+                ranks = stack.enter_context(joined(config, layout, device, run, earlier, watchdog.step))
+            return _train(config, run, ranks, device, watchdog.step, earlier, clock, profile)
     except StoppedWaiting as stopped:
         return Outcome("stopped", stopped.reason, stopped.exit_code)
 
@@ -89,6 +98,8 @@ def _train(
     device: torch.device,
     heartbeat: Callable[[int | str], None],
     earlier: list[int],
+    clock: Clock,
+    profile: bool,
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(open_progress(config.name, shown=ranks.first))
@@ -104,13 +115,14 @@ def _train(
             tell_changes(run, config, checkpoint, progress)
             return checkpoint, is_complete(run, config, checkpoint)
 
-        checkpoint, complete = ranks.from_first(open_run)
+        with clock.phase("opening"):
+            checkpoint, complete = ranks.from_first(open_run)
         if complete:
             progress.say(f"{config.name} is finished already ({run.path}); raise training.tokens to go on")
             return Outcome("finished")
         stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
-        oversight = Oversight(progress, stop, heartbeat)
-        status = _Session(config, run, ranks, device, oversight, checkpoint).run_to_end()
+        oversight = Oversight(progress, stop, heartbeat, clock)
+        status = _Session(config, run, ranks, device, oversight, checkpoint).run_to_end(profile)
         if status != "finished":
             return Outcome(status, stop.reason, stop.exit_code)
         progress.say(f"{config.name} is finished ({run.path})")
@@ -141,16 +153,18 @@ class _Session:
         self.tokenizer = self.rows.tokenizer
         self.accumulation = config.accumulation(ranks.mesh.layout.data if ranks.mesh else 1)
 
-    def run_to_end(self) -> FinalStatus:
+    def run_to_end(self, profile: bool) -> FinalStatus:
         torch.manual_seed(self.config.training.seed)
-        summary = self.ranks.from_first(self._record)
+        clock = self.oversight.clock
+        with clock.phase("opening"):
+            summary = self.ranks.from_first(self._record)
         engine = self._build_engine()
         store = _store(self.config, self.run, self.progress)
         saver = Saver(self.config.checkpoint, store, engine, self.ranks, self._checkpoint_metadata)
-        counters = self._restore(saver)
-        clock = Clock()
+        with clock.phase("restoring"):
+            counters = self._restore(saver)
         if not self.ranks.first:
-            return self._train(engine, saver, counters, clock, SilentStepLog(clock))
+            return self._train(engine, saver, counters, SilentStepLog(clock))
         with MetricsLog(self.run.metrics) as log:
             # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
             finished = counters.tokens >= self.config.training.tokens
@@ -159,7 +173,8 @@ class _Session:
             tracker.start()
             status: FinalStatus = "failed"
             try:
-                status = self._train(engine, saver, counters, clock, self._step_log(log, clock, summary))
+                with self._profiler(profile) as profiler:
+                    status = self._train(engine, saver, counters, self._step_log(log, summary, profiler))
             except KeyboardInterrupt:
                 status = "stopped"
                 raise
@@ -191,18 +206,29 @@ class _Session:
         except Exception:
             logging.getLogger(__name__).exception("plots/loss.png could not be drawn")
 
-    def _step_log(self, log: MetricsLog, clock: Clock, summary: RunSummary) -> StepLog:
+    @contextlib.contextmanager
+    def _profiler(self, wanted: bool) -> Iterator[StepProfiler | None]:
+        if not wanted:
+            yield None
+            return
+        with StepProfiler(self.run.profile, self.device) as profiler:
+            yield profiler
+        if missing := profiler.missing():
+            self.progress.say(missing)
+
+    def _step_log(self, log: MetricsLog, summary: RunSummary, profiler: StepProfiler | None) -> StepLog:
         peak, count = peak_flops(self.device, self.config.training.precision), layout_of(self.config).processes
         return StepLog(
             log,
             self.progress,
-            clock,
+            self.oversight.clock,
             steps=self.config.training.steps,
             flops_per_token=summary.train_flops_per_token,
             peak_flops=peak * count if peak else None,
+            profiler=profiler,
         )
 
-    def _train(self, engine: Engine, saver: Saver, counters: Counters, clock: Clock, step_log: StepLog) -> FinalStatus:
+    def _train(self, engine: Engine, saver: Saver, counters: Counters, step_log: StepLog) -> FinalStatus:
         training, history = self.config.training, self.checkpoint.training.spikes if self.checkpoint else None
         spikes = SpikeWatch(training.spikes, history) if training.spikes else None
         data = StepData(self.rows, self.ranks, training.micro_batch, self.accumulation, self.progress.say)
@@ -249,8 +275,9 @@ class _Session:
         return summary
 
     def _build_engine(self) -> Engine:
-        training, mesh = self.config.training, self.ranks.mesh
-        model = LanguageModel(self.config.model, seed=training.seed, tensor=mesh.tensor if mesh else None)
+        training, mesh, clock = self.config.training, self.ranks.mesh, self.oversight.clock
+        with clock.phase("model"):
+            model = LanguageModel(self.config.model, seed=training.seed, tensor=mesh.tensor if mesh else None)
         model.activation_checkpointing = training.activation_checkpointing
         model.sequence_axis = mesh.sequence if mesh else None
         if training.compile:
@@ -259,7 +286,7 @@ class _Session:
                 block.compile()
         if not mesh:
             tell_about_compiling(self.device, self.progress)
-        with libraries_logging_to(self.run.log, self.ranks.first):
+        with clock.phase("engine"), libraries_logging_to(self.run.log, self.ranks.first):
             distributed.start(self.device)
             return Engine(model, training, self.accumulation, self.device, mesh)
 

@@ -175,7 +175,7 @@ class Mirror:
 
     def _upload_artifacts(self, client: MlflowClient) -> None:
         self._upload(client, self.run.config, self.run.version, self.run.summary)
-        for folder in (self.run.plots, self.run.samples):
+        for folder in (self.run.plots, self.run.samples, self.run.profile):
             if folder.is_dir() and any(folder.iterdir()):
                 self._upload(client, folder)
 

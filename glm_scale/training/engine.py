@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from glm_scale.parallel.mesh import Mesh
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.optimizer import build_optimizer
+from glm_scale.training.profiling.trace import BACKWARD, FORWARD, OPTIMIZER
 from glm_scale.training.zero_state import LogicalState
 
 __all__ = ["Engine", "Limits", "MicroBatch", "StepResult"]
@@ -101,11 +103,12 @@ class Engine:
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Sum of the token losses of a batch in nats, fp32 scalar on the device."""
-        return self.deepspeed(
-            batch.tokens.to(self.device, non_blocking=True),
-            document_starts=batch.document_starts.to(self.device, non_blocking=True),
-            labels=batch.labels.to(self.device, non_blocking=True),
-        )
+        with record_function(FORWARD):
+            return self.deepspeed(
+                batch.tokens.to(self.device, non_blocking=True),
+                document_starts=batch.document_starts.to(self.device, non_blocking=True),
+                labels=batch.labels.to(self.device, non_blocking=True),
+            )
 
     def step(
         self,
@@ -135,8 +138,9 @@ class Engine:
                 total += loss.detach()
                 if index == len(batches) - 1:
                     loss = loss * self._poison(total)
-                self.deepspeed.backward(loss, scale_wrt_gas=False)
-            with clock.phase("optimizer"):
+                with record_function(BACKWARD):
+                    self.deepspeed.backward(loss, scale_wrt_gas=False)
+            with clock.phase("optimizer"), record_function(OPTIMIZER):
                 self.deepspeed.step()
         with clock.phase("optimizer"):
             return self._result(total)

@@ -43,8 +43,7 @@ class Trainer:
     counters: Counters
 
     def __post_init__(self) -> None:
-        self.clock = self.step_log.clock
-        self.heartbeat = self.oversight.heartbeat
+        self.clock, self.heartbeat = self.oversight.clock, self.oversight.heartbeat
         self.validation_loss: float | None = None
 
     def train(self) -> Literal["finished", "stopped"]:

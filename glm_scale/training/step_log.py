@@ -1,13 +1,15 @@
 """Everything a run says about itself while it trains: metrics records, the progress line, remarks."""
 
+import logging
 import math
 from typing import Any
 
 from glm_scale.checkpoint import Counters
 from glm_scale.tracking import MetricsLog
-from glm_scale.training.clock import COMPUTE, Clock
+from glm_scale.training.clock import COMPUTE, STARTING, Clock
 from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation
+from glm_scale.training.profiling import StepProfiler
 from glm_scale.training.progress import Progress, StepView
 
 __all__ = ["SilentStepLog", "StepLog"]
@@ -16,12 +18,14 @@ __all__ = ["SilentStepLog", "StepLog"]
 _SMOOTHING = 0.05
 _PAUSES = ("evaluation", "checkpoint")
 
+_logger = logging.getLogger(__name__)
+
 
 class StepLog:
     """Writes to the metrics log and to the progress line, with the times that `clock` has measured.
 
     `flops_per_token` are those of forward and backward; `peak_flops` the device's FLOP/s, None if not known; `steps`
-    the length of the run, for the estimated end.
+    the length of the run, for the estimated end. `profiler` is told of every step.
     """
 
     def __init__(
@@ -33,13 +37,15 @@ class StepLog:
         steps: int,
         flops_per_token: float,
         peak_flops: float | None,
+        profiler: StepProfiler | None = None,
     ) -> None:
         self._log = log
         self._progress = progress
-        self.clock = clock
+        self._clock = clock
         self._steps = steps
         self._flops_per_token = flops_per_token
         self._peak_flops = peak_flops
+        self._profiler = profiler
         self._tokens = 0
         self._training_seconds = 0.0
         self._seconds_per_step: float | None = None
@@ -59,7 +65,7 @@ class StepLog:
             "lr": learning_rate,
             "grad_norm": result.grad_norm,
             "tokens_per_second": rate,
-            "overhead_fraction": self.clock.overhead_fraction(),
+            "overhead_fraction": self._clock.overhead_fraction(),
         }
         if mfu is not None:
             values["mfu"] = mfu
@@ -78,6 +84,10 @@ class StepLog:
         each = self._seconds_per_step
         eta = None if each is None else (self._steps - counters.step) * each
         self._progress.step(StepView(counters.step, self._steps, result.loss, rate, mfu, eta))
+        if self._measured == 1:
+            _logger.info("%s", self._first_step())
+        if self._profiler and (told := self._profiler.step()):
+            self._progress.say(told)
 
     def validation(self, counters: Counters, evaluation: Evaluation, *, final: bool) -> None:
         """Record the loss on the validation split; `final` marks the one at the end of the budget."""
@@ -110,13 +120,20 @@ class StepLog:
 
     def time_spent(self) -> str:
         """Where the time of this process went, in one line."""
-        seconds = self.clock.seconds()
-        training = sum(value for phase, value in seconds.items() if phase != "evaluation")
+        seconds = self._clock.seconds()
+        training = sum(value for phase, value in seconds.items() if phase not in ("evaluation", *STARTING))
         parts = ", ".join(f"{phase.replace('_', '+')} {value:.1f}" for phase, value in seconds.items())
         return (
-            f"seconds: {parts}; {self.clock.overhead_fraction():.1%} of {training:.1f} s of training "
+            f"seconds: {parts}; {self._clock.overhead_fraction():.1%} of {training:.1f} s of training "
             f"outside {' and '.join(sorted(phase.replace('_', '+') for phase in COMPUTE))}"
         )
+
+    def _first_step(self) -> str:
+        seconds = self._clock.seconds()
+        parts = {name: seconds[name] for name in STARTING if name in seconds}
+        total = sum(seconds.values())
+        named = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
+        return f"first step after {total:.1f} s: {named}, its own {total - sum(parts.values()):.1f}"
 
     def _position(self, counters: Counters) -> dict[str, Any]:
         flops = counters.tokens * self._flops_per_token
@@ -135,7 +152,7 @@ class StepLog:
         return tokens / seconds if seconds > 0 else math.nan
 
     def _seconds_in_training(self) -> float:
-        seconds = self.clock.seconds()
+        seconds = self._clock.seconds()
         return sum(seconds.values()) - sum(seconds.get(phase, 0.0) for phase in _PAUSES)
 
 
@@ -143,7 +160,7 @@ class SilentStepLog(StepLog):
     """The step log of ranks that leave it to the first."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+        self._clock = clock
 
     def begin(self, counters: Counters) -> None:
         pass
