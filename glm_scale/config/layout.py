@@ -60,11 +60,11 @@ def layout_problems(config: RunConfig, layout: Layout) -> Iterator[Problem]:
             f"{layout.data} data ranks = {step}; nearest: {nearest}",
             training.batch_tokens,
         )
-    rows = length // layout.sequence
-    if layout.sequence > 1 and model.conv_width - 1 > rows:
+    tokens = length // layout.sequence
+    if layout.sequence > 1 and model.conv_width - 1 > tokens:
         yield Problem(
             "model.conv_width",
-            f"reads {model.conv_width - 1} rows back, but each of {layout.sequence} sequence ranks has {rows}",
+            f"reads {model.conv_width - 1} tokens back, but each of {layout.sequence} sequence ranks has {tokens}",
             model.conv_width,
         )
     if training.compile and layout.tensor * layout.sequence > 1:

@@ -30,7 +30,7 @@ LEGEND = {
     "GB": "memory of one GPU, 10⁹ bytes, at most; it fits if that is within 90 % of what the GPU has",
     "with": "settings of training.… that differ from the configuration's, because it would not fit without",
     "weights … total": "weights as they compute; gradients; fp32 weights and moments of the optimizer; activations "
-    "that wait for the backward pass; boundary, what sequence ranks get of earlier rows; buffers, what ZeRO gathers "
+    "that wait for the backward pass; boundary, what sequence ranks get of earlier tokens; buffers, what ZeRO gathers "
     "or reduces at a time",
 }
 DETAILS = {

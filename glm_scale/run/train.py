@@ -17,7 +17,7 @@ from glm_scale.inference.loading import CONFIG_NAME, TOKENIZER_NAME
 from glm_scale.model import LanguageModel
 from glm_scale.processes import Watchdog
 from glm_scale.run.fresh_start import start_anew
-from glm_scale.run.preflight import is_complete, open_rows, tell_changes
+from glm_scale.run.preflight import is_complete, open_sequences, tell_changes
 from glm_scale.run.process_group import joined, libraries_logging_to, logging_to, tell_about_compiling
 from glm_scale.run.rendezvous import StoppedWaiting
 from glm_scale.run_directory import FinalStatus, RunDirectory, RunSummary, write_atomically
@@ -137,8 +137,8 @@ class _Session:
         self.stop = stop
         self.heartbeat = heartbeat
         self.checkpoint = checkpoint
-        self.rows = open_rows(config, "train", run)
-        self.validation_rows = open_rows(config, "validation", run)
+        self.rows = open_sequences(config, "train", run)
+        self.validation_rows = open_sequences(config, "validation", run)
         self.tokenizer = self.rows.tokenizer
         self.accumulation = config.accumulation(ranks.mesh.layout.data if ranks.mesh else 1)
 
@@ -207,7 +207,7 @@ class _Session:
         spikes = spike_watch(self.config.training.spikes, self.checkpoint.state if self.checkpoint else {})
         trainer = Trainer(
             self.config.training, engine, self._steps, self._validator(), saver, step_log, clock, self.stop, counters,
-            rows_of=self.ranks.rows_of, heartbeat=self.heartbeat, spikes=spikes,
+            rows_of=self.ranks.sequences_of, heartbeat=self.heartbeat, spikes=spikes,
         )  # fmt: skip
         with contextlib.closing(trainer):
             try:
@@ -304,7 +304,7 @@ class _Session:
         config, rows = self.config, self.validation_rows
         if not len(rows):
             return None
-        count = min(config.evaluation.rows or len(rows), len(rows))
+        count = min(config.evaluation.sequences or len(rows), len(rows))
 
         def fresh() -> Iterator[Batch]:
             for batch in self.ranks.batches(rows, 0, config.training.micro_batch, stop=count):
