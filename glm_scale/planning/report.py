@@ -21,7 +21,7 @@ USUAL_MFU = (0.15, 0.4)
 """Model FLOPs utilisation: of configs/160m.yaml on an H100, not compiled, and of training that was tuned."""
 
 LEGEND = {
-    "data×seq×tensor": "ranks of parallel.data, parallel.sequence and parallel.tensor",
+    "data×seq×tensor": "ranks of parallel.data, parallel.sequence (context parallelism) and parallel.tensor",
     "step ≥, tokens/s ≤": "of all GPUs, if arithmetic runs at peak or memory at full bandwidth, whichever takes "
     "longer, and then every exchange at the full speed of its link",
     "MFU ≤": "share of the GPUs' peak FLOP/s that the model's own arithmetic then has (recomputation not counted)",
