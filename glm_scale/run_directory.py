@@ -57,7 +57,7 @@ class RunSummary(BaseModel):
     `non_embedding_parameters` those outside the embedding and the output head. `train_flops_per_token` is the
     FLOPs of forward and backward. `started` and `ended` are unix seconds. `step` counts optimizer steps, `tokens`
     and `samples` what was consumed up to it. The fingerprints tell whether two runs had the same tokenizer, the same
-    rows of tokens in the same order (`data_fingerprint`), and the same texts, whatever became of them
+    sequences in the same order (`data_fingerprint`), and the same texts, whatever became of them
     (`documents_fingerprint`, which early runs lack).
     """
 

@@ -62,7 +62,7 @@ def tiny_config(data: Path, folder: Path, **training: Any) -> dict[str, Any]:
             "device": "cpu",
             **training,
         },
-        "evaluation": {"every": 3, "rows": 4},
+        "evaluation": {"every": 3, "sequences": 4},
         "checkpoint": {"every": 2, "keep": 2},
         "tracking": {"enabled": False, "system_metrics": None},
     }

@@ -1,7 +1,7 @@
-"""From text to packed rows of tokens. Knows no model.
+"""From text to packed sequences of tokens. Knows no model.
 
-`build` turns text into a data set on disk; `PackedRows` and `batches` read it back in an order that is a pure function
-of the configuration and a sample number. Names are imported when first used: the build needs no torch.
+`build` turns text into a data set on disk; `PackedSequences` and `batches` read it back in an order that is a pure
+function of the configuration and a sample number. Names are imported when first used: the build needs no torch.
 """
 
 from importlib import import_module
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from glm_data.errors import DataError
     from glm_data.index import DatasetIndex, load_index
     from glm_data.loader import Batch, batches
-    from glm_data.rows import DataConfig, PackedRows, Row, SourceConfig
+    from glm_data.sequences import DataConfig, PackedSequence, PackedSequences, SourceConfig
     from glm_data.tokenizer import Tokenizer
     from glm_data.tokenizer_training import train_tokenizer
 
 _HOMES = {
     "Batch": "loader",
     "BuildConfig": "build_config",
-    "DataConfig": "rows",
+    "DataConfig": "sequences",
     "DataError": "errors",
     "DatasetIndex": "index",
-    "PackedRows": "rows",
-    "Row": "rows",
-    "SourceConfig": "rows",
+    "PackedSequence": "sequences",
+    "PackedSequences": "sequences",
+    "SourceConfig": "sequences",
     "Tokenizer": "tokenizer",
     "batches": "loader",
     "build": "builder",
@@ -39,8 +39,8 @@ __all__ = [
     "DataConfig",
     "DataError",
     "DatasetIndex",
-    "PackedRows",
-    "Row",
+    "PackedSequence",
+    "PackedSequences",
     "SourceConfig",
     "Tokenizer",
     "batches",

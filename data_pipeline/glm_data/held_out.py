@@ -10,12 +10,12 @@ FEW_TOKENS = 20_000
 _SCATTER = 2.5
 
 
-def remark_on(splits: Sequence[Split], rows: int | None = None) -> str:
+def remark_on(splits: Sequence[Split], sequences: int | None = None) -> str:
     """A remark on the validation splits of the data sets of a run, or of one; empty if there is nothing to say.
 
     Args:
         splits: what they hold.
-        rows: that they make, if a run says so.
+        sequences: that they make, if a run says so.
     """
     documents, tokens, text_bytes = (
         sum(getattr(split, name) for split in splits) for name in ("documents", "tokens", "text_bytes")
@@ -27,9 +27,9 @@ def remark_on(splits: Sequence[Split], rows: int | None = None) -> str:
         )
     if tokens >= FEW_TOKENS:
         return ""
-    in_rows = "" if rows is None else f" in {rows:,} rows"
+    packed = "" if sequences is None else f" in {sequences:,} sequence{'s' * (sequences != 1)}"
     return (
-        f"the validation split is small: {documents:,} document{'s' * (documents != 1)}, {tokens:,} tokens{in_rows}, "
+        f"the validation split is small: {documents:,} document{'s' * (documents != 1)}, {tokens:,} tokens{packed}, "
         f"{text_bytes:,} bytes of text. Its loss will be noisy: differences below about "
         f"{_SCATTER / math.sqrt(tokens):.2g} nats say nothing. "
         "Hold more out with --validation-fraction, or build from more text."

@@ -1,4 +1,4 @@
-"""Batches of packed rows, prepared ahead of time by worker processes, in an order fixed by one counter."""
+"""Batches of packed sequences, prepared ahead of time by worker processes, in an order fixed by one counter."""
 
 import contextlib
 import multiprocessing
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from glm_data.errors import DataError, at_limit, is_at_limit
-from glm_data.rows import PackedRows
+from glm_data.sequences import PackedSequences
 from glm_data.sockets import make_socket_folder
 
 PADDING_SAMPLE = -1
@@ -28,13 +28,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one rank's share of a batch.
+    """The sequences of one rank's share of a batch.
 
     Attributes:
         tokens: int64 `[B, T]`.
         labels: int64 `[B, T]`, already shifted; −100 is not counted.
-        document_starts: int32 `[B, T]`: position in the row where each token's document starts.
-        samples: int64 `[B]`: global sample numbers; −1 for a row of padding behind the last sample.
+        document_starts: int32 `[B, T]`: position in the sequence where each token's document starts.
+        samples: int64 `[B]`: global sample numbers; −1 for a sequence of padding behind the last sample.
         problems: one message for each piece that was skipped because it is damaged.
     """
 
@@ -66,7 +66,7 @@ class Batch:
 
 
 def batches(
-    rows: PackedRows,
+    sequences: PackedSequences,
     start: int,
     batch_size: int,
     *,
@@ -79,15 +79,15 @@ def batches(
 
     The n-th batch holds `batch_size` samples from `start + n * batch_size` on, over all ranks together; this rank gets
     its contiguous share of them. To continue an interrupted stream, on any number of ranks, start at the first
-    sample not yet used. All batches have the same shape: where `stop` cuts the last one short, rows of padding
+    sample not yet used. All batches have the same shape: where `stop` cuts the last one short, sequences of padding
     fill it (sample −1, no labels), so that all ranks see equally many batches.
 
     Closing the iterator (or dropping it) stops the worker processes.
 
     Args:
-        rows: what to read.
+        sequences: what to read.
         start: global number of the first sample.
-        batch_size: rows of a batch over all ranks together; a multiple of `world_size`.
+        batch_size: sequences of a batch over all ranks together; a multiple of `world_size`.
         stop: global number behind the last sample; None is no end for training, the split's end for validation.
         rank: of this process, `0 … world_size − 1`.
         world_size: number of processes that share the batches.
@@ -100,11 +100,11 @@ def batches(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size}")
     if batch_size < 1 or batch_size % world_size:
-        raise ValueError(f"a batch of {batch_size} rows cannot be shared evenly by {world_size} ranks")
-    if stop is None and rows.split == "validation":
-        stop = len(rows)
-    workers = rows.config.workers if workers is None else workers
-    return _batches(rows, _Shares(start, stop, batch_size, rank, world_size), workers)
+        raise ValueError(f"a batch of {batch_size} sequences cannot be shared evenly by {world_size} ranks")
+    if stop is None and sequences.split == "validation":
+        stop = len(sequences)
+    workers = sequences.config.workers if workers is None else workers
+    return _batches(sequences, _Shares(start, stop, batch_size, rank, world_size), workers)
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ class _Shares:
             first += self.batch_size
 
 
-def _batches(rows: PackedRows, shares: _Shares, workers: int) -> Iterator[Batch]:
+def _batches(sequences: PackedSequences, shares: _Shares, workers: int) -> Iterator[Batch]:
     try:
         if workers:
             # A loader that finds out itself leaves half an iterator behind, which complains on stderr.
             _try_to_open(_FILES_OF_ALL_WORKERS + _FILES_OF_A_WORKER * workers)
         with _blocked_signals() if workers else contextlib.nullcontext():
-            iterator = iter(_loader(rows, shares, workers))
+            iterator = iter(_loader(sequences, shares, workers))
     except OSError as error:
         if not is_at_limit(error):
             raise
@@ -165,11 +165,11 @@ def _try_to_open(count: int) -> None:
             opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
 
 
-def _loader(rows: PackedRows, shares: _Shares, workers: int) -> DataLoader:
+def _loader(sequences: PackedSequences, shares: _Shares, workers: int) -> DataLoader:
     # How many workers there are is the user's decision.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     return DataLoader(
-        _Shareable(rows),
+        _Shareable(sequences),
         sampler=shares,
         batch_size=None,
         collate_fn=_same,
@@ -236,20 +236,23 @@ class _Arrays:
 class _Shareable(Dataset):
     """What a worker process runs. Errors travel as values: an exception would come back wrapped in a traceback."""
 
-    def __init__(self, rows: PackedRows):
-        self._rows = rows
+    def __init__(self, sequences: PackedSequences):
+        self._sequences = sequences
 
     def __getitem__(self, samples: list[int]) -> _Arrays | DataError:
         try:
-            rows = [self._rows.padding_row() if sample == PADDING_SAMPLE else self._rows[sample] for sample in samples]
+            sequences = [
+                self._sequences.padding_sequence() if sample == PADDING_SAMPLE else self._sequences[sample]
+                for sample in samples
+            ]
         except DataError as error:
             return error
         return _Arrays(
-            np.stack([row.tokens for row in rows]),
-            np.stack([row.labels for row in rows]),
-            np.stack([row.document_starts for row in rows]),
-            np.array([row.sample for row in rows], dtype=np.int64),
-            tuple(problem for row in rows for problem in row.problems),
+            np.stack([sequence.tokens for sequence in sequences]),
+            np.stack([sequence.labels for sequence in sequences]),
+            np.stack([sequence.document_starts for sequence in sequences]),
+            np.array([sequence.sample for sequence in sequences], dtype=np.int64),
+            tuple(problem for sequence in sequences for problem in sequence.problems),
         )
 
 

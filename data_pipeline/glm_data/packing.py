@@ -1,9 +1,9 @@
-"""Packing of documents into rows of equal length, planned from their lengths alone.
+"""Packing of documents into sequences of equal length, planned from their lengths alone.
 
-A document longer than a row is cut into rows of its own and a remainder; remainders and short documents share rows by
-best-fit decreasing (Ding et al., "Fewer Truncations Improve Language Modeling", 2024), so nothing is cut that could
-have stayed whole and next to no padding is needed. The number of rows depends on the lengths alone, hence it is the
-same in every epoch.
+A document longer than a sequence is cut into sequences of its own and a remainder; remainders and short documents share
+sequences by best-fit decreasing (Ding et al., "Fewer Truncations Improve Language Modeling", 2024), so nothing is cut
+that could have stayed whole and next to no padding is needed. The number of sequences depends on the lengths alone,
+hence it is the same in every epoch.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from glm_data.ordering import permutation
 
 
 @dataclass(frozen=True)
-class RowPlan:
-    """The pieces of documents that make each row of one pass over a split.
+class SequencePlan:
+    """The pieces of documents that make each sequence of one pass over a split.
 
     Attributes:
-        documents: uint32 `[pieces]`: the document of each piece, row after row, ascending within a row.
-        starts: uint32 `[pieces]`: its first token within the document; it ends with the row or the document.
-        bounds: int64 `[rows + 1]`: row r is pieces `bounds[r]` to `bounds[r + 1]`.
+        documents: uint32 `[pieces]`: the document of each piece, sequence after sequence, ascending within a sequence.
+        starts: uint32 `[pieces]`: its first token within the document; it ends with the sequence or the document.
+        bounds: int64 `[sequences + 1]`: sequence s is pieces `bounds[s]` to `bounds[s + 1]`.
     """
 
     documents: np.ndarray
@@ -31,54 +31,54 @@ class RowPlan:
         return len(self.bounds) - 1
 
 
-def plan_rows(lengths: np.ndarray, row_length: int, seeds: tuple[int, ...] | None) -> RowPlan:
+def plan_sequences(lengths: np.ndarray, sequence_length: int, seeds: tuple[int, ...] | None) -> SequencePlan:
     """Plan one pass over documents of the given lengths.
 
     Every token of every document lies in exactly one piece. Ten million documents take seconds.
 
     Args:
         lengths: `[documents]`, tokens of each document.
-        row_length: tokens of a row.
-        seeds: what to shuffle by; None keeps the order of the documents (rows by their first piece).
+        sequence_length: tokens of a sequence.
+        seeds: what to shuffle by; None keeps the order of the documents (sequences by their first piece).
     """
     lengths = np.asarray(lengths, dtype=np.int64)
-    full_pieces = lengths // row_length
-    remainders = lengths - full_pieces * row_length
+    full_pieces = lengths // sequence_length
+    remainders = lengths - full_pieces * sequence_length
     piece_counts = full_pieces + (remainders > 0)
     documents = np.repeat(np.arange(len(lengths), dtype=np.uint32), piece_counts)
     first_pieces = np.cumsum(piece_counts) - piece_counts
-    starts = ((np.arange(len(documents)) - np.repeat(first_pieces, piece_counts)) * row_length).astype(np.uint32)
+    starts = ((np.arange(len(documents)) - np.repeat(first_pieces, piece_counts)) * sequence_length).astype(np.uint32)
 
     is_remainder = np.zeros(len(documents), dtype=bool)
     is_remainder[(first_pieces + full_pieces)[remainders > 0]] = True
-    rows = np.empty(len(documents), dtype=np.int64)
-    full_rows = len(documents) - int(is_remainder.sum())
-    rows[~is_remainder] = np.arange(full_rows)
-    bins, bin_count = _pack(remainders[remainders > 0], row_length, seeds)
-    rows[is_remainder] = full_rows + bins
-    row_count = full_rows + bin_count
+    sequences = np.empty(len(documents), dtype=np.int64)
+    full_sequences = len(documents) - int(is_remainder.sum())
+    sequences[~is_remainder] = np.arange(full_sequences)
+    bins, bin_count = _pack(remainders[remainders > 0], sequence_length, seeds)
+    sequences[is_remainder] = full_sequences + bins
+    sequence_count = full_sequences + bin_count
 
-    rows = _row_order(rows, row_count, seeds)[rows]
-    order = np.argsort(rows, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=row_count))])
-    return RowPlan(documents[order], starts[order], bounds)
+    sequences = _sequence_order(sequences, sequence_count, seeds)[sequences]
+    order = np.argsort(sequences, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(sequences, minlength=sequence_count))])
+    return SequencePlan(documents[order], starts[order], bounds)
 
 
-def count_rows(lengths: np.ndarray, row_length: int) -> int:
-    """Number of rows of a pass, without planning it."""
-    full_pieces, remainders = np.divmod(np.asarray(lengths, dtype=np.int64), row_length)
-    _, bin_count = best_fit_decreasing(np.bincount(remainders, minlength=row_length + 1), row_length)
+def count_sequences(lengths: np.ndarray, sequence_length: int) -> int:
+    """Number of sequences of a pass, without planning it."""
+    full_pieces, remainders = np.divmod(np.asarray(lengths, dtype=np.int64), sequence_length)
+    _, bin_count = best_fit_decreasing(np.bincount(remainders, minlength=sequence_length + 1), sequence_length)
     return int(full_pieces.sum()) + bin_count
 
 
-def _row_order(rows: np.ndarray, row_count: int, seeds: tuple[int, ...] | None) -> np.ndarray:
-    """int64 `[row_count]`: where in the pass each row goes."""
+def _sequence_order(sequences: np.ndarray, sequence_count: int, seeds: tuple[int, ...] | None) -> np.ndarray:
+    """int64 `[sequence_count]`: where in the pass each sequence goes."""
     if seeds is not None:
-        return permutation(row_count, *seeds, 1)
-    first_piece = np.empty(row_count, dtype=np.int64)
-    first_piece[rows[::-1]] = np.arange(len(rows))[::-1]
-    order = np.empty(row_count, dtype=np.int64)
-    order[np.argsort(first_piece)] = np.arange(row_count)
+        return permutation(sequence_count, *seeds, 1)
+    first_piece = np.empty(sequence_count, dtype=np.int64)
+    first_piece[sequences[::-1]] = np.arange(len(sequences))[::-1]
+    order = np.empty(sequence_count, dtype=np.int64)
+    order[np.argsort(first_piece)] = np.arange(sequence_count)
     return order
 
 

@@ -137,7 +137,7 @@ def _finish(axes: Axes, name: str, lengths: Sequence[float]) -> None:
     axes.set_title(name, fontsize=10.5, loc="left")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("tokens of a row, T")
+    axes.set_xlabel("tokens of a sequence, T")
     axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -114,10 +114,10 @@ def train(
 
 def _batches(path: str, length: int, tokens: int, steps: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Those of the first steps of a run of ours, on the device."""
-    from glm_data import DataConfig, PackedRows, SourceConfig, batches
+    from glm_data import DataConfig, PackedSequences, SourceConfig, batches
 
     config = DataConfig(sources=[SourceConfig(path=path)], sequence_length=length, workers=0)
-    read = itertools.islice(batches(PackedRows(config, "train"), 0, tokens // length), steps)
+    read = itertools.islice(batches(PackedSequences(config, "train"), 0, tokens // length), steps)
     return [(batch.tokens.to(device), batch.labels.to(device)) for batch in read]
 
 

@@ -16,7 +16,7 @@ __all__ = ["Counters", "SpikeHistory", "TrainingState"]
 class Counters:
     """How far a run has come.
 
-    `step`: batches consumed, skipped ones included. `samples`: rows consumed, the whole state of the data.
+    `step`: batches consumed, skipped ones included. `samples`: sequences consumed, the whole state of the data.
     `tokens`: positions consumed. `skipped`: steps not applied, `bad_streak`: how many in a row for a non-finite
     loss or gradient. `step` and `tokens` go back with the run; `samples` does not, so no sample is read twice.
     """
@@ -27,15 +27,15 @@ class Counters:
     skipped: int = 0
     bad_streak: int = 0
 
-    def after(self, rows: int, tokens: int, *, applied: bool, spike: bool) -> Self:
-        """The counters after one more step over `rows` rows of `tokens` positions together.
+    def after(self, sequences: int, tokens: int, *, applied: bool, spike: bool) -> Self:
+        """The counters after one more step over so many sequences of `tokens` positions together.
 
         `applied`: the weights have changed; if not, `spike` says that the step was an outlier, not non-finite.
         """
         return dataclasses.replace(
             self,
             step=self.step + 1,
-            samples=self.samples + rows,
+            samples=self.samples + sequences,
             tokens=self.tokens + tokens,
             skipped=self.skipped + (not applied),
             bad_streak=0 if applied or spike else self.bad_streak + 1,

@@ -74,7 +74,7 @@ def plot(
         typer.Option(metavar="FILE.png", help="The figure; default: beside the first file, under its name."),
     ] = None,
 ) -> None:
-    """Draw how long operators and their peers take against the length of a row."""
+    """Draw how long operators and their peers take against the length of a sequence."""
     from glm_scale.bench.kernels import draw_benchmarks, read_benchmark
     from glm_scale.errors import UserError
 

@@ -20,10 +20,13 @@ def evaluate(
     ] = None,
     split: Annotated[Literal["train", "validation"], typer.Option(help="Which part of the data.")] = "validation",
     sequence_length: Annotated[
-        int | None, typer.Option(min=2, max=2**24, help="Tokens of a row. Default: as in training.")
+        int | None, typer.Option(min=2, max=2**24, help="Tokens of a sequence. Default: as in training.")
     ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows to read. Default: all of them; of train, one epoch.")
+    sequences: Annotated[
+        int | None,
+        typer.Option(
+            "--sequences", "--rows", min=1, help="Sequences to read. Default: all of them; of train, one epoch."
+        ),
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
 ) -> None:
@@ -37,7 +40,7 @@ def evaluate(
     console = Console()
     loaded = load_model(checkpoint, resolve_device(device))
     with Console(stderr=True).status("evaluating"):
-        result = evaluate_model(loaded, data, split, sequence_length, rows, checkpoint)
+        result = evaluate_model(loaded, data, split, sequence_length, sequences, checkpoint)
     console.print(
         f"{checkpoint} at step {loaded.step}, {split} split of {data or 'the training data'}",
         highlight=False, markup=False, soft_wrap=True,

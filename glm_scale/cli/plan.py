@@ -56,7 +56,7 @@ def plan(
     console = Console(width=min(Console().width, _WIDTH) if known else _WIDTH, highlight=False)
     training = run.training
     console.print(
-        f"{run.name} on {gpus} × {gpu}: steps of {training.batch_tokens:,} tokens, {training.micro_batch} rows of "
+        f"{run.name} on {gpus} × {gpu}: steps of {training.batch_tokens:,} tokens, {training.micro_batch} sequences of "
         f"{run.data.sequence_length:,} at a time, {training.precision}, ZeRO {training.zero_stage}"
         f"{', activation checkpointing' if training.activation_checkpointing else ''}",
     )

@@ -25,8 +25,9 @@ Profile = Annotated[
 def train(config: ConfigPath, overrides: Overrides = None, fresh: Fresh = False, profile: Profile = False) -> None:
     """Train one run into RUN_ROOT/NAME; the same command goes on from the newest checkpoint.
 
-    With parallel.tensor=2, parallel.sequence=2 or parallel.data=2 it runs on so many processes of this machine, each
-    with a GPU of its own where there are GPUs. If a launcher has started the processes, each takes its part in the run.
+    With parallel.tensor=2, parallel.sequence=2 (context parallelism) or parallel.data=2 it runs on so many processes of
+    this machine, each with a GPU of its own where there are GPUs. If a launcher has started the processes, each takes
+    its part in the run.
 
     Ctrl-C saves a checkpoint at the next step and stops (exit code 130); a second one stops at once. SIGTERM, SIGHUP,
     SIGUSR1, SIGUSR2 and training.time_limit_minutes do the same with exit code 85: start this command again,

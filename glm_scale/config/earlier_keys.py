@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from glm_scale.renamed_keys import renamed
+
 __all__ = ["rewritten"]
 
 _HAD_SSM_STATE = frozenset({"ssm", "mamba2", "gla", "gated_deltanet", "log_linear"})
 
 
 def rewritten(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A run's configuration as a tree, without `model.ssm_state`: the one state expansion of all mixers that have any,
-    which stands in their spellings now (`ssm:32`)."""
+    """A run's configuration as a tree, its keys as they are called now, without `model.ssm_state`: the one state
+    expansion of all mixers that have any, which stands in their spellings now (`ssm:32`)."""
+    values = renamed(values)
     model, ladder = values.get("model"), values.get("ladder")
     if not isinstance(model, Mapping) or "ssm_state" not in model:
         return values

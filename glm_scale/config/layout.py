@@ -13,6 +13,9 @@ from glm_scale.processes.environment import launched
 
 __all__ = ["check_layout", "layout_of", "layout_problems"]
 
+_CONTEXT, _MEGATRON = "context parallelism", "Megatron's sequence parallelism"
+"""What others call sequence ranks, and activations that tensor ranks share."""
+
 
 def layout_of(config: RunConfig, processes: int | None = None) -> Layout:
     """The layout of a run on so many processes; None: as many as a launcher has started, else as it asks for.
@@ -43,13 +46,15 @@ def check_layout(config: RunConfig, layout: Layout, origin: str) -> None:
 def layout_problems(config: RunConfig, layout: Layout) -> Iterator[Problem]:
     """What stands against a layout: sizes that do not divide, mixers that cannot be spread."""
     model, training, length = config.model, config.training, config.data.sequence_length
-    yield from _indivisible("model.vocab_size", model.vocab_size, layout.tensor, "tensor")
-    yield from _indivisible("model.mlp_width", model.mlp_size, layout.tensor, "tensor")
-    yield from _indivisible("data.sequence_length", length, layout.sequence, "sequence")
+    yield from _indivisible("model.vocab_size", model.vocab_size, layout.tensor, "tensor ranks")
+    yield from _indivisible("model.mlp_width", model.mlp_size, layout.tensor, "tensor ranks")
+    yield from _indivisible("data.sequence_length", length, layout.sequence, f"sequence ranks ({_CONTEXT})")
     if config.parallel.shard_activations:
         if layout.tensor == 1:
-            yield Problem("parallel.shard_activations", "needs parallel.tensor of at least 2", value=True)
-        yield from _indivisible("data.sequence_length", length, layout.sequence * layout.tensor, "sequence × tensor")
+            needs = f"is {_MEGATRON} and needs parallel.tensor of at least 2"
+            yield Problem("parallel.shard_activations", needs, value=True)
+        shards, which = layout.sequence * layout.tensor, f"sequence × tensor ranks (shard_activations: {_MEGATRON})"
+        yield from _indivisible("data.sequence_length", length, shards, which)
     step = training.micro_batch * length * layout.data
     if training.batch_tokens % step:
         below = training.batch_tokens // step * step
@@ -60,27 +65,29 @@ def layout_problems(config: RunConfig, layout: Layout) -> Iterator[Problem]:
             f"{layout.data} data ranks = {step}; nearest: {nearest}",
             training.batch_tokens,
         )
-    rows = length // layout.sequence
-    if layout.sequence > 1 and model.conv_width - 1 > rows:
+    tokens = length // layout.sequence
+    if layout.sequence > 1 and model.conv_width - 1 > tokens:
         yield Problem(
             "model.conv_width",
-            f"reads {model.conv_width - 1} rows back, but each of {layout.sequence} sequence ranks has {rows}",
+            f"reads {model.conv_width - 1} tokens back, but each of {layout.sequence} sequence ranks ({_CONTEXT}) "
+            f"has {tokens}",
             model.conv_width,
         )
     if training.compile and layout.tensor * layout.sequence > 1:
         yield Problem(
             "training.compile",
-            "compiles blocks in which tensor and sequence ranks exchange, which breaks them into pieces; set false",
+            "compiles blocks in which ranks of parallel.tensor and parallel.sequence (tensor and context parallelism) "
+            "exchange, which breaks them into pieces; set false",
             value=True,
         )
     yield from _mixer_problems(config, layout)
 
 
-def _indivisible(key: str, size: int, ranks: int, axis: str) -> Iterator[Problem]:
+def _indivisible(key: str, size: int, ranks: int, which: str) -> Iterator[Problem]:
     if size % ranks:
         below, above = size // ranks * ranks, -(-size // ranks) * ranks
         nearest = " or ".join(str(count) for count in (below, above) if count)
-        yield Problem(key, f"does not divide into {ranks} {axis} ranks; nearest that do: {nearest}", size)
+        yield Problem(key, f"does not divide into {ranks} {which}; nearest that do: {nearest}", size)
 
 
 def _mixer_problems(config: RunConfig, layout: Layout) -> Iterator[Problem]:

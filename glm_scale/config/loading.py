@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from glm_scale.config.problems import ConfigError, Problem, booleans_for_numbers, problems_of
 from glm_scale.config.run import RunConfig
+from glm_scale.renamed_keys import present_key, renamed
 
 __all__ = ["load_config", "replaced", "resolved_yaml", "validate"]
 
@@ -37,7 +38,11 @@ def replaced(values: dict[str, Any], overrides: Sequence[str], origin: str) -> R
 
 
 def _with_overrides(values: DictConfig, overrides: Sequence[str], origin: str) -> RunConfig:
-    keys = [override.partition("=")[0] for override in overrides]
+    # One name for each key, before an override by the one name meets what the file says by the other.
+    tree: Any = OmegaConf.to_container(values)
+    if (present := renamed(tree)) is not tree:
+        values = OmegaConf.create(dict(present))
+    keys = [present_key(override.partition("=")[0]) for override in overrides]
     return validate(RunConfig, _merge(values, overrides, origin), origin, keys)
 
 
@@ -85,7 +90,8 @@ def _merge(values: DictConfig, overrides: Sequence[str], origin: str) -> Any:
         try:
             # The value is read as YAML; a group is merged into what is there, a list replaces it.
             parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-            OmegaConf.update(values, key, parsed["value"], force_add=True)  # type: ignore[index,call-overload]
+            value = renamed({key: parsed["value"]})[key]  # type: ignore[call-overload,index]
+            OmegaConf.update(values, present_key(key), value, force_add=True)
         except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
             problems.append(Problem("", f"override {override!r} cannot be applied: {_one_line(error)}"))
     try:

@@ -19,6 +19,7 @@ from glm_scale.config import RunConfig
 from glm_scale.config.changes import is_free
 from glm_scale.config.problems import dotted, problems_of, walk
 from glm_scale.errors import UserError
+from glm_scale.renamed_keys import renamed
 from glm_scale.run_directory import RunDirectory
 
 __all__ = ["GONE", "understood"]
@@ -28,11 +29,13 @@ GONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def understood(values: dict[str, Any], path: Path, way_out: str) -> tuple[RunConfig, tuple[str, ...]]:
-    """The configuration that `path` holds, and what was left out of it, in words. Takes that out of `values`.
+    """The configuration that `path` holds, and what was left out of it, in words. Uses `values` up.
 
     Raises:
         UserError: it holds what this version does not know and cannot leave out; ends with `way_out`.
     """
+    # What is left out is looked for by its present name.
+    values = dict(renamed(values))
     remarks: list[str] = []
     while True:
         try:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glm_data import PackedRows, SourceConfig, batches, load_index
-from glm_data.rows import SplitName
+from glm_data import PackedSequences, SourceConfig, batches, load_index
+from glm_data.sequences import SplitName
 from glm_scale.errors import UserError
 from glm_scale.inference.loading import LoadedModel
 from glm_scale.training.engine import MicroBatch
@@ -24,10 +24,10 @@ def evaluate_model(
     data: Path | None,
     split: SplitName,
     sequence_length: int | None,
-    rows: int | None,
+    sequences: int | None,
     model: Path | str = "RUN",
 ) -> Evaluation:
-    """Loss of a trained model on `rows` rows (None: one pass) of a split of the data set in `data`.
+    """Loss of a trained model on so many `sequences` (None: one pass) of a split of the data set in `data`.
 
     None for `data` and `sequence_length` means those of its training. `model` is where the model comes from, for
     messages.
@@ -43,14 +43,14 @@ def evaluate_model(
         changes["sources"] = [SourceConfig(path=data)]
     if sequence_length is not None:
         changes["sequence_length"] = sequence_length
-    source = PackedRows(config.model_copy(update=changes), split, tokenizer=loaded.tokenizer.fingerprint)
-    available = len(source) if split == "validation" else sum(source.rows_per_epoch)
+    source = PackedSequences(config.model_copy(update=changes), split, tokenizer=loaded.tokenizer.fingerprint)
+    available = len(source) if split == "validation" else sum(source.sequences_per_epoch)
     if not available:
         raise UserError(
             f"{data or config.sources[0].path}: there is no validation split to evaluate on. Take --split train, or "
             "build a data set with --validation-fraction above 0"
         )
-    count = available if rows is None else min(rows, available)
+    count = available if sequences is None else min(sequences, available)
     device = next(loaded.model.parameters()).device
 
     def summed_loss(batch: MicroBatch) -> Tensor:
@@ -58,9 +58,9 @@ def evaluate_model(
             batch.tokens.to(device), document_starts=batch.document_starts.to(device), labels=batch.labels.to(device)
         )
 
-    batch_rows = max(1, _BATCH_TOKENS // source.config.sequence_length)
+    batch_size = max(1, _BATCH_TOKENS // source.config.sequence_length)
     token_bytes = torch.from_numpy(loaded.tokenizer.token_bytes)
-    return evaluate(summed_loss, batches(source, 0, batch_rows, stop=count), token_bytes)
+    return evaluate(summed_loss, batches(source, 0, batch_size, stop=count), token_bytes)
 
 
 def _check_tokenizer(loaded: LoadedModel, data: Path, model: Path | str) -> None:

@@ -197,6 +197,6 @@ class Generation:
     @torch.inference_mode()
     def _advance(self, tokens: list[int], caches: ModelCache) -> tuple[Tensor, ModelCache]:
         """Logits `[vocab]` after these tokens of the document, and the caches."""
-        rows = torch.tensor([tokens], device=self._model.embedding.weight.device)
-        logits, caches = self._model.prefill(rows, caches, last_only=True)
+        batch = torch.tensor([tokens], device=self._model.embedding.weight.device)
+        logits, caches = self._model.prefill(batch, caches, last_only=True)
         return logits[0, -1], caches

@@ -134,11 +134,12 @@ class Mixer(nn.Module, Spreadable):
         """
         if not self.sequence_strategies:
             raise MixerError(
-                f"mixer {self.name!r} cannot split the sequence axis; the nearest setting that works is one rank"
+                f"mixer {self.name!r} cannot split the sequence axis (context parallelism); the nearest setting that "
+                "works is one rank"
             )
         if strategy is not None and strategy not in self.sequence_strategies:
             raise MixerError(
-                f"mixer {self.name!r} cannot split the sequence axis by {strategy!r}; "
+                f"mixer {self.name!r} cannot split the sequence axis (context parallelism) by {strategy!r}; "
                 f"it can by {' or '.join(map(repr, self.sequence_strategies))}"
             )
         heads = self.heads // tensor_ranks
@@ -146,9 +147,9 @@ class Mixer(nn.Module, Spreadable):
             nearest = max(size for size in range(1, ranks) if heads % size == 0)
             others = possible(self.sequence_strategies, heads, ranks)
             raise MixerError(
-                f"mixer {self.name!r} cannot exchange rows for heads ('a2a') over {ranks} sequence ranks, which do not "
-                f"divide its {heads} heads{' of each tensor rank' if tensor_ranks > 1 else ''}; the nearest number of "
-                f"ranks that does is {nearest}"
+                f"mixer {self.name!r} cannot exchange tokens for heads ('a2a') over {ranks} sequence ranks (context "
+                f"parallelism), which do not divide its {heads} heads{' of each tensor rank' * (tensor_ranks > 1)}; "
+                f"the nearest number of ranks that does is {nearest}"
                 + (f", and over {ranks} it can by {' or '.join(map(repr, others))}" if others else "")
             )
 

@@ -15,10 +15,11 @@ __all__ = ["ParallelConfig"]
 class ParallelConfig(Settings):
     """The mesh: tensor × sequence × data processes, one for each GPU.
 
-    `tensor` ranks split the weights of every layer, `sequence` ranks the tokens of every sequence, `data` ranks the
-    sequences of a batch; data null takes what processes a launcher has started besides, and one where the run starts
-    them itself. `strategy` makes all mixers exchange in one way ("scan", "ring", "a2a"; null: each in the cheapest).
-    `shard_activations` is Megatron's sequence parallelism: between layers the tensor ranks split the tokens, too.
+    `tensor` ranks split the weights of every layer (tensor parallelism), `sequence` ranks the tokens of every sequence
+    (context parallelism), `data` ranks the sequences of a batch; data null takes what processes a launcher has started
+    besides, and one where the run starts them itself. `strategy` makes all mixers exchange in one way ("scan", "ring",
+    "a2a"; null: each in the cheapest). `shard_activations` is Megatron's sequence parallelism: between layers the
+    tensor ranks split the tokens, too.
     `hang_seconds`: a run in which nothing moves for so long is ended, and says where every rank stands.
     """
 

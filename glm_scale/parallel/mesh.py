@@ -35,8 +35,8 @@ class Layout:
             below, above = processes // together * together, -(-processes // together) * together
             nearest = " or ".join(str(count) for count in (below, above) if count)
             raise UserError(
-                f"{processes} processes cannot be laid out in groups of tensor {tensor} × sequence {sequence} = "
-                f"{together}; the nearest numbers of processes that can are {nearest}"
+                f"{processes} processes cannot be laid out in groups of tensor {tensor} × sequence {sequence} "
+                f"(context parallelism) = {together}; the nearest numbers of processes that can are {nearest}"
             )
         return cls(tensor, sequence, processes // together)
 

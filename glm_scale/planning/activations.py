@@ -31,12 +31,12 @@ __all__ = ["Activations"]
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes on one rank, of `batch` × `length` rows of which the tensor ranks have all or, with `shards_tokens`, a
-    part.
+    """Bytes on one rank, of `batch` sequences of `length` tokens, of which the tensor ranks have all or, with
+    `shards_tokens`, a part.
 
     device: "cuda", or "cpu", where norms keep more. Approximations: windowed attention is measured as on a CPU, where
-    it keeps keys and values twice; residuals of Triton's kernels are left out, at most a byte for each value; rows are
-    one document each.
+    it keeps keys and values twice; residuals of Triton's kernels are left out, at most a byte for each value;
+    sequences are one document each.
     """
 
     part: Part
@@ -61,7 +61,7 @@ class Activations:
     @property
     def of_block_input(self) -> int:
         """All that is kept of a block with activation checkpointing."""
-        return self._rows * self._row // self._outer
+        return self._tokens * self._of_token // self._outer
 
     @property
     def recomputed(self) -> int:
@@ -71,36 +71,38 @@ class Activations:
     @property
     def around_blocks(self) -> int:
         """Tokens and labels, angles, the last norm, and the gradients of the head, which the forward pass makes."""
-        angles = self._rows * self.part.config.head_size * 4
-        return self._rows * 8 * 2 + angles + self._of_norm // self._outer + self._rows * self._row + self.of_head_weight
+        angles = self._tokens * self.part.config.head_size * 4
+        last_norm = self._of_norm // self._outer
+        of_head = self._tokens * self._of_token + self.of_head_weight
+        return self._tokens * 8 * 2 + angles + last_norm + of_head
 
     @property
     def of_head_weight(self) -> int:
-        """Its gradient in fp32, the one thing that does not grow with the rows."""
+        """Its gradient in fp32, the one thing that does not grow with the tokens."""
         return 4 * self.part.config.vocab_size * self.part.config.width
 
     @cached_property
     def _of_norm(self) -> int:
-        """Of a norm between layers: all rows."""
+        """Of a norm between layers: all tokens."""
         with torch.device("meta"):
             norm = RMSNorm(self.part.config.width, self.part.config.norm_eps)
         return self._measured(norm)
 
     @property
-    def _rows(self) -> int:
+    def _tokens(self) -> int:
         return self.batch * self.length
 
     @property
-    def _row(self) -> int:
+    def _of_token(self) -> int:
         return self.part.config.width * self.dtype.itemsize
 
     @property
     def _outer(self) -> int:
-        """Parts into which rows are split between layers."""
+        """Parts into which tokens are split between layers."""
         return self.part.ranks if self.shards_tokens else 1
 
     def _measured(self, module: nn.Module) -> int:
-        """Of a block or a norm, whose input is all rows."""
+        """Of a block or a norm, whose input is all tokens."""
         module, config = copy.deepcopy(module), self.part.config
         with FakeTensorMode():
             for owner in module.modules():
@@ -123,7 +125,7 @@ class _NormsOfGPU(TorchFunctionMode):
 
 
 class _NormOfGPU(torch.autograd.Function):
-    """Keeps its input, and a number for every row."""
+    """Keeps its input, and a number for every token."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ __all__ = ["Estimate", "Memory", "Seconds"]
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank, at most. boundary: states of earlier rows; buffers: what is gathered or reduced at a time."""
+    """Bytes of one rank, at most. boundary: states of earlier tokens; buffers: what is gathered or reduced at once."""
 
     weights: int
     gradients: int
@@ -69,14 +69,14 @@ class Seconds:
 class Estimate:
     """Of a run in a layout that has no `layout_problems`.
 
-    activations: of the part of the model and all rows of a micro-batch; of them each sequence rank keeps its share.
+    activations: of the part of the model and all tokens of a micro-batch; of them each sequence rank keeps its share.
     """
 
     def __init__(self, config: RunConfig, layout: Layout, activations: Activations) -> None:
         self.config, self.layout, self._activations = config, layout, activations
         self.part: Part = activations.part
         self.accumulation = config.accumulation(layout.data)
-        training, self._rows = config.training, config.training.micro_batch
+        training, self._sequences = config.training, config.training.micro_batch
         self._length = config.data.sequence_length // layout.sequence
         self._itemsize = 2 if training.precision == "bf16" else 4
         self._recomputes = training.activation_checkpointing
@@ -93,13 +93,13 @@ class Estimate:
 
     def _of_micro_batch(self, rank: int) -> Iterator[Exchange]:
         yield from tensor_exchanges(
-            ranks=self.layout.tensor, rows=self._rows * self._length, width=self.part.config.width,
+            ranks=self.layout.tensor, tokens=self._sequences * self._length, width=self.part.config.width,
             layers=len(self.part.layers), itemsize=self._itemsize, shards_tokens=self._shards_tokens,
             conv=bool(self.part.config.conv_width), recomputes=self._recomputes,
         )  # fmt: skip
         if self.layout.sequence > 1:
             # Where documents start, int32.
-            yield all_gather("sequence", self.layout.sequence, self._rows * self._length * 4)
+            yield all_gather("sequence", self.layout.sequence, self._sequences * self._length * 4)
             for name in self.part.layers:
                 yield from self.spread[name].exchanges(rank, self._recomputes)
         yield from self._zero.of_micro_batch()
@@ -115,7 +115,7 @@ class Estimate:
             return {}
         config = self.part.config
         sizes = Spread(
-            self.layout.sequence, self._rows, self._length, config.heads, config.head_size, self._itemsize
+            self.layout.sequence, self._sequences, self._length, config.heads, config.head_size, self._itemsize
         )  # fmt: skip
         strategy = self.config.parallel.strategy
         return {name: spread_block(block, sizes, config.width, strategy) for name, block in self.part.blocks.items()}
@@ -179,7 +179,7 @@ class Estimate:
     @property
     def _tokens(self) -> int:
         """Of one rank and step."""
-        return self.accumulation * self._rows * self._length
+        return self.accumulation * self._sequences * self._length
 
     @property
     def memory_traffic(self) -> float:

@@ -11,7 +11,7 @@ from glm_scale.parallel.sequence.costs import Collective
 __all__ = ["Axis", "Exchange", "all_gather", "all_reduce", "reduce_scatter", "total"]
 
 Axis = Literal["tensor", "sequence", "replicas"]
-"""Ranks with other parts of the weights, with other rows of the same sequences, with the same weights."""
+"""Ranks with other parts of the weights, with other tokens of the same sequences, with the same weights."""
 
 
 @dataclass(frozen=True)

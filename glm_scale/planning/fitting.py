@@ -113,14 +113,14 @@ def _ways_out(config: RunConfig, layout: Layout, device: str, fits: Callable[[Ne
 def _changes(config: RunConfig, layout: Layout) -> Iterator[list[dict[str, Any]]]:
     """Kinds of changes that leave the run what it is, each from the least on."""
     training = config.training
-    rows = [rows for rows in range(training.micro_batch - 1, 0, -1) if training.micro_batch % rows == 0]
-    fewer: list[dict[str, Any]] = [{"micro_batch": count} for count in rows]
+    counts = [count for count in range(training.micro_batch - 1, 0, -1) if training.micro_batch % count == 0]
+    fewer: list[dict[str, Any]] = [{"micro_batch": count} for count in counts]
     yield fewer
     again: dict[str, Any] = {"activation_checkpointing": True}
     if not training.activation_checkpointing:
-        yield [again, *(again | fewer_rows for fewer_rows in fewer)]
+        yield [again, *(again | fewer_sequences for fewer_sequences in fewer)]
     if layout.data * layout.sequence > 1 and training.zero_stage < 3 and not training.compile:
-        yield [{"zero_stage": 3}, *(again | {"zero_stage": 3} | fewer_rows for fewer_rows in fewer)]
+        yield [{"zero_stage": 3}, *(again | {"zero_stage": 3} | fewer_sequences for fewer_sequences in fewer)]
 
 
 def _with(config: RunConfig, changed: Mapping[str, Any]) -> RunConfig:

@@ -28,7 +28,7 @@ _TRACKER = 250_000_000
 """Of the process that copies measurements to MLflow."""
 
 _MOST_KEPT = 30
-"""Numbers that a layer keeps for each row and unit (of the width, an MLP, heads): mamba2 keeps 6, others less."""
+"""Numbers that a layer keeps for each token and unit (of the width, an MLP, heads): mamba2 keeps 6, others less."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def need_of(config: RunConfig, layout: Layout, device: str) -> Need:
         return Need(planned, {})
     part, training = estimate.part, config.training
     vocabulary = part.config.vocab_size
-    rows = min(training.micro_batch * config.data.sequence_length // layout.sequence, CHUNK_LOGITS // vocabulary)
+    tokens = min(training.micro_batch * config.data.sequence_length // layout.sequence, CHUNK_LOGITS // vocabulary)
     # Logits and their logarithms or gradients, and the gradient of the head that is added to the others.
-    logits = vocabulary * (8 * rows + 4 * part.config.width)
+    logits = vocabulary * (8 * tokens + 4 * part.config.width)
     saved = 12 * part.numbers // (layout.data * layout.sequence) if config.checkpoint.every else 0
     processes = _PROCESS + config.data.workers * _WORKER
     own = {"logits": logits, "tensors of the moment": estimate.largest_block, "checkpoint": saved}
@@ -75,9 +75,9 @@ def need_of(config: RunConfig, layout: Layout, device: str) -> Need:
 
 def ample(config: RunConfig) -> int:
     """Bytes that are more than enough for one rank, found in no time: without a look at what mixers do."""
-    model, rows = config.model, config.training.micro_batch * config.data.sequence_length
+    model, tokens = config.model, config.training.micro_batch * config.data.sequence_length
     states = [spec.structure.state or 0 for spec in model.layer_mixers() if spec.structure]
     units = model.width + model.mlp_size + model.heads * (model.head_size + max([USUAL_STATE, *states]))
     numbers = 2 * model.vocab_size * model.width + 4 * model.layers * model.width * units
-    kept = rows * model.layers * units * _MOST_KEPT
+    kept = tokens * model.layers * units * _MOST_KEPT
     return 2_000_000_000 + config.data.workers * _WORKER + 40 * numbers + 4 * kept + 16 * CHUNK_LOGITS

@@ -127,7 +127,7 @@ def plan_layouts(config: RunConfig, gpus: int, gpu: GPU) -> Planning:
 
 
 def activations_of(config: RunConfig, layout: Layout, device: str = "cuda") -> Activations:
-    """Of all rows of a micro-batch on a tensor rank."""
+    """Of all tokens of a micro-batch on a tensor rank."""
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     return Activations(
         Part(config.model, layout.tensor), config.training.micro_batch, config.data.sequence_length, dtype,
@@ -136,7 +136,7 @@ def activations_of(config: RunConfig, layout: Layout, device: str = "cuda") -> A
 
 
 def _laid_out(config: RunConfig, layout: Layout) -> RunConfig:
-    """One tensor rank has nothing to share rows with."""
+    """One tensor rank has nothing to share tokens with."""
     shards = config.parallel.shard_activations and layout.tensor > 1
     return _with(config, "parallel", tensor=layout.tensor, sequence=layout.sequence, shard_activations=shards)
 

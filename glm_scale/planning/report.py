@@ -21,7 +21,7 @@ USUAL_MFU = (0.15, 0.4)
 """Model FLOPs utilisation: of configs/160m.yaml on an H100, not compiled, and of training that was tuned."""
 
 LEGEND = {
-    "data×seq×tensor": "ranks of parallel.data, parallel.sequence and parallel.tensor",
+    "data×seq×tensor": "ranks of parallel.data, parallel.sequence (context parallelism) and parallel.tensor",
     "step ≥, tokens/s ≤": "of all GPUs, if arithmetic runs at peak or memory at full bandwidth, whichever takes "
     "longer, and then every exchange at the full speed of its link",
     "MFU ≤": "share of the GPUs' peak FLOP/s that the model's own arithmetic then has (recomputation not counted)",
@@ -30,7 +30,7 @@ LEGEND = {
     "GB": "memory of one GPU, 10⁹ bytes, at most; it fits if that is within 90 % of what the GPU has",
     "with": "settings of training.… that differ from the configuration's, because it would not fit without",
     "weights … total": "weights as they compute; gradients; fp32 weights and moments of the optimizer; activations "
-    "that wait for the backward pass; boundary, what sequence ranks get of earlier rows; buffers, what ZeRO gathers "
+    "that wait for the backward pass; boundary, what sequence ranks get of earlier tokens; buffers, what ZeRO gathers "
     "or reduces at a time",
 }
 DETAILS = {

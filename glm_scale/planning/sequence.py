@@ -17,8 +17,8 @@ __all__ = ["SpreadBlock", "spread_block"]
 class SpreadBlock:
     """What a block exchanges over its sequence ranks, and the strategies of its mixer's stages.
 
-    boundary: bytes of earlier rows' states that a rank gets and keeps for the backward pass, about; what it works out
-    from them is as large as a few numbers of every row.
+    boundary: bytes of earlier tokens' states that a rank gets and keeps for the backward pass, about; what it works out
+    from them is as large as a few numbers of every token.
     """
 
     traffic: tuple[Traffic, ...]

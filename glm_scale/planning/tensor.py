@@ -10,16 +10,24 @@ __all__ = ["tensor_exchanges"]
 
 
 def tensor_exchanges(
-    *, ranks: int, rows: int, width: int, layers: int, itemsize: int, shards_tokens: bool, conv: bool, recomputes: bool
+    *,
+    ranks: int,
+    tokens: int,
+    width: int,
+    layers: int,
+    itemsize: int,
+    shards_tokens: bool,
+    conv: bool,
+    recomputes: bool,
 ) -> Iterator[Exchange]:
-    """Of a batch of `rows` rows of `width` numbers, all of which every rank works on.
+    """Of a batch of so many tokens of `width` numbers, all of which every rank works on.
 
     shards_tokens: see `parallel.axis.TensorAxis`. recomputes: blocks compute their forward pass twice, up to the last
     tensor that the backward pass needs, which the sum at the end of a block comes after.
     """
     if ranks == 1:
         return
-    size = rows * width * itemsize
+    size = tokens * width * itemsize
     again = layers if recomputes else 0
     # Every block begins twice, in front of its mixer and its MLP, and ends twice; the model begins with the embedding's
     # sum and ends in front of the head.
@@ -30,11 +38,11 @@ def tensor_exchanges(
         yield all_gather("tensor", ranks, starts * size / ranks, starts)
         yield all_gather("tensor", ranks, (2 * layers + 1) * size / ranks, 2 * layers + 1)
         yield reduce_scatter("tensor", ranks, (2 * layers + 1 - convolved) * size, 2 * layers + 1 - convolved)
-        # All ranks convolve all rows; and each has but part of the gradient of a norm's weight.
+        # All ranks convolve all tokens; and each has but part of the gradient of a norm's weight.
         yield all_reduce("tensor", ranks, convolved * size, convolved)
         yield all_reduce("tensor", ranks, (2 * layers + 1) * width * itemsize, 2 * layers + 1)
     else:
         yield all_reduce("tensor", ranks, ends * size, ends)
         yield all_reduce("tensor", ranks, (2 * layers + 1) * size, 2 * layers + 1)
-    # The head's largest logit, and two sums, of every row.
-    yield all_reduce("tensor", ranks, rows * 3 * 4, 2)
+    # The head's largest logit, and two sums, of every token.
+    yield all_reduce("tensor", ranks, tokens * 3 * 4, 2)

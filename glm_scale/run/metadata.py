@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from glm_data import PackedRows
+from glm_data import PackedSequences
 from glm_data.files import write_atomically
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.model import LanguageModel
@@ -13,8 +13,8 @@ from glm_scale.run_directory import RunDirectory, RunSummary
 __all__ = ["write_metadata"]
 
 
-def write_metadata(run: RunDirectory, config: RunConfig, rows: PackedRows, step: int) -> RunSummary:
-    """Write what the tracker and other commands read of a run that trains on `rows`, and goes on from `step`."""
+def write_metadata(run: RunDirectory, config: RunConfig, sequences: PackedSequences, step: int) -> RunSummary:
+    """Write what the tracker and other commands read of a run that trains on `sequences`, and goes on from `step`."""
     started = run.read_summary().started if run.exists() else time.time()
     write_atomically(run.config, resolved_yaml(config.model_copy(update={"ladder": None})))
     run.write_version()
@@ -30,9 +30,9 @@ def write_metadata(run: RunDirectory, config: RunConfig, rows: PackedRows, step:
         sequence_length=length,
         started=started,
         step=step,
-        tokenizer_fingerprint=rows.tokenizer_fingerprint,
-        data_fingerprint=rows.fingerprint,
-        documents_fingerprint=rows.documents_fingerprint,
+        tokenizer_fingerprint=sequences.tokenizer_fingerprint,
+        data_fingerprint=sequences.fingerprint,
+        documents_fingerprint=sequences.documents_fingerprint,
     )
     run.write_summary(summary)
     return summary

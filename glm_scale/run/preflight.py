@@ -1,7 +1,7 @@
 """What has to be known of a run and its data before it starts or goes on."""
 
-from glm_data import PackedRows
-from glm_data.rows import SplitName
+from glm_data import PackedSequences
+from glm_data.sequences import SplitName
 from glm_scale.checkpoint import Checkpoint
 from glm_scale.config import RunConfig
 from glm_scale.config.changes import check_resumable, names_other_data
@@ -10,24 +10,24 @@ from glm_scale.run.recorded import recorded_config
 from glm_scale.run_directory import RunDirectory
 from glm_scale.training.progress import Progress
 
-__all__ = ["check_goes_on", "is_complete", "open_rows", "tell_changes"]
+__all__ = ["check_goes_on", "is_complete", "open_sequences", "tell_changes"]
 
 
-def open_rows(config: RunConfig, split: SplitName, run: RunDirectory) -> PackedRows:
-    """The rows of a split. Raises UserError where they are not those that the run was started on."""
+def open_sequences(config: RunConfig, split: SplitName, run: RunDirectory) -> PackedSequences:
+    """The sequences of a split. Raises UserError where they are not those that the run was started on."""
     recorded = run.read_summary() if run.exists() else None
-    rows = PackedRows(config.data, split, tokenizer=recorded.tokenizer_fingerprint if recorded else None)
-    if rows.vocabulary_size > config.model.vocab_size:
+    sequences = PackedSequences(config.data, split, tokenizer=recorded.tokenizer_fingerprint if recorded else None)
+    if sequences.vocabulary_size > config.model.vocab_size:
         raise UserError(
-            f"model.vocab_size = {config.model.vocab_size} is too small for the {rows.vocabulary_size} tokens of "
-            f"{config.data.sources[0].path}; set model.vocab_size={rows.vocabulary_size}"
+            f"model.vocab_size = {config.model.vocab_size} is too small for the {sequences.vocabulary_size} tokens of "
+            f"{config.data.sources[0].path}; set model.vocab_size={sequences.vocabulary_size}"
         )
-    if split == "train" and recorded and recorded.data_fingerprint not in (None, rows.fingerprint):
+    if split == "train" and recorded and recorded.data_fingerprint not in (None, sequences.fingerprint):
         raise UserError(
             f"{run.path} was started on other data: what data.sources hold now is not what it held then. "
             "Restore the data, or give this run a new name (name=…)."
         )
-    return rows
+    return sequences
 
 
 def tell_changes(run: RunDirectory, config: RunConfig, checkpoint: Checkpoint | None, progress: Progress) -> None:
@@ -52,7 +52,7 @@ def check_goes_on(run: RunDirectory, config: RunConfig, tokens: int, *, data_are
                 f"{run.path} does not say which data it was started on, so these cannot be told from others: "
                 "go on with data.sources as before, or give this run a new name (name=…)."
             )
-        open_rows(config, "train", run).close()
+        open_sequences(config, "train", run).close()
     return [*recorded.remarks, *(f"changed since the run was started: {remark}" for remark in remarks)]
 
 

@@ -17,7 +17,7 @@ from glm_scale.model import LanguageModel
 from glm_scale.processes import Watchdog
 from glm_scale.run.fresh_start import start_anew
 from glm_scale.run.metadata import write_metadata
-from glm_scale.run.preflight import is_complete, open_rows, tell_changes
+from glm_scale.run.preflight import is_complete, open_sequences, tell_changes
 from glm_scale.run.process_group import joined, libraries_logging_to, logging_to, tell_about_compiling
 from glm_scale.run.rendezvous import StoppedWaiting
 from glm_scale.run_directory import FinalStatus, RunDirectory, RunSummary
@@ -148,9 +148,9 @@ class _Session:
         self.oversight = oversight
         self.progress = oversight.progress
         self.checkpoint = checkpoint
-        self.rows = open_rows(config, "train", run)
-        self.validation_rows = open_rows(config, "validation", run)
-        self.tokenizer = self.rows.tokenizer
+        self.sequences = open_sequences(config, "train", run)
+        self.validation_sequences = open_sequences(config, "validation", run)
+        self.tokenizer = self.sequences.tokenizer
         self.accumulation = config.accumulation(ranks.mesh.layout.data if ranks.mesh else 1)
 
     def run_to_end(self, profile: bool) -> FinalStatus:
@@ -231,7 +231,7 @@ class _Session:
     def _train(self, engine: Engine, saver: Saver, counters: Counters, step_log: StepLog) -> FinalStatus:
         training, history = self.config.training, self.checkpoint.training.spikes if self.checkpoint else None
         spikes = SpikeWatch(training.spikes, history) if training.spikes else None
-        data = StepData(self.rows, self.ranks, training.micro_batch, self.accumulation, self.progress.say)
+        data = StepData(self.sequences, self.ranks, training.micro_batch, self.accumulation, self.progress.say)
         with contextlib.closing(data):
             trainer = Trainer(
                 training, engine, data, self._validator(), saver, spikes, step_log, self.oversight, counters
@@ -262,7 +262,7 @@ class _Session:
     def _record(self) -> RunSummary:
         """The run as its directory describes it from now on; the user sees it, too."""
         step = self.checkpoint.step if self.checkpoint else 0
-        summary = write_metadata(self.run, self.config, self.rows, step)
+        summary = write_metadata(self.run, self.config, self.sequences, step)
         mesh = self.ranks.mesh
         self.progress.say(
             f"{summary.name}: {summary.mixer}, {summary.parameters:,} parameters "
@@ -270,7 +270,7 @@ class _Session:
             f"{self.config.training.steps} steps of {self.config.training.batch_tokens:,} tokens on "
             + (f"{mesh.layout.processes} × {self.device.type} ({mesh.layout})" if mesh else str(self.device))
         )
-        if remark := self.validation_rows.remark:
+        if remark := self.validation_sequences.remark:
             self.progress.say(remark)
         return summary
 
@@ -298,13 +298,13 @@ class _Session:
         return counters
 
     def _validator(self) -> Validator | None:
-        config, rows = self.config, self.validation_rows
-        if not len(rows):
+        config, sequences = self.config, self.validation_sequences
+        if not len(sequences):
             return None
-        count = min(config.evaluation.rows or len(rows), len(rows))
+        count = min(config.evaluation.sequences or len(sequences), len(sequences))
 
         def fresh() -> Iterator[Batch]:
-            for batch in self.ranks.batches(rows, 0, config.training.micro_batch, stop=count):
+            for batch in self.ranks.batches(sequences, 0, config.training.micro_batch, stop=count):
                 self.oversight.heartbeat("evaluation")
                 yield batch
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from glm_scale.errors import UserError
+from glm_scale.renamed_keys import renamed
 from glm_scale.run_directory import RunDirectory, RunStatus, RunSummary
 from glm_scale.tracking.metrics_log import Record, read_metrics
 
@@ -123,7 +124,7 @@ def load_run(directory: RunDirectory) -> TrainedRun:
         bits_per_byte=_finite(shown.number("bits_per_byte")) if shown else None,
         provisional=final is None,
         tokens_per_second=float(np.median(speeds)) if speeds else None,
-        config=directory.read_config(),
+        config=dict(renamed(directory.read_config())),
     )
 
 

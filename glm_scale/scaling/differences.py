@@ -18,7 +18,7 @@ _SETTINGS = (
     ("mixture weights", "data.sources[].weight"),
     ("order seeds", "data.seed"),
     ("treatments of damaged samples", "data.on_bad_sample"),
-    ("validation rows", "evaluation.rows"),
+    ("validation sequences", "evaluation.sequences"),
 )
 
 
@@ -114,10 +114,10 @@ def _by_data(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
 
 
 def _data_differ(a: TrainedRun, b: TrainedRun) -> bool:
-    """Whether two runs are known to have read other texts, whatever the length and the order of their rows.
+    """Whether two runs are known to have read other texts, whatever the length and the order of their sequences.
 
-    Early runs recorded one fingerprint of texts, row length, order and weights together. Where that differs and one of
-    the others does too, the paths of the data decide.
+    Early runs recorded one fingerprint of texts, sequence length, order and weights together. Where that differs and
+    one of the others does too, the paths of the data decide.
     """
     first, second = a.summary, b.summary
     if first.documents_fingerprint and second.documents_fingerprint:

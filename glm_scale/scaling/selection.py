@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from glm_scale.errors import UserError
+from glm_scale.renamed_keys import present_key
 from glm_scale.scaling.curves import TrainedRun
 
 _FORM = re.compile(r"\s*([A-Za-z_][\w.\[\]]*)\s*(!=|<=|>=|==?|<|>)\s*(.*?)\s*", re.S)
@@ -56,7 +57,7 @@ class Filter:
                 f"--filter {text!r} is not of the form KEY=VALUE, such as mixer=lattice:2^k, model.width=512 or "
                 "'parameters>=1e6'; != < <= > >= compare as well"
             )
-        given = cls(found[1], found[2].replace("==", "="), found[3])
+        given = cls(present_key(found[1]), found[2].replace("==", "="), found[3])
         if given.comparison in _ORDER and not isinstance(given.parsed, int | float):
             raise UserError(f"--filter {text!r}: {given.comparison} compares numbers, and {given.value!r} is none")
         return given

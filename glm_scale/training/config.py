@@ -74,10 +74,11 @@ class SpikeConfig(Settings):
 
 
 class TrainingConfig(Settings):
-    """How one run is trained. All token counts are positions of packed rows, padding included.
+    """How one run is trained. All token counts are positions of packed sequences, padding included.
 
-    `tokens` is the budget of the run, `batch_tokens` of one optimizer step, `micro_batch` the rows of one forward
-    pass; the gradient of a step is accumulated over batch_tokens / (micro_batch · sequence_length) forward passes.
+    `tokens` is the budget of the run, `batch_tokens` of one optimizer step, `micro_batch` the sequences of one
+    forward pass; the gradient of a step is accumulated over batch_tokens / (micro_batch · sequence_length) forward
+    passes.
     `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run. `spikes`: which other
     steps are skipped, and when the run goes back to a checkpoint instead of ending; null: none, and never; {}: as by
     the defaults of that group. `deterministic`: the same bits from the same layout on GPUs too, at some cost; on CPUs
@@ -137,10 +138,10 @@ class TrainingConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Validation every `every` steps (null: only at the end) on the first `rows` rows (null: the whole split)."""
+    """Validation every `every` steps (null: only at the end) on the first `sequences` ones (null: the whole split)."""
 
     every: int | None = Field(None, gt=0)
-    rows: int | None = Field(None, gt=0)
+    sequences: int | None = Field(None, gt=0)
 
 
 class CheckpointConfig(Settings):

@@ -62,7 +62,8 @@ class Engine:
 
     `model(tokens, document_starts=…, labels=…)` must return the *sum* of the token losses. The process group has to run
     (`distributed.start`). `accumulation` is the number of micro-batches of every step. `state` reads and writes weights
-    and moments by parameter name. `mesh`: how several processes are laid out; without it they hold different rows.
+    and moments by parameter name. `mesh`: how several processes are laid out; without it they hold different
+    sequences.
     """
 
     def __init__(

@@ -59,5 +59,5 @@ def evaluate(
             characters += int(token_bytes[labels].sum())
     all_nats, all_tokens, all_characters = totals([float(nats), tokens, characters])
     if all_tokens == 0 or all_characters == 0:
-        raise UserError("the rows to evaluate on hold no token to predict: all of them were skipped as damaged")
+        raise UserError("the sequences to evaluate on hold no token to predict: all of them were skipped as damaged")
     return Evaluation(all_nats, int(all_tokens), int(all_characters))

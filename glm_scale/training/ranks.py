@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed as dist
 
-from glm_data import Batch, PackedRows, batches
+from glm_data import Batch, PackedSequences, batches
 from glm_scale.errors import UserError
 from glm_scale.parallel.mesh import Mesh
 
@@ -107,26 +107,28 @@ class Ranks:
             self.together(lambda group: dist.all_reduce(sums, group=group))
         return sums.tolist()
 
-    def batches(self, rows: PackedRows, start: int, micro_batch: int, stop: int | None = None) -> Iterator[Batch]:
-        """This rank's part of batches of `micro_batch` rows for each data rank, from row `start` of all on."""
+    def batches(
+        self, sequences: PackedSequences, start: int, micro_batch: int, stop: int | None = None
+    ) -> Iterator[Batch]:
+        """This rank's part of batches of `micro_batch` sequences for each data rank, from sample `start` of all on."""
         if self.mesh is None:
-            yield from batches(rows, start, micro_batch, stop=stop)
+            yield from batches(sequences, start, micro_batch, stop=stop)
             return
         data = self.mesh.layout.data
         stream = batches(
-            rows, start, micro_batch * data, stop=stop, rank=self.mesh.data_rank, world_size=data
+            sequences, start, micro_batch * data, stop=stop, rank=self.mesh.data_rank, world_size=data
         )  # fmt: skip
         try:
             yield from map(self._own_columns, stream)
         finally:
             stream.close()  # type: ignore[attr-defined]  # ends the worker processes
 
-    def rows_of(self, batches: Sequence[Batch]) -> int:
-        """Rows that all ranks together have when this one has these."""
+    def sequences_of(self, batches: Sequence[Batch]) -> int:
+        """Sequences that all ranks together have when this one has these."""
         return sum(len(batch.tokens) for batch in batches) * (self.mesh.layout.data if self.mesh else 1)
 
     def _own_columns(self, batch: Batch) -> Batch:
-        """The rows of a sequence that this rank holds; its labels are those of the next tokens, wherever they are."""
+        """The tokens of a sequence that this rank holds; its labels are those of the next tokens, wherever they are."""
         assert self.mesh is not None
         count = self.mesh.layout.sequence
         if count == 1:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from glm_data import Batch, PackedRows
+from glm_data import Batch, PackedSequences
 from glm_scale.training.ranks import Ranks
 
 __all__ = ["StepData"]
@@ -12,13 +12,13 @@ __all__ = ["StepData"]
 class StepData:
     """This rank's micro-batches of one optimizer step after the other. `start` comes first, `close` last.
 
-    `micro_batch`: rows of each data rank, `accumulation`: micro-batches of a step. `tell` hears of bad samples.
+    `micro_batch`: sequences of each data rank, `accumulation`: micro-batches of a step. `tell` hears of bad samples.
     """
 
     def __init__(
-        self, rows: PackedRows, ranks: Ranks, micro_batch: int, accumulation: int, tell: Callable[[str], None]
+        self, sequences: PackedSequences, ranks: Ranks, micro_batch: int, accumulation: int, tell: Callable[[str], None]
     ) -> None:
-        self._rows = rows
+        self._sequences = sequences
         self._ranks = ranks
         self._micro_batch = micro_batch
         self._accumulation = accumulation
@@ -26,9 +26,9 @@ class StepData:
         self._stream: Iterator[Batch] | None = None
 
     def start(self, sample: int) -> None:
-        """Go on from row `sample` of the data, counted over all ranks."""
+        """Go on from the sequence `sample` of the data, counted over all ranks."""
         self.close()
-        self._stream = self._ranks.batches(self._rows, sample, self._micro_batch)
+        self._stream = self._ranks.batches(self._sequences, sample, self._micro_batch)
 
     def next(self) -> Sequence[Batch]:
         """The micro-batches of the next step. The data begin anew when they end."""
@@ -39,8 +39,8 @@ class StepData:
         return step
 
     def samples(self, step: Sequence[Batch]) -> int:
-        """Rows that all ranks together have when this one has these."""
-        return self._ranks.rows_of(step)
+        """Sequences that all ranks together have when this one has these."""
+        return self._ranks.sequences_of(step)
 
     def close(self) -> None:
         """End the processes that read the data."""

@@ -1,4 +1,4 @@
-"""When the validation loss is measured, and on which rows."""
+"""When the validation loss is measured, and on which sequences."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,8 +14,8 @@ __all__ = ["Validator"]
 class Validator:
     """Measures the validation loss of an engine.
 
-    `batches` makes a fresh iterator over this rank's validation rows; `token_bytes` int [vocab] and `totals` as
-    `evaluate` takes them.
+    `batches` makes a fresh iterator over this rank's validation sequences; `token_bytes` int [vocab] and `totals`
+    as `evaluate` takes them.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm_data import DataConfig, DataError, PackedRows, batches, load_index
+from glm_data import DataConfig, DataError, PackedSequences, batches, load_index
 from glm_data.files import sha256_file, write_array, write_atomically
 from glm_data.index import BLOCK_BYTES, DatasetIndex, Table
 from glm_data.shards import SplitReader
@@ -44,9 +44,9 @@ def token_offsets(dataset: Path, document: int) -> tuple[Path, int, int]:
 
 
 def read_all(dataset: Path) -> None:
-    rows = PackedRows(config(dataset))
-    for sample in range(rows.rows_per_epoch[0]):
-        rows[sample]
+    sequences = PackedSequences(config(dataset))
+    for sample in range(sequences.sequences_per_epoch[0]):
+        sequences[sample]
 
 
 def test_every_flipped_byte_of_tokens_is_detected(copy: Path) -> None:
@@ -94,9 +94,9 @@ def test_skipping_pads_the_damaged_piece_and_moves_nothing(copy: Path, dataset: 
     flip(shard, begin + size // 2)
     with pytest.raises(DataError, match=r"sample train-0000000007.*on_bad_sample=skip"):
         read_all(copy)
-    whole, damaged = PackedRows(config(dataset)), PackedRows(config(copy, on_bad_sample="skip"))
+    whole, damaged = PackedSequences(config(dataset)), PackedSequences(config(copy, on_bad_sample="skip"))
     hit = 0
-    for sample in range(whole.rows_per_epoch[0]):
+    for sample in range(whole.sequences_per_epoch[0]):
         expected, found, end = whole[sample], damaged[sample], 0
         assert np.array_equal(expected.document_starts, found.document_starts)
         for piece, _, count in whole.pieces(sample):
@@ -116,12 +116,14 @@ def test_skipping_pads_the_damaged_piece_and_moves_nothing(copy: Path, dataset: 
 def test_batches_stop_with_the_plain_error_or_count(copy: Path, workers: int) -> None:
     shard, begin, _ = token_offsets(copy, 7)
     flip(shard, begin)
-    epoch = PackedRows(config(copy, on_bad_sample="skip")).rows_per_epoch[0]
+    epoch = PackedSequences(config(copy, on_bad_sample="skip")).sequences_per_epoch[0]
     with pytest.raises(DataError) as caught:
-        list(batches(PackedRows(config(copy)), 0, 4, stop=epoch, workers=workers))
+        list(batches(PackedSequences(config(copy)), 0, 4, stop=epoch, workers=workers))
     assert str(caught.value).startswith(str(shard))  # no traceback of a worker process around it
-    rows = PackedRows(config(copy, on_bad_sample="skip"))
-    problems = [problem for batch in batches(rows, 0, 4, stop=epoch, workers=workers) for problem in batch.problems]
+    sequences = PackedSequences(config(copy, on_bad_sample="skip"))
+    problems = [
+        problem for batch in batches(sequences, 0, 4, stop=epoch, workers=workers) for problem in batch.problems
+    ]
     assert problems
     assert all("train-0000000007" in problem for problem in problems)
 
@@ -131,10 +133,10 @@ def test_a_truncated_or_missing_shard_is_named_when_it_is_opened(copy: Path) -> 
     content = shard.read_bytes()
     shard.write_bytes(content[:-512])
     with pytest.raises(DataError, match=rf"{shard.name}: the shard has {len(content) - 512} bytes"):
-        PackedRows(config(copy))
+        PackedSequences(config(copy))
     shard.unlink()
     with pytest.raises(DataError, match=rf"{shard.name}: the shard cannot be read"):
-        PackedRows(config(copy))
+        PackedSequences(config(copy))
 
 
 def test_a_shard_that_shrinks_or_vanishes_while_it_is_read_is_named(copy: Path) -> None:
@@ -155,10 +157,10 @@ def test_a_flipped_byte_beside_the_shards_is_detected(copy: Path, name: str) -> 
     flip(copy / name, (copy / name).stat().st_size - 1)
     split = "validation" if name.startswith("validation") else "train"
     with pytest.raises(DataError, match=name):
-        PackedRows(config(copy), split)  # type: ignore[arg-type]
+        PackedSequences(config(copy), split)  # type: ignore[arg-type]
 
 
-def test_verify_finds_what_no_row_reads(copy: Path) -> None:
+def test_verify_finds_what_no_sequence_reads(copy: Path) -> None:
     """A byte of the tar's own headers: of no use to the loader, but not what was built."""
     index = load_index(copy)
     shard = index.splits["train"].shards[0].name
@@ -171,7 +173,7 @@ def test_a_tokenizer_of_another_data_set_is_noticed(copy: Path, tmp_path: Path) 
     build_corpus(tmp_path / "other", documents(20, seed=3))
     shutil.copy(tmp_path / "other" / "set" / "tokenizer.model", copy)
     with pytest.raises(DataError, match=r"tokenizer\.model: not the tokenizer that this data set was built with"):
-        PackedRows(config(copy))
+        PackedSequences(config(copy))
 
 
 def rewrite(dataset: Path, **changes: object) -> DatasetIndex:
@@ -199,8 +201,8 @@ def test_empty_documents_are_named_or_skipped(copy: Path) -> None:
     splits = index.splits | {"train": entry.model_copy(update={"document_table": described})}
     rewrite(copy, splits=splits)
     with pytest.raises(DataError, match="sample train-0000000005: the document is empty"):
-        PackedRows(config(copy))
-    rows = PackedRows(config(copy, on_bad_sample="skip"))
-    problems = [problem for sample in range(rows.rows_per_epoch[0]) for problem in rows[sample].problems]
+        PackedSequences(config(copy))
+    sequences = PackedSequences(config(copy, on_bad_sample="skip"))
+    problems = [problem for sample in range(sequences.sequences_per_epoch[0]) for problem in sequences[sample].problems]
     assert len(problems) == 1
     assert "train-0000000005: the document is empty" in problems[0]

@@ -11,18 +11,18 @@ import psutil
 import pytest
 import torch
 
-from glm_data import Batch, DataConfig, DataError, PackedRows, batches
+from glm_data import Batch, DataConfig, DataError, PackedSequences, batches
 
 
 @pytest.fixture(scope="module")
-def rows(dataset: Path) -> PackedRows:
-    return PackedRows(DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0))  # type: ignore[list-item]
+def sequences(dataset: Path) -> PackedSequences:
+    return PackedSequences(DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0))  # type: ignore[list-item]
 
 
 @pytest.fixture(scope="module")
-def validation(dataset: Path) -> PackedRows:
+def validation(dataset: Path) -> PackedSequences:
     config = DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0)  # type: ignore[list-item]
-    return PackedRows(config, "validation")
+    return PackedSequences(config, "validation")
 
 
 def take(count: int, *arguments: object, **keywords: object) -> list[Batch]:
@@ -34,47 +34,47 @@ def same(first: Batch, second: Batch) -> bool:
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
 
 
-def test_a_batch_holds_the_rows_of_its_samples(rows: PackedRows) -> None:
-    (batch,) = take(1, rows, 17, 3)
+def test_a_batch_holds_the_sequences_of_its_samples(sequences: PackedSequences) -> None:
+    (batch,) = take(1, sequences, 17, 3)
     assert batch.samples.tolist() == [17, 18, 19]
     assert (batch.tokens.dtype, batch.labels.dtype) == (torch.int64, torch.int64)
     assert (batch.document_starts.dtype, batch.samples.dtype) == (torch.int32, torch.int64)
     assert batch.tokens.shape == batch.labels.shape == batch.document_starts.shape == (3, 64)
     for position, sample in enumerate((17, 18, 19)):
-        assert np.array_equal(batch.tokens[position].numpy(), rows[sample].tokens)
-        assert np.array_equal(batch.labels[position].numpy(), rows[sample].labels)
-        assert np.array_equal(batch.document_starts[position].numpy(), rows[sample].document_starts)
+        assert np.array_equal(batch.tokens[position].numpy(), sequences[sample].tokens)
+        assert np.array_equal(batch.labels[position].numpy(), sequences[sample].labels)
+        assert np.array_equal(batch.document_starts[position].numpy(), sequences[sample].document_starts)
 
 
 @pytest.mark.parametrize("start", [0, 5, 1234, 10**7])
-def test_a_stream_can_be_continued_anywhere(rows: PackedRows, start: int) -> None:
-    whole = take(6, rows, start, 4)
+def test_a_stream_can_be_continued_anywhere(sequences: PackedSequences, start: int) -> None:
+    whole = take(6, sequences, start, 4)
     for used in range(1, 6):
-        rest = take(6 - used, rows, start + 4 * used, 4)
+        rest = take(6 - used, sequences, start + 4 * used, 4)
         assert all(same(first, second) for first, second in zip(whole[used:], rest, strict=True))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_ranks_share_the_samples_of_each_batch(rows: PackedRows, world_size: int) -> None:
-    shares = [take(4, rows, 100, 6, rank=rank, world_size=world_size) for rank in range(world_size)]
-    whole = take(4, rows, 100, 6)
+def test_ranks_share_the_samples_of_each_batch(sequences: PackedSequences, world_size: int) -> None:
+    shares = [take(4, sequences, 100, 6, rank=rank, world_size=world_size) for rank in range(world_size)]
+    whole = take(4, sequences, 100, 6)
     for number, batch in enumerate(whole):
         assert torch.equal(torch.cat([share[number].tokens for share in shares]), batch.tokens)
         assert torch.equal(torch.cat([share[number].samples for share in shares]), batch.samples)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_worker_processes_change_nothing(rows: PackedRows) -> None:
-    epoch = rows.rows_per_epoch[0]
+def test_worker_processes_change_nothing(sequences: PackedSequences) -> None:
+    epoch = sequences.sequences_per_epoch[0]
     start, count = epoch - 20, 12  # across the border of two epochs
-    expected = take(count, rows, start, 4)
+    expected = take(count, sequences, start, 4)
     for workers in (1, 3):
-        found = take(count, rows, start, 4, workers=workers)
+        found = take(count, sequences, start, 4, workers=workers)
         assert all(same(first, second) for first, second in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_the_last_batch_is_filled_with_padding(validation: PackedRows, world_size: int) -> None:
+def test_the_last_batch_is_filled_with_padding(validation: PackedSequences, world_size: int) -> None:
     size = 4 * world_size
     assert len(validation) % size
     shares = [take(1000, validation, 0, size, rank=rank, world_size=world_size) for rank in range(world_size)]
@@ -88,20 +88,20 @@ def test_the_last_batch_is_filled_with_padding(validation: PackedRows, world_siz
     assert (last.document_starts[last.samples == -1] == 0).all()
 
 
-def test_a_stream_can_be_cut(rows: PackedRows) -> None:
-    assert [batch.samples.tolist() for batch in batches(rows, 3, 2, stop=8)] == [[3, 4], [5, 6], [7, -1]]
-    assert take(9, rows, 3, 2, stop=3) == []
+def test_a_stream_can_be_cut(sequences: PackedSequences) -> None:
+    assert [batch.samples.tolist() for batch in batches(sequences, 3, 2, stop=8)] == [[3, 4], [5, 6], [7, -1]]
+    assert take(9, sequences, 3, 2, stop=3) == []
 
 
-def test_reading_leaves_the_random_numbers_of_the_training_alone(rows: PackedRows) -> None:
+def test_reading_leaves_the_random_numbers_of_the_training_alone(sequences: PackedSequences) -> None:
     before = torch.get_rng_state()
-    take(2, rows, 0, 2)
+    take(2, sequences, 0, 2)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_closing_ends_the_worker_processes(rows: PackedRows) -> None:
+def test_closing_ends_the_worker_processes(sequences: PackedSequences) -> None:
     before = set(psutil.Process().children(recursive=True))
-    stream = batches(rows, 0, 2, workers=2)
+    stream = batches(sequences, 0, 2, workers=2)
     next(stream)
     workers = [child for child in psutil.Process().children(recursive=True) if child not in before]
     assert len(workers) >= 2
@@ -115,19 +115,21 @@ def test_closing_ends_the_worker_processes(rows: PackedRows) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
-def test_signals_to_every_process_of_a_job_do_not_cut_the_stream(rows: PackedRows, number: signal.Signals) -> None:
+def test_signals_to_every_process_of_a_job_do_not_cut_the_stream(
+    sequences: PackedSequences, number: signal.Signals
+) -> None:
     others = set(psutil.Process().children(recursive=True))
-    stream = batches(rows, 0, 2, workers=2)
+    stream = batches(sequences, 0, 2, workers=2)
     next(stream)
     for child in set(psutil.Process().children(recursive=True)) - others:
         child.send_signal(number)
     assert len(list(itertools.islice(stream, 50))) == 50
     stream.close()  # type: ignore[attr-defined]
-    assert len(take(3, rows, 0, 2, workers=1)) == 3
+    assert len(take(3, sequences, 0, 2, workers=1)) == 3
 
 
-def test_a_worker_that_is_killed_is_an_error_not_a_hang(rows: PackedRows) -> None:
-    stream = batches(rows, 0, 2, workers=1)
+def test_a_worker_that_is_killed_is_an_error_not_a_hang(sequences: PackedSequences) -> None:
+    stream = batches(sequences, 0, 2, workers=1)
     next(stream)
     (worker,) = multiprocessing.active_children()
     worker.kill()
@@ -136,10 +138,11 @@ def test_a_worker_that_is_killed_is_an_error_not_a_hang(rows: PackedRows) -> Non
 
 
 @pytest.mark.parametrize(
-    ("size", "rank", "world_size", "message"), [(5, 0, 2, "5 rows"), (0, 0, 1, "0 rows"), (4, 2, 2, "rank 2 of 2")]
+    ("size", "rank", "world_size", "message"),
+    [(5, 0, 2, "5 sequences"), (0, 0, 1, "0 sequences"), (4, 2, 2, "rank 2 of 2")],
 )
 def test_impossible_shares_are_refused_at_once(
-    rows: PackedRows, size: int, rank: int, world_size: int, message: str
+    sequences: PackedSequences, size: int, rank: int, world_size: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        batches(rows, 0, size, rank=rank, world_size=world_size)
+        batches(sequences, 0, size, rank=rank, world_size=world_size)

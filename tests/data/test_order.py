@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_data.ordering import Interleave, mix, permutation
-from glm_data.packing import best_fit_decreasing, count_rows, plan_rows
+from glm_data.packing import best_fit_decreasing, count_sequences, plan_sequences
 
-lengths_and_rows = st.integers(2, 40).flatmap(
-    lambda row: st.tuples(st.lists(st.integers(0, 3 * row), max_size=80), st.just(row))
+lengths_and_capacities = st.integers(2, 40).flatmap(
+    lambda capacity: st.tuples(st.lists(st.integers(0, 3 * capacity), max_size=80), st.just(capacity))
 )
 
 
@@ -36,46 +36,46 @@ def test_packing_in_bulk_is_best_fit_decreasing(capacity: int, data: st.DataObje
 
 
 @settings(max_examples=100, deadline=None)
-@given(lengths_and_rows, st.one_of(st.none(), st.tuples(st.integers(0, 9), st.integers(0, 9))))
+@given(lengths_and_capacities, st.one_of(st.none(), st.tuples(st.integers(0, 9), st.integers(0, 9))))
 def test_pieces_cover_every_token_once_and_fit(
-    lengths_and_row: tuple[list[int], int], seeds: tuple[int, ...] | None
+    lengths_and_capacity: tuple[list[int], int], seeds: tuple[int, ...] | None
 ) -> None:
-    lengths, row = lengths_and_row
-    plan = plan_rows(np.array(lengths, dtype=np.uint32), row, seeds)
-    assert len(plan) == count_rows(np.array(lengths), row)
+    lengths, capacity = lengths_and_capacity
+    plan = plan_sequences(np.array(lengths, dtype=np.uint32), capacity, seeds)
+    assert len(plan) == count_sequences(np.array(lengths), capacity)
     seen = [np.zeros(length, dtype=int) for length in lengths]
     for number in range(len(plan)):
         used = 0
         for piece in range(plan.bounds[number], plan.bounds[number + 1]):
             document, start = int(plan.documents[piece]), int(plan.starts[piece])
-            count = min(row, lengths[document] - start)
+            count = min(capacity, lengths[document] - start)
             seen[document][start : start + count] += 1
             used += count
-        assert 0 < used <= row
+        assert 0 < used <= capacity
     assert all((counts == 1).all() for counts in seen)
 
 
-def test_epochs_have_equally_many_rows_in_other_orders() -> None:
+def test_epochs_have_equally_many_sequences_in_other_orders() -> None:
     lengths = np.random.default_rng(0).integers(3, 900, 2000)
-    first, second = (plan_rows(lengths, 256, (7, 0, epoch)) for epoch in range(2))
+    first, second = (plan_sequences(lengths, 256, (7, 0, epoch)) for epoch in range(2))
     assert len(first) == len(second)
     assert not np.array_equal(first.documents, second.documents)
-    again = plan_rows(lengths, 256, (7, 0, 1))
+    again = plan_sequences(lengths, 256, (7, 0, 1))
     assert np.array_equal(second.documents, again.documents)
     assert np.array_equal(second.starts, again.starts)
 
 
-def test_validation_rows_follow_the_documents() -> None:
+def test_validation_sequences_follow_the_documents() -> None:
     lengths = np.random.default_rng(0).integers(3, 900, 300)
-    plan = plan_rows(lengths, 256, None)
+    plan = plan_sequences(lengths, 256, None)
     firsts = [(int(plan.documents[at]), int(plan.starts[at])) for at in plan.bounds[:-1]]
     assert firsts == sorted(firsts)
 
 
 def test_packing_wastes_next_to_nothing() -> None:
     lengths = np.exp(np.random.default_rng(0).normal(6, 1.2, 20_000)).astype(np.int64) + 3
-    rows = count_rows(lengths, 1024)
-    assert lengths.sum() / (rows * 1024) > 0.999
+    sequences = count_sequences(lengths, 1024)
+    assert lengths.sum() / (sequences * 1024) > 0.999
 
 
 def test_permutations_are_permutations_and_stay_the_same_for_ever() -> None:

@@ -113,7 +113,7 @@ def _watch(note: Notebook, rank: int, faults: Faults) -> None:
 
     session.Saver, session.Trainer = NotedSaver, NotedTrainer  # type: ignore[misc]
     session.CheckpointStore = store  # type: ignore[assignment,misc]
-    Ranks.batches = _noting_rows(Ranks.batches, note)  # type: ignore[method-assign]
+    Ranks.batches = _noting_samples(Ranks.batches, note)  # type: ignore[method-assign]
     # A figure takes longer than all the rest.
     session._Session._draw_loss = lambda self: None  # type: ignore[method-assign]
 
@@ -159,13 +159,13 @@ class _Disk:
         return refusing
 
 
-def _noting_rows(batches: Callable[..., Iterator[Batch]], note: Notebook) -> Callable[..., Iterator[Batch]]:
-    """Notes which rows of the training data a rank gets."""
+def _noting_samples(batches: Callable[..., Iterator[Batch]], note: Notebook) -> Callable[..., Iterator[Batch]]:
+    """Notes which samples of the training data a rank gets."""
 
-    def noted(ranks: Ranks, rows: Any, start: int, micro_batch: int, stop: int | None = None) -> Iterator[Batch]:
-        for batch in batches(ranks, rows, start, micro_batch, stop):
+    def noted(ranks: Ranks, sequences: Any, start: int, micro_batch: int, stop: int | None = None) -> Iterator[Batch]:
+        for batch in batches(ranks, sequences, start, micro_batch, stop):
             if stop is None:  # those of an evaluation have an end
-                note("rows", ranks.mesh.data_rank if ranks.mesh else 0, batch.samples.tolist())
+                note("samples", ranks.mesh.data_rank if ranks.mesh else 0, batch.samples.tolist())
             yield batch
 
     return noted

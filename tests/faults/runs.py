@@ -16,7 +16,7 @@ from tests.forking import ForkServer, Processes
 from tests.parallel.sessions import losses, weights
 from tests.tiny_run import LENGTH, tiny_config
 
-STEPS, ROWS, KEPT = 8, 4, 2
+STEPS, BATCH, KEPT = 8, 4, 2
 """Of a run, of a step, and how many checkpoints stay."""
 
 LAYOUTS: dict[str, dict[str, int]] = {
@@ -47,7 +47,7 @@ SETUPS = [Setup(layout, stage) for layout in LAYOUTS for stage in range(4)]
 
 @dataclass
 class Reference:
-    """A run that nothing disturbed: its losses, its last weights, and the rows that were due at every step.
+    """A run that nothing disturbed: its losses, its last weights, and the samples that were due at every step.
 
     `started` and `trained`: seconds that it took from its start to the first step, and from there to the end.
     """
@@ -55,7 +55,7 @@ class Reference:
     losses: list[float]
     validation: list[float]
     weights: dict[str, bytes]
-    rows: list[list[int]]
+    samples: list[list[int]]
     started: float
     trained: float
     size: int
@@ -82,11 +82,12 @@ class Runs:
             with tiny.start(setup) as attempt:
                 attempt.finish()
             notes = attempt.notes
+            samples = samples_by_step(notes, 0, setup)
             begin = notes.of("training begins")[0].when
             pauses = begin - notes[0].when, notes[-1].when - begin
             size = sum(p.stat().st_size for p in tiny.valid()[STEPS].iterdir())
             self._references[setup] = Reference(
-                tiny.losses(), tiny.losses("validation"), tiny.weights(), rows_by_step(notes, 0, setup), *pauses, size
+                tiny.losses(), tiny.losses("validation"), tiny.weights(), samples, *pauses, size
             )
         return self._references[setup]
 
@@ -107,8 +108,8 @@ class TinyRun:
         config = tiny_config(
             self._runs.data,
             self._folder,
-            tokens=STEPS * ROWS * LENGTH,
-            batch_tokens=ROWS * LENGTH,
+            tokens=STEPS * BATCH * LENGTH,
+            batch_tokens=BATCH * LENGTH,
             micro_batch=1,
             zero_stage=setup.stage,
             precision=setup.precision,
@@ -177,23 +178,24 @@ class Attempt:
         return "\n".join(f"--- rank {rank}:\n{self.output(rank)}" for rank in range(self.setup.processes))
 
 
-def rows_by_step(notes: Notes, start: int, setup: Setup) -> list[list[int]]:
-    """The rows that the ranks have got, step after step from `start` on, as far as all have got theirs.
+def samples_by_step(notes: Notes, start: int, setup: Setup) -> list[list[int]]:
+    """The samples that the ranks have got, step after step from `start` on, as far as all have got theirs.
 
     Fails unless ranks of the same data coordinate have got the same, as far as each has come.
     """
     data = LAYOUTS[setup.layout].get("data", 1)
-    accumulation = ROWS // data
+    accumulation = BATCH // data
     ranks: dict[int, list[list[int]]] = {}
     streams: dict[int, list[list[int]]] = {}
-    for note in notes.of("rows"):
-        coordinate, rows = note.values
+    for note in notes.of("samples"):
+        coordinate, samples = note.values
         stream = ranks.setdefault(note.rank, [])
-        stream.append(rows)
+        stream.append(samples)
         longest = streams.setdefault(coordinate, [])
         if len(stream) > len(longest):
-            longest.append(rows)
-        assert longest[len(stream) - 1] == rows, f"rank {note.rank} got {rows} instead of {longest[len(stream) - 1]}"
+            longest.append(samples)
+        due = longest[len(stream) - 1]
+        assert due == samples, f"rank {note.rank} got {samples} instead of {due}"
     steps = min((len(stream) for stream in streams.values()), default=0) // accumulation if len(streams) == data else 0
     own = (slice(step * accumulation, (step + 1) * accumulation) for step in range(steps))
     return [sorted(itertools.chain.from_iterable(r for s in streams.values() for r in s[where])) for where in own]

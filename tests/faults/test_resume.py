@@ -8,7 +8,7 @@ from glm_scale.checkpoint.layout import find_checkpoint
 from glm_scale.mixers.registry import MIXERS
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.faults.rank import Faults
-from tests.faults.runs import ROWS, STEPS, Setup
+from tests.faults.runs import BATCH, STEPS, Setup
 
 FAMILIES = (
     "attention",
@@ -53,7 +53,7 @@ def test_every_mixer_goes_on_bit_for_bit_in_every_layout(runs, mixer, layout, pr
 
 
 def check(runs, setup):
-    """Gradients are accumulated: a step has more rows than ranks, one in each micro-batch."""
+    """Gradients are accumulated: a step has more sequences than ranks, one in each micro-batch."""
     reference = runs.new(every=STEPS)
     with reference.start(setup) as attempt:
         attempt.finish()
@@ -62,7 +62,7 @@ def check(runs, setup):
         with tiny.start(setup, Faults(stop=stop)) as attempt:
             attempt.finish({REQUEUE_EXIT_CODE} if stop else {0})
     assert len(tiny.losses()) == STEPS
-    assert setup.processes < ROWS
+    assert setup.processes < BATCH
     assert tiny.losses() == reference.losses()
     assert tiny.losses("validation") == reference.losses("validation")
     assert tiny.weights() == reference.weights()

@@ -1,4 +1,4 @@
-"""Every step of a run in another layout than the one before: the losses and the rows of one process."""
+"""Every step of a run in another layout than the one before: the losses and the samples of one process."""
 
 from itertools import pairwise, product
 
@@ -6,7 +6,7 @@ import pytest
 
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.faults.rank import Faults
-from tests.faults.runs import LAYOUTS, SETUPS, STEPS, Setup, rows_by_step
+from tests.faults.runs import LAYOUTS, SETUPS, STEPS, Setup, samples_by_step
 from tests.tiny_run import SAME_LOSSES
 
 
@@ -58,8 +58,8 @@ def check(runs, setups):
         with tiny.start(setup, Faults(stop=None if last else step)) as attempt:
             attempt.finish({0 if last else REQUEUE_EXIT_CODE})
         assert set(attempt.notes.firsts("training begins")) == {step - 1}, (step, attempt.output())
-        due = alone.rows[step - 1 :] if last else [alone.rows[step - 1]]
-        assert rows_by_step(attempt.notes, step - 1, setup) == due, (step, setup)
+        due = alone.samples[step - 1 :] if last else [alone.samples[step - 1]]
+        assert samples_by_step(attempt.notes, step - 1, setup) == due, (step, setup)
     wrong = [
         f"step {step}: {found} instead of {due} ({' → '.join(map(str, setups[max(0, step - 2) : step]))})"
         for step, (found, due) in enumerate(zip(tiny.losses(), alone.losses, strict=True), 1)

@@ -8,7 +8,7 @@ What is guaranteed, and checked after every kill and at the end:
   what is lost is one interval at most, the one that was being saved, and the steps made since that save was begun.
 * If the newest checkpoint is damaged it is named and set aside, and the one before is taken, as long as there is one.
 * Nothing valid is deleted or renamed but by retention, and no damaged file is ever deleted.
-* Losses and rows are those of the run that nothing disturbed: in the same layout bit for bit, weights and moments as
+* Losses and samples are those of the run that nothing disturbed: in the same layout bit for bit, weights and moments as
   well; in another one losses up to rounding.
 """
 
@@ -29,7 +29,7 @@ from tests.faults.damage import DAMAGES
 from tests.faults.plan import Disk, Kill, Moment, Plan
 from tests.faults.rank import FULL, Faults
 from tests.faults.report import Report
-from tests.faults.runs import KEPT, STEPS, Attempt, Reference, Runs, rows_by_step
+from tests.faults.runs import KEPT, STEPS, Attempt, Reference, Runs, samples_by_step
 from tests.tiny_run import SAME_LOSSES
 
 _BY_THEMSELVES = 60.0
@@ -145,12 +145,12 @@ class _Trial:
     # What has to hold ------------------------------------------------------------------------------------------
 
     def _check_start(self, attempt: Attempt) -> None:
-        """It went on from the newest valid checkpoint, and its rows were those due."""
+        """It went on from the newest valid checkpoint, and its samples were those due."""
         notes = attempt.notes
         newest = max(self._valid, default=0)
         assert set(notes.firsts("training begins")) <= {newest}, (newest, attempt.output())
-        due = self._runs.reference(attempt.setup).rows[newest:]
-        got = rows_by_step(notes, newest, attempt.setup)
+        due = self._runs.reference(attempt.setup).samples[newest:]
+        got = samples_by_step(notes, newest, attempt.setup)
         assert got == due[: len(got)], (newest, got, due)
         if notes.of("training begins"):
             if newest:

@@ -244,13 +244,13 @@ def test_heads_that_do_not_divide_over_sequence_ranks_are_refused_unless_another
     mixer.require_sequence_strategy("a2a", 4)
     mixer.require_sequence_strategy("a2a", 4, tensor_ranks=2)
     mixer.require_sequence_strategy(None, 3)
-    message = r"'attention' cannot .*'a2a'.* 3 sequence ranks, .* 8 heads; .* is 2, and over 3 it can by 'ring'"
+    message = r"'attention' cannot .*'a2a'.* 3 sequence ranks .*, .* 8 heads; .* is 2, and over 3 it can by 'ring'"
     with pytest.raises(MixerError, match=message):
         mixer.require_sequence_strategy("a2a", 3)
     with pytest.raises(MixerError, match=r"its 2 heads of each tensor rank; .* is 2,"):
         mixer.require_sequence_strategy("a2a", 8, tensor_ranks=4)
     mixer.sequence_strategies = ("a2a",)
-    with pytest.raises(MixerError, match=r"3 sequence ranks, .* is 2$"):
+    with pytest.raises(MixerError, match=r"3 sequence ranks \(context parallelism\), .* is 2$"):
         mixer.require_sequence_strategy(None, 3)
 
 

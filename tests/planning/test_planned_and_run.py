@@ -18,11 +18,11 @@ RANKS = 4
 
 def run_config(
     mixers: list[str], model: dict[str, Any] | None = None, *, tensor: int = 1, sequence: int = 1,
-    strategy: str | None = None, shard_activations: bool = False, rows: int = 4, length: int = 24, **training: Any,
+    strategy: str | None = None, shard_activations: bool = False, batch: int = 4, length: int = 24, **training: Any,
 ) -> RunConfig:  # fmt: skip
-    """A small model on four ranks, two micro-batches a step, which are `rows` rows on all data ranks together."""
+    """A small model on four ranks, two micro-batches a step, which are `batch` sequences on all data ranks together."""
     sizes = {"layers": 2, "width": 16, "heads": 4, "vocab_size": 32, "mlp_width": 32, "mixers": mixers}
-    steps = {"tokens": 10**6, "batch_tokens": 2 * rows * length, "micro_batch": rows * tensor * sequence // RANKS}
+    steps = {"tokens": 10**6, "batch_tokens": 2 * batch * length, "micro_batch": batch * tensor * sequence // RANKS}
     return RunConfig.model_validate(
         {
             "name": "planned",
@@ -42,7 +42,7 @@ def run_config(
 CONV, TIED = {"conv_width": 3}, {"tie_embeddings": True}
 BF16, AGAIN, SPLIT = {"precision": "bf16"}, {"activation_checkpointing": True}, {"shard_activations": True}
 
-# Every two of mixer, layout, strategy, stage, precision, checkpointing, split rows, tied tables and convolution meet.
+# Every two of mixer, layout, strategy, stage, precision, checkpointing, split tokens, tied tables and convolution meet.
 CONFIGS = [
     run_config(["offsets:2^k", "ssm:4"], zero_stage=3, **AGAIN),
     run_config(["mamba2:4", "dense"], CONV | TIED, zero_stage=2, **BF16),

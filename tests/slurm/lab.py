@@ -20,7 +20,7 @@ from glm_scale.tracking import read_metrics
 from tests.slurm.cluster import Cluster
 from tests.tiny_run import LENGTH, tiny_config
 
-ROWS = 4
+BATCH = 4
 TOKEN = "a-token-that-nobody-may-see"
 _PATIENCE = 240.0
 
@@ -39,10 +39,10 @@ class Lab:
 
     def config(self, name: str, steps: int, **groups: Mapping[str, Any]) -> Path:
         """A configuration file of a tiny run that saves every 20 steps; `groups` replace values."""
-        content = tiny_config(self._data, Path(), tokens=steps * ROWS * LENGTH, micro_batch=1)
+        content = tiny_config(self._data, Path(), tokens=steps * BATCH * LENGTH, micro_batch=1)
         content |= {"name": name, "run_root": "runs", "tracking": {"enabled": False}}
         content["model"]["heads"] = 4
-        content["evaluation"] = {"every": None, "rows": 4}
+        content["evaluation"] = {"every": None, "sequences": 4}
         content["checkpoint"] = {"every": 20, "keep": 2}
         for group, values in groups.items():
             content[group] = {**content.get(group, {}), **values}

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from glm_data import DataConfig, PackedRows
+from glm_data import DataConfig, PackedSequences
 from glm_scale.cli.compare import compare as compare_command
 from glm_scale.cli.compare import show
 from glm_scale.errors import UserError
@@ -29,7 +29,7 @@ def run_with(folder: Path, name: str, *, data: dict[str, Any] | None = None, **s
     run = write_run(folder, name, summary.pop("mixer", "ssm"), steps=10, **summary)
     source = {"path": "corpus", "weight": 1.0}
     group = {"sources": [source], "sequence_length": run.read_summary().sequence_length, "seed": 0, **(data or {})}
-    config = {"name": name, "model": {"width": 64, "mixers": ["ssm"]}, "data": group, "evaluation": {"rows": None}}
+    config = {"name": name, "model": {"width": 64, "mixers": ["ssm"]}, "data": group, "evaluation": {"sequences": None}}
     run.config.write_text(yaml.safe_dump(config))
 
 
@@ -38,20 +38,20 @@ def remarks(folder: Path) -> list[str]:
 
 
 class TestFingerprints:
-    def rows(self, data: Path, length: int = 32, seed: int = 0, weights: tuple[float, ...] = (1.0,)) -> PackedRows:
+    def read(self, data: Path, length: int = 32, seed: int = 0, weights: tuple[float, ...] = (1.0,)) -> PackedSequences:
         sources = [{"path": data, "weight": weight} for weight in weights]
-        return PackedRows(DataConfig.model_validate({"sources": sources, "sequence_length": length, "seed": seed}))
+        return PackedSequences(DataConfig.model_validate({"sources": sources, "sequence_length": length, "seed": seed}))
 
     def test_that_of_the_documents_knows_neither_length_nor_order(self, data):
-        first = self.rows(data)
-        for other in (self.rows(data, length=64), self.rows(data, seed=1)):
+        first = self.read(data)
+        for other in (self.read(data, length=64), self.read(data, seed=1)):
             assert other.documents_fingerprint == first.documents_fingerprint
             assert other.fingerprint != first.fingerprint
 
     def test_that_of_the_documents_knows_how_often_they_are_there(self, data):
-        assert self.rows(data, weights=(1.0, 1.0)).documents_fingerprint != self.rows(data).documents_fingerprint
-        twice = self.rows(data, weights=(1.0, 2.0))
-        assert twice.documents_fingerprint == self.rows(data, weights=(1.0, 1.0)).documents_fingerprint
+        assert self.read(data, weights=(1.0, 1.0)).documents_fingerprint != self.read(data).documents_fingerprint
+        twice = self.read(data, weights=(1.0, 2.0))
+        assert twice.documents_fingerprint == self.read(data, weights=(1.0, 1.0)).documents_fingerprint
 
     def test_a_summary_of_an_earlier_version_is_still_one(self, tmp_path):
         run = write_run(tmp_path, "old", "ssm", steps=10)
@@ -99,18 +99,26 @@ class TestDifferences:
         run_with(tmp_path, "c", data_fingerprint="z")  # like a, but for the texts
         assert "training data differ: a, b | c" in remarks(tmp_path)
 
-    def test_an_early_run_and_a_later_one_of_the_same_rows_have_the_same_data(self, tmp_path):
+    def test_an_early_run_and_a_later_one_of_the_same_sequences_have_the_same_data(self, tmp_path):
         run_with(tmp_path, "a", data_fingerprint="x")
         run_with(tmp_path, "b", data_fingerprint="x", documents_fingerprint="d")
         run_with(tmp_path, "c", data_fingerprint="y", documents_fingerprint="d", sequence_length=1024)
         assert remarks(tmp_path) == ["sequence lengths differ: 512: a, b | 1024: c"]
 
-    def test_losses_on_other_validation_rows_are_told(self, tmp_path):
+    def test_losses_on_other_validation_sequences_are_told(self, tmp_path):
         run_with(tmp_path, "a")
         run_with(tmp_path, "b")
         config = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())
-        (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config | {"evaluation": {"rows": 64}}))
-        assert remarks(tmp_path) == ["validation rows differ (evaluation.rows): null: a | 64: b"]
+        (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config | {"evaluation": {"sequences": 64}}))
+        assert remarks(tmp_path) == ["validation sequences differ (evaluation.sequences): null: a | 64: b"]
+
+    @pytest.mark.parametrize("number", [None, 64])
+    def test_runs_of_earlier_versions_have_the_same_validation_sequences_under_another_name(self, tmp_path, number):
+        for name, key in (("a", "rows"), ("b", "sequences")):
+            run_with(tmp_path, name)
+            path = tmp_path / name / "config.yaml"
+            path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"evaluation": {key: number}}))
+        assert remarks(tmp_path) == []
 
 
 @pytest.fixture
@@ -171,6 +179,7 @@ class TestSelection:
             (["model.width=64", "status=finished"], ["good", "fair", "poor"]),
             (["data.sources[0].path=corpus", "run=fair"], ["fair"]),
             (["model.mixers=[ssm]", "run=poor"], ["poor"]),
+            (["evaluation.sequences!=64", "run=poor"], ["poor"]),
             (["evaluation.rows!=64", "run=poor"], ["poor"]),
         ],
     )

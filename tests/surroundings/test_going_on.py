@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glm_data import PackedRows
+from glm_data import PackedSequences
 from glm_launch.checks import check_run
 from glm_launch.records import LaunchFolder
 from glm_scale.config import RunConfig, resolved_yaml
@@ -44,8 +44,8 @@ class Place:
         config = RunConfig.model_validate(self.tree)
         write_run(self.run.path.parent, self.run.name, "ssm", steps=20)
         self.run.config.write_text(resolved_yaml(config))
-        rows = PackedRows(config.data)
-        self.run.update_summary(data_fingerprint=rows.fingerprint, tokenizer_fingerprint=rows.tokenizer_fingerprint)
+        read = PackedSequences(config.data)
+        self.run.update_summary(data_fingerprint=read.fingerprint, tokenizer_fingerprint=read.tokenizer_fingerprint)
         self.run.write_version()
         for step in (4, 6):
             self.run.checkpoint(step).mkdir()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from glm_data import BuildConfig, DataConfig, PackedRows, build
+from glm_data import BuildConfig, DataConfig, PackedSequences, build
 from tests.commands import Commands
 from tests.data.corpora import build_corpus, documents
 from tests.earlier.curves import losses_of
@@ -50,13 +50,13 @@ def test_a_run_without_a_validation_split_trains_and_says_so(
     refused = command("evaluate", run)
     assert refused.code == 2, refused.output
     assert "no validation split to evaluate on. Take --split train" in refused.stderr
-    assert command("evaluate", run, "--split", "train", "--rows", 2).code == 0
+    assert command("evaluate", run, "--split", "train", "--sequences", 2).code == 0
 
 
 def test_a_small_validation_split_is_remarked_at_build_and_at_the_start(
     command: Commands, tmp_path: Path, data: Path
 ) -> None:
-    rows = PackedRows(DataConfig(sources=[{"path": data}], sequence_length=LENGTH), "validation")  # type: ignore[list-item]
+    sequences = PackedSequences(DataConfig(sources=[{"path": data}], sequence_length=LENGTH), "validation")  # type: ignore[list-item]
     source = tmp_path / "corpus.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents(30, longest=60)))
     shown = command("data", "build", "-i", source, "-o", tmp_path / "set", "--vocab-size", 300)
@@ -66,11 +66,11 @@ def test_a_small_validation_split_is_remarked_at_build_and_at_the_start(
     for text in (shown.stdout, command("data", "show", tmp_path / "set").stdout):
         assert f"{small}, {entry['text_bytes']:,} bytes of text. Its loss will be noisy" in text, shown.output
         assert "--validation-fraction" in text
-    # More rows to evaluate on than there are.
-    config = tiny_config(data, tmp_path) | {"evaluation": {"every": None, "rows": 10**6}}
+    # More sequences to evaluate on than there are.
+    config = tiny_config(data, tmp_path) | {"evaluation": {"every": None, "sequences": 10**6}}
     trained = command("train", write_config(tmp_path / "config.yaml", config))
     assert trained.code == 0, trained.output
-    assert f"in {len(rows)} rows" in trained.stdout, trained.output
+    assert f"in {len(sequences)} sequences" in trained.stdout, trained.output
     assert "Its loss will be noisy" in (tmp_path / "runs" / "tiny" / "train.log").read_text()
     assert "validation loss" in trained.stdout
 
@@ -79,16 +79,16 @@ def test_a_small_validation_split_is_remarked_at_build_and_at_the_start(
 def test_what_is_said_of_a_validation_split(tmp_path: Path, remarks: str) -> None:
     count, fraction = {"none": (1, None), "small": (30, 0.1), "enough": (400, 0.5)}[remarks]
     index = build_corpus(tmp_path, documents(count, longest=900), validation_fraction=fraction)
-    rows = PackedRows(DataConfig(sources=[{"path": tmp_path / "set"}], sequence_length=32), "validation")  # type: ignore[list-item]
+    sequences = PackedSequences(DataConfig(sources=[{"path": tmp_path / "set"}], sequence_length=32), "validation")  # type: ignore[list-item]
     said = {"none": "no validation split", "small": "noisy", "enough": ""}[remarks]
-    assert said in rows.remark
-    assert bool(rows.remark) == bool(said)
+    assert said in sequences.remark
+    assert bool(sequences.remark) == bool(said)
     assert (index.splits["validation"].tokens > 20_000) == (remarks == "enough")
 
 
 def test_one_of_several_sources_may_have_no_validation_split(data: Path, nothing_held_out: Path) -> None:
     alone, both = (
-        PackedRows(DataConfig(sources=[{"path": path} for path in paths], sequence_length=LENGTH), "validation")  # type: ignore[misc]
+        PackedSequences(DataConfig(sources=[{"path": path} for path in paths], sequence_length=LENGTH), "validation")  # type: ignore[misc]
         for paths in ([data], [nothing_held_out, data])
     )
     assert len(both) == len(alone) > 0
@@ -97,12 +97,12 @@ def test_one_of_several_sources_may_have_no_validation_split(data: Path, nothing
     ]
 
 
-def test_a_split_shorter_than_a_row_makes_one(tmp_path: Path) -> None:
+def test_a_split_shorter_than_a_sequence_makes_one(tmp_path: Path) -> None:
     build_corpus(tmp_path, ["one", "two"], vocabulary_size=300)
     config = DataConfig(sources=[{"path": tmp_path / "set"}], sequence_length=512)  # type: ignore[list-item]
-    rows = PackedRows(config, "validation")
-    assert len(rows) == 1
-    assert "in 1 rows" in rows.remark
+    sequences = PackedSequences(config, "validation")
+    assert len(sequences) == 1
+    assert "in 1 sequence," in sequences.remark
 
 
 def test_evaluation_on_foreign_data_says_how_to_build_them(command: Commands, tmp_path: Path, data: Path) -> None:

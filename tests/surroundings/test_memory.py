@@ -87,9 +87,9 @@ def test_what_comes_close_is_warned_of_and_what_fits_is_not():
 
 
 def test_the_look_without_measuring_never_says_yes_where_measuring_says_no():
-    for name, rows in (("quickstart", 1), ("160m", 8)):
+    for name, count in (("quickstart", 1), ("160m", 8)):
         for mixer in ("lattice:2^k", "ssm", "mamba2", "local:128 > lattice:2^k"):
-            config = shipped(name, f"model.mixers=[{mixer}]", f"training.micro_batch={rows}")
+            config = shipped(name, f"model.mixers=[{mixer}]", f"training.micro_batch={count}")
             assert ample(config) > need_of(config, Layout.of(1), "cpu").of_rank
 
 
@@ -297,7 +297,7 @@ def test_a_run_on_a_cpu_takes_what_was_predicted(command, data, tmp_path):
         """Bytes at the peak, and those that were predicted."""
         overrides = (
             *overrides, f"data.sources=[{{path: {data}}}]", f"run_root={tmp_path}", "tracking.enabled=false",
-            f"name={name}", "training.schedule.warmup_tokens=0", "training.device=cpu", "evaluation.rows=1",
+            f"name={name}", "training.schedule.warmup_tokens=0", "training.device=cpu", "evaluation.sequences=1",
         )  # fmt: skip
         config = shipped("quickstart", *overrides)
         need, most = need_of(config, layout_of(config, 1), "cpu"), 0

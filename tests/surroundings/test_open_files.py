@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm_data import DataConfig, DataError, PackedRows, batches
+from glm_data import DataConfig, DataError, PackedSequences, batches
 from glm_data.errors import LimitError
 from glm_data.open_files import OpenFiles
 from tests.commands import Commands
@@ -38,7 +38,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-def test_rows_read_from_many_shards_keep_few_files_open(sources: list[dict]) -> None:
+def test_sequences_read_from_many_shards_keep_few_files_open(sources: list[dict]) -> None:
     config = DataConfig(sources=sources, sequence_length=LENGTH, workers=0)  # type: ignore[arg-type]
     before = open_files()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -47,21 +47,21 @@ def test_rows_read_from_many_shards_keep_few_files_open(sources: list[dict]) -> 
     assert limit < before + len(sources)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        rows = PackedRows(config)
-        tight = [rows[sample].tokens for sample in range(200)]
+        sequences = PackedSequences(config)
+        tight = [sequences[sample].tokens for sample in range(200)]
         assert open_files() <= limit
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    rows.close()
+    sequences.close()
     assert open_files() == before
-    assert all(np.array_equal(rows[sample].tokens, tokens) for sample, tokens in enumerate(tight))
+    assert all(np.array_equal(sequences[sample].tokens, tokens) for sample, tokens in enumerate(tight))
 
 
 @pytest.mark.parametrize("on_bad_sample", ["stop", "skip"])
 def test_the_limit_is_named_and_never_taken_for_damage(sources: list[dict], on_bad_sample: str) -> None:
     config = DataConfig(sources=sources[:1], sequence_length=LENGTH, workers=0, on_bad_sample=on_bad_sample)  # type: ignore[arg-type]
-    rows = PackedRows(config)
-    rows.close()
+    sequences = PackedSequences(config)
+    sequences.close()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers: list[int] = []
     # What earlier tests have left behind ends now: pytest opens files to tell of it.
@@ -74,17 +74,17 @@ def test_the_limit_is_named_and_never_taken_for_damage(sources: list[dict], on_b
             while True:
                 fillers.append(os.dup(0))
         with pytest.raises(LimitError, match=rf"Too many open files.*{limit} files.*ulimit -n"):
-            next(batches(rows, 0, 2))
+            next(batches(sequences, 0, 2))
         with pytest.raises(LimitError, match=r"data\.workers.*ulimit -n"):
-            next(batches(rows, 0, 2, workers=1))
+            next(batches(sequences, 0, 2, workers=1))
         with pytest.raises(LimitError, match="ulimit -n"):
-            PackedRows(config)
+            PackedSequences(config)
     finally:
         gc.enable()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in fillers:
             os.close(descriptor)
-    assert next(batches(rows, 0, 2)).tokens.shape == (2, LENGTH)
+    assert next(batches(sequences, 0, 2)).tokens.shape == (2, LENGTH)
 
 
 def test_the_file_read_longest_ago_is_closed(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_a_table_that_changes_is_named(tmp_path: Path, sources: list[dict]) -> N
     import shutil
 
     copy = shutil.copytree(Path(sources[0]["path"]), tmp_path / "copy")
-    rows = PackedRows(DataConfig(sources=[{"path": copy}], sequence_length=LENGTH, workers=0))  # type: ignore[list-item]
+    sequences = PackedSequences(DataConfig(sources=[{"path": copy}], sequence_length=LENGTH, workers=0))  # type: ignore[list-item]
     with (copy / "train.documents.npy").open("r+b") as file:
         file.truncate(200)
     with pytest.raises(DataError, match=r"train\.documents\.npy: ends too early"):
-        [rows[sample] for sample in range(10)]
+        [sequences[sample] for sample in range(10)]

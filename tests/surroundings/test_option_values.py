@@ -161,7 +161,8 @@ FLOATS = (
 )  # fmt: skip
 INTEGERS = (
     "training.seed", "data.seed", "training.tokens", "training.micro_batch", "model.width", "model.layers",
-    "model.vocab_size", "data.sequence_length", "data.workers", "evaluation.rows", "checkpoint.keep", "parallel.tensor",
+    "model.vocab_size", "data.sequence_length", "data.workers", "evaluation.sequences", "checkpoint.keep",
+    "parallel.tensor",
 )  # fmt: skip
 
 

@@ -21,9 +21,9 @@ pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("process_group")]
 
 LAYOUTS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
 CPU = torch.device("cpu")
-VOCABULARY, ROWS, LENGTH, ACCUMULATION = 40, 2, 8, 3
+VOCABULARY, SEQUENCES, LENGTH, ACCUMULATION = 40, 2, 8, 3
 RATE, CLIP = 0.01, 0.5
-OPERATIONS = 2 * (ROWS * LENGTH * ACCUMULATION + 2 * 16 + 40)
+OPERATIONS = 2 * (SEQUENCES * LENGTH * ACCUMULATION + 2 * 16 + 40)
 """Sums over tokens, of up to 16 products in two layers and of 40 in the loss, forward and backward."""
 LIMITS = Limits(loss=100.0, grad_norm=50.0)
 
@@ -64,9 +64,9 @@ def micro_batches(step: int) -> list[Batch]:
     draw = torch.Generator().manual_seed(step)
     made = []
     for index in range(ACCUMULATION):
-        tokens, labels = torch.randint(VOCABULARY, (2, ROWS, LENGTH), generator=draw)
+        tokens, labels = torch.randint(VOCABULARY, (2, SEQUENCES, LENGTH), generator=draw)
         labels[:, : 3 * index] = -100
-        made.append(Batch(tokens, labels, torch.zeros(ROWS, LENGTH, dtype=torch.int32)))
+        made.append(Batch(tokens, labels, torch.zeros(SEQUENCES, LENGTH, dtype=torch.int32)))
     return made
 
 
@@ -74,8 +74,8 @@ def make_engine(precision: str, stage: int, folder: Path, model: nn.Module | Non
     config = TrainingConfig.model_validate(
         {
             "tokens": 1000,
-            "batch_tokens": ROWS * LENGTH * ACCUMULATION,
-            "micro_batch": ROWS,
+            "batch_tokens": SEQUENCES * LENGTH * ACCUMULATION,
+            "micro_batch": SEQUENCES,
             "optimizer": {"clip": CLIP, "learning_rate": RATE},
             "precision": precision,
             "zero_stage": stage,
@@ -134,7 +134,7 @@ def tolerance(precision: str, steps: int) -> float:
     if precision == "fp32":
         return loss_curve(OPERATIONS, steps)
     # Of each token the outputs of four layers are rounded; between tokens errors average out.
-    return rounding(torch.bfloat16, 4) * (ROWS * LENGTH * ACCUMULATION) ** -0.5
+    return rounding(torch.bfloat16, 4) * (SEQUENCES * LENGTH * ACCUMULATION) ** -0.5
 
 
 def assert_follows(found: Sequence[StepResult], expected: Curve, bound: float) -> None:

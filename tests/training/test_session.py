@@ -163,7 +163,7 @@ def test_the_global_random_state_is_resumed(tree: Tree, monkeypatch: pytest.Monk
 def test_a_killed_process_goes_on_as_if_nothing_had_happened(tree: Tree, tmp_path: Path) -> None:
     tree["training"]["tokens"] = 120 * tree["training"]["batch_tokens"]
     tree["checkpoint"]["every"] = 7
-    tree["evaluation"] = {"every": 50, "rows": 4}
+    tree["evaluation"] = {"every": 50, "sequences": 4}
     tree["tracking"]["system_metrics"] = None
     path = write_config(tmp_path / "run.yaml", tree)
     command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(path)]
@@ -287,7 +287,7 @@ def test_a_larger_budget_and_another_layout_go_on(tree: Tree, capfd: pytest.Capt
         training__tokens=8 * 128,
         training__zero_stage=3,
         training__micro_batch=4,
-        evaluation__rows=2,
+        evaluation__sequences=2,
         checkpoint__keep=1,
     )
     assert train(longer).status == "finished"
@@ -316,7 +316,7 @@ def test_activation_checkpointing_changes_no_number(tree: Tree) -> None:
 
 
 def test_evaluating_a_checkpoint_gives_the_logged_validation_loss(tree: Tree) -> None:
-    train(config(tree, evaluation__rows=None))
+    train(config(tree, evaluation__sequences=None))
     run = run_of(tree)
     (final,) = [record for record in read_metrics(run.metrics, "validation") if record.values.get("final")]
     result = evaluate_model(load_model(run.path), None, "validation", None, None)

@@ -20,7 +20,7 @@ from glm_scale.training.loop import DivergenceError
 from tests.tiny_run import LENGTH, tiny_config
 from tests.training.test_session import CrashError, Tree, config, curve, run_of
 
-STEPS, ROWS, PASSES = 16, 4, 2
+STEPS, BATCH, PASSES = 16, 4, 2
 """Of the run, of a step, and forward passes of a step."""
 CHECKPOINT, DIVERGED = 8, 13
 """The steps that the run goes back to, and from, if steps 11 to 13 are spikes."""
@@ -28,11 +28,11 @@ CHECKPOINT, DIVERGED = 8, 13
 
 @pytest.fixture
 def tree(data: Path, tmp_path: Path) -> Tree:
-    tree = tiny_config(data, tmp_path, tokens=STEPS * ROWS * LENGTH)
+    tree = tiny_config(data, tmp_path, tokens=STEPS * BATCH * LENGTH)
     # The losses fall fast and there are few of them: only what is far out is to be a spike.
     tree["training"]["spikes"] = {"window": 8, "threshold": 50.0, "rollback_after": 3}
     tree["checkpoint"]["every"] = 4
-    tree["evaluation"] = {"every": 8, "rows": 2}
+    tree["evaluation"] = {"every": 8, "sequences": 2}
     return tree
 
 
@@ -60,7 +60,7 @@ def jumping(steps_of: Callable[..., Iterator[Sequence[Batch]]]) -> Callable[...,
 
     def jump(self: Any, start: int) -> Iterator[Sequence[Batch]]:
         yield from itertools.islice(steps_of(self, start), CHECKPOINT)
-        yield from steps_of(self, DIVERGED * ROWS)
+        yield from steps_of(self, DIVERGED * BATCH)
 
     return jump
 
@@ -76,7 +76,7 @@ def test_a_spike_is_skipped_and_its_samples_count_as_read(
     assert events(run) == ([(12, "spike")] if spike else [(3, "skipped_step"), (12, "skipped_step")])
     assert ("step 12 skipped as a spike: loss" in capfd.readouterr().out) == spike
     found = state(run)
-    assert found["counters"]["samples"] == STEPS * ROWS
+    assert found["counters"]["samples"] == STEPS * BATCH
     assert found["optimizer_steps"] == STEPS - found["counters"]["skipped"] == STEPS - len(events(run))
     assert found["spikes"]["skips"] == [12]
     assert len(found["spikes"]["losses"]) == 8
@@ -99,9 +99,9 @@ def test_a_divergence_goes_back_and_leaves_out_what_was_read_meanwhile(
     assert events(run) == [(CHECKPOINT, "rolled_back")]
     (event,) = read_metrics(run.metrics, "event")
     assert (event.values["from_step"], event.values["to_step"]) == (DIVERGED, CHECKPOINT)
-    assert (event.values["first_sample"], event.values["last_sample"]) == (CHECKPOINT * ROWS, DIVERGED * ROWS - 1)
+    assert (event.values["first_sample"], event.values["last_sample"]) == (CHECKPOINT * BATCH, DIVERGED * BATCH - 1)
     assert state(run)["counters"] == {
-        "step": STEPS, "tokens": STEPS * ROWS * LENGTH, "samples": (STEPS + DIVERGED - CHECKPOINT) * ROWS,
+        "step": STEPS, "tokens": STEPS * BATCH * LENGTH, "samples": (STEPS + DIVERGED - CHECKPOINT) * BATCH,
         "skipped": 0, "bad_streak": 0,
     }  # fmt: skip
     assert state(run)["optimizer_steps"] == STEPS
@@ -114,7 +114,7 @@ def test_a_run_killed_after_it_went_back_goes_on_as_if_nothing_had_happened(
     after = Counters.after
 
     def fatal(self: Counters, *arguments: Any, **named: Any) -> Counters:
-        if self.step == 10 and self.samples > DIVERGED * ROWS:
+        if self.step == 10 and self.samples > DIVERGED * BATCH:
             raise CrashError
         return after(self, *arguments, **named)
 
@@ -147,7 +147,7 @@ def test_a_run_that_does_not_get_further_ends(tree: Tree, monkeypatch: pytest.Mo
     assert run.read_summary().status == "failed"
     assert events(run) == [(8, "rolled_back")] * 3 + [(9, "spike"), (10, "spike"), (11, "spike"), (11, "diverged")]
     assert state(run, "step-00000008.4")["spikes"]["rollbacks"] == 3
-    assert run.read_summary().samples == (DIVERGED + 3 * 3) * ROWS
+    assert run.read_summary().samples == (DIVERGED + 3 * 3) * BATCH
     # A new start does not forget how often that was.
     with pytest.raises(DivergenceError):
         train(config(tree))
@@ -158,7 +158,7 @@ def test_losses_that_are_no_numbers_make_it_go_back_too(tree: Tree, monkeypatch:
     spoil(monkeypatch, {6, 7}, float("nan"))
     assert train(config(tree, training__bad_step_limit=2)).status == "finished"
     assert events(run_of(tree)) == [(4, "rolled_back")]
-    assert state(run_of(tree))["counters"]["samples"] == (STEPS + 3) * ROWS
+    assert state(run_of(tree))["counters"]["samples"] == (STEPS + 3) * BATCH
 
 
 def test_without_a_checkpoint_there_is_no_way_back(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_without_a_checkpoint_there_is_no_way_back(tree: Tree, monkeypatch: pyte
 
 
 def test_the_policy_may_be_taken_up_by_a_run_that_has_begun(tree: Tree) -> None:
-    train(config(tree, training__tokens=10 * ROWS * LENGTH, training__spikes=None))
+    train(config(tree, training__tokens=10 * BATCH * LENGTH, training__spikes=None))
     assert "spikes" not in state(run_of(tree), "step-00000010")
     train(config(tree))
     assert len(state(run_of(tree))["spikes"]["losses"]) == STEPS - 10

@@ -1,8 +1,9 @@
-"""Random access to packed rows: row i of a run is a pure function of (configuration, i).
+"""Random access to packed sequences: sequence i of a run is a pure function of (configuration, i).
 
 The order has no state to save but one number. Sample i belongs to a source by the weights, to an epoch of that source
-by its number of rows, and to a row of that epoch by a plan that follows from (seed, source, epoch) and the lengths of
-the documents; its tokens are read at recorded offsets. Any process on any number of ranks can compute any sample.
+by its number of sequences, and to a sequence of that epoch by a plan that follows from (seed, source, epoch) and the
+lengths of the documents; its tokens are read at recorded offsets. Any process on any number of ranks can compute any
+sample.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from glm_data.held_out import remark_on
 from glm_data.index import TOKENIZER_NAME, DatasetIndex, load_index
 from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
-from glm_data.packing import RowPlan, count_rows, plan_rows
+from glm_data.packing import SequencePlan, count_sequences, plan_sequences
 from glm_data.settings import OnResume, Settings
 from glm_data.shards import EMPTY_LENGTH, SplitReader
 from glm_data.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ class DataConfig(Settings):
 
     Attributes:
         sources: data sets made by `glm-scale data build`, with the same tokenizer.
-        sequence_length: tokens of a row.
+        sequence_length: tokens of a sequence.
         seed: of the training order.
         workers: processes that prepare batches ahead of time; 0 prepares them in the calling process.
         on_bad_sample: "stop" at a damaged sample, or "skip": it becomes padding without labels, so that the
@@ -57,13 +58,14 @@ class DataConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One packed row of T tokens.
+class PackedSequence:
+    """One packed sequence of T tokens.
 
     Attributes:
         tokens: int64 `[T]`; padding at the end holds the end token.
         labels: int64 `[T]`: the next token of the same document, −100 where there is none.
-        document_starts: int32 `[T]`: position in the row where each token's document (or piece, or padding) starts.
+        document_starts: int32 `[T]`: position in the sequence where each token's document (or piece, or padding)
+            starts.
         sample: global sample number.
         problems: one message for each piece that was skipped.
     """
@@ -76,11 +78,11 @@ class Row:
 
 
 class Location(NamedTuple):
-    """Where a sample comes from: the source, its epoch, and the row within the epoch."""
+    """Where a sample comes from: the source, its epoch, and the sequence within the epoch."""
 
     source: int
     epoch: int
-    row: int
+    sequence: int
 
 
 class _Source:
@@ -106,35 +108,37 @@ class _Source:
                 f"{path}: the {split} split holds no documents. Build the data set from two documents or more; one "
                 "long text can be cut with --document-separator."
             )
-        self._plans: OrderedDict[int, RowPlan] = OrderedDict()
-        self.row_count = count_rows(self.reader.lengths, config.sequence_length)
+        self._plans: OrderedDict[int, SequencePlan] = OrderedDict()
+        self.sequence_count = count_sequences(self.reader.lengths, config.sequence_length)
 
-    def plan(self, epoch: int) -> RowPlan:
+    def plan(self, epoch: int) -> SequencePlan:
         if epoch not in self._plans:
             seeds = (self._config.seed, self._number, epoch) if self._shuffled else None
-            self._plans[epoch] = plan_rows(self.reader.lengths, self._config.sequence_length, seeds)
+            self._plans[epoch] = plan_sequences(self.reader.lengths, self._config.sequence_length, seeds)
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(epoch)
         return self._plans[epoch]
 
 
-class PackedRows:
-    """The rows of a split: `rows[i]` is sample i, for training without end, for validation one pass in order.
+class PackedSequences:
+    """The sequences of a split: `sequences[i]` is sample i, for training without end, for validation one pass in order.
 
     Opening it reads the index and its tables, and of the shards nothing but their sizes. It can be pickled.
 
     Args:
-        config: sources, row length, seed.
+        config: sources, sequence length, seed.
         split: "train" (shuffled anew in each epoch of each source, sources mixed by weight) or "validation"
-            (each source's rows once, source after source, in the order of the documents; none if nothing was held out).
+            (each source's sequences once, source after source, in the order of the documents; none if nothing was held
+            out).
         tokenizer: fingerprint that the sources must have, such as the one that a run recorded.
 
     Attributes:
         vocabulary_size: number of token ids of the sources.
         tokenizer_fingerprint: SHA-256 of their tokenizer.
-        fingerprint: SHA-256 of everything that decides what `rows[i]` is.
-        documents_fingerprint: SHA-256 of the texts of the split alone: not of tokenizer, weights, order or row length.
+        fingerprint: SHA-256 of everything that decides what `sequences[i]` is.
+        documents_fingerprint: SHA-256 of the texts of the split alone: not of tokenizer, weights, order or sequence
+            length.
 
     Raises:
         DataError: a source is missing, unfinished or damaged, or the tokenizers differ.
@@ -151,7 +155,7 @@ class PackedRows:
         files = OpenFiles()
         self._sources = [_Source(config, number, split, files, verify) for number in range(len(config.sources))]
         self._interleave = Interleave([source.weight for source in config.sources])
-        self._first_rows = np.cumsum([0] + [source.row_count for source in self._sources])
+        self._first_sequences = np.cumsum([0] + [source.sequence_count for source in self._sources])
         index = self._sources[0].index
         self.vocabulary_size = index.vocabulary_size
         self.tokenizer_fingerprint = index.tokenizer_sha256
@@ -170,7 +174,7 @@ class PackedRows:
 
     @property
     def fingerprint(self) -> str:
-        """Two `PackedRows` of equal fingerprint give the same row for every sample."""
+        """Two `PackedSequences` of equal fingerprint give the same sequence of tokens for every sample."""
         identity = {
             "split": self.split,
             "sequence_length": self.config.sequence_length,
@@ -184,20 +188,22 @@ class PackedRows:
 
     @property
     def documents_fingerprint(self) -> str:
-        """Two `PackedRows` of equal fingerprint hold the same documents, however these are cut, mixed and ordered."""
+        """Two of equal fingerprint hold the same documents, however these are cut, mixed and ordered."""
         splits = ((source.index.documents_sha256, source.index.splits[self.split]) for source in self._sources)
         identity = sorted((documents, split.documents, split.text_bytes) for documents, split in splits)
         return hashlib.sha256(json.dumps([self.split, identity]).encode()).hexdigest()
 
     def __len__(self) -> int:
         if self.split == "train":
-            raise TypeError("training rows have no end; `rows_per_epoch` says how many make one epoch of each source")
-        return int(self._first_rows[-1])
+            raise TypeError(
+                "training sequences have no end; `sequences_per_epoch` says how many make one epoch of each source"
+            )
+        return int(self._first_sequences[-1])
 
     @property
-    def rows_per_epoch(self) -> list[int]:
-        """Rows of one pass over each source."""
-        return [source.row_count for source in self._sources]
+    def sequences_per_epoch(self) -> list[int]:
+        """Sequences of one pass over each source."""
+        return [source.sequence_count for source in self._sources]
 
     @property
     def remark(self) -> str:
@@ -208,7 +214,7 @@ class PackedRows:
     def packing_efficiency(self) -> float:
         """Share of the positions of one pass that hold tokens rather than padding."""
         tokens = sum(int(source.reader.lengths.sum(dtype=np.int64)) for source in self._sources)
-        return tokens / (sum(self.rows_per_epoch) * self.config.sequence_length)
+        return tokens / (sum(self.sequences_per_epoch) * self.config.sequence_length)
 
     def locate(self, sample: int) -> Location:
         """Where global sample number `sample` comes from, without reading it."""
@@ -216,19 +222,19 @@ class PackedRows:
             raise IndexError(f"sample {sample} is negative")
         if self.split == "train":
             source, number = self._interleave.locate(sample)
-            epoch, row = divmod(number, self._sources[source].row_count)
-            return Location(source, epoch, row)
+            epoch, sequence = divmod(number, self._sources[source].sequence_count)
+            return Location(source, epoch, sequence)
         if sample >= len(self):
-            raise IndexError(f"sample {sample} of {len(self)} validation rows")
-        source = int(np.searchsorted(self._first_rows, sample, side="right")) - 1
-        return Location(source, 0, sample - int(self._first_rows[source]))
+            raise IndexError(f"sample {sample} of {len(self)} validation sequences")
+        source = int(np.searchsorted(self._first_sequences, sample, side="right")) - 1
+        return Location(source, 0, sample - int(self._first_sequences[source]))
 
     def pieces(self, sample: int) -> list[tuple[int, int, int]]:
-        """The pieces of a sample's row: (document of the source's split, first token, tokens)."""
+        """The pieces of a sample's sequence: (document of the source's split, first token, tokens)."""
         location = self.locate(sample)
         source = self._sources[location.source]
         plan = source.plan(location.epoch)
-        span = slice(int(plan.bounds[location.row]), int(plan.bounds[location.row + 1]))
+        span = slice(int(plan.bounds[location.sequence]), int(plan.bounds[location.sequence + 1]))
         return [
             (
                 int(document),
@@ -238,20 +244,20 @@ class PackedRows:
             for document, start in zip(plan.documents[span], plan.starts[span], strict=True)
         ]
 
-    def __getitem__(self, sample: int) -> Row:
-        """Read a row.
+    def __getitem__(self, sample: int) -> PackedSequence:
+        """Read a sequence.
 
         Raises:
             DataError: a sample is damaged and the configuration says stop.
         """
         length = self.config.sequence_length
         reader = self._sources[self.locate(sample).source].reader
-        row = self.padding_row(sample)
+        sequence = self.padding_sequence(sample)
         problems: list[str] = []
         end = 0
         for document, start, count in self.pieces(sample):
             begin, end = end, end + count
-            row.document_starts[begin:end] = begin
+            sequence.document_starts[begin:end] = begin
             try:
                 tokens = reader.read(document, start, start + count + 1)
             except DataError as error:
@@ -259,15 +265,15 @@ class PackedRows:
                     raise
                 problems.append(str(error))
                 continue
-            row.tokens[begin:end] = tokens[:count]
-            row.labels[begin : begin + len(tokens) - 1] = tokens[1:]
-        row.document_starts[end:length] = end
-        return Row(row.tokens, row.labels, row.document_starts, sample, tuple(problems))
+            sequence.tokens[begin:end] = tokens[:count]
+            sequence.labels[begin : begin + len(tokens) - 1] = tokens[1:]
+        sequence.document_starts[end:length] = end
+        return PackedSequence(sequence.tokens, sequence.labels, sequence.document_starts, sample, tuple(problems))
 
-    def padding_row(self, sample: int = -1) -> Row:
-        """A row of padding: one document of end tokens, no labels."""
+    def padding_sequence(self, sample: int = -1) -> PackedSequence:
+        """A sequence of padding: one document of end tokens, no labels."""
         length = self.config.sequence_length
-        return Row(
+        return PackedSequence(
             np.full(length, self._padding, dtype=np.int64),
             np.full(length, NO_LABEL, dtype=np.int64),
             np.zeros(length, dtype=np.int32),
