@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import pytest
 from glm_data import Batch
 from glm_scale.checkpoint import Counters
 from glm_scale.model import LanguageModel
-from glm_scale.run import train as session
 from glm_scale.run.train import train
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
 from glm_scale.training.loop import DivergenceError
+from glm_scale.training.steps import StepData
 from tests.tiny_run import LENGTH, tiny_config
 from tests.training.test_session import CrashError, Tree, config, curve, run_of
 
@@ -55,12 +55,14 @@ def state(run: RunDirectory, name: str = f"step-{STEPS:08d}") -> dict[str, Any]:
     return dict(json.loads((run.checkpoints / name / "manifest.json").read_text())["state"])
 
 
-def jumping(steps_of: Callable[..., Iterator[Sequence[Batch]]]) -> Callable[..., Iterator[Sequence[Batch]]]:
+def jumping(next_step: Callable[[StepData], Sequence[Batch]]) -> Callable[[StepData], Sequence[Batch]]:
     """The data without what is read between the checkpoint and the divergence."""
+    steps = itertools.count()
 
-    def jump(self: Any, start: int) -> Iterator[Sequence[Batch]]:
-        yield from itertools.islice(steps_of(self, start), CHECKPOINT)
-        yield from steps_of(self, DIVERGED * BATCH)
+    def jump(self: StepData) -> Sequence[Batch]:
+        if next(steps) == CHECKPOINT:
+            self.start(DIVERGED * BATCH)
+        return next_step(self)
 
     return jump
 
@@ -92,7 +94,7 @@ def test_a_divergence_goes_back_and_leaves_out_what_was_read_meanwhile(
         spoil(patch, range(11, DIVERGED + 1))
         assert train(config(tree, **layout)).status == "finished"
     with monkeypatch.context() as patch:
-        patch.setattr(session._Session, "_steps", jumping(session._Session._steps))
+        patch.setattr(StepData, "next", jumping(StepData.next))
         train(config(tree, name="told", training__spikes=None, **layout))
     run = run_of(tree)
     assert curve(run) == curve(run_of(tree, "told"))
@@ -169,6 +171,6 @@ def test_without_a_checkpoint_there_is_no_way_back(tree: Tree, monkeypatch: pyte
 
 def test_the_policy_may_be_taken_up_by_a_run_that_has_begun(tree: Tree) -> None:
     train(config(tree, training__tokens=10 * BATCH * LENGTH, training__spikes=None))
-    assert "spikes" not in state(run_of(tree), "step-00000010")
+    assert state(run_of(tree), "step-00000010")["spikes"] is None
     train(config(tree))
     assert len(state(run_of(tree))["spikes"]["losses"]) == STEPS - 10
