@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glm_kernels import Packing
 from glm_scale.layers.rotary import Rotary, Rotation
 from glm_scale.parallel.axis import SequenceAxis
 from glm_scale.parallel.sequence.exchange import gathered_tokens
@@ -17,7 +18,8 @@ class Sequence:
     """What every layer needs to know about a batch of sequences besides their contents; made once per batch.
 
     `document_starts`: int32 `[B, T]`, where in its sequence each token's document starts; None if every sequence is one
-    document. `positions`: int64 `[B or 1, T]` within the document. `rotation`: the rotary angles of `positions`.
+    document. `packing`: the same documents for attention on a GPU, if the host knows them. `positions`: int64
+    `[B or 1, T]` within the document. `rotation`: the rotary angles of `positions`.
 
     With an `axis` the T tokens are those of one of its ranks. Then starts and positions are still those of whole
     sequences, whose document starts are `all_document_starts`.
@@ -28,6 +30,7 @@ class Sequence:
     rotation: Rotation
     axis: SequenceAxis | None = None
     all_document_starts: Tensor | None = None
+    packing: Packing | None = None
 
     @classmethod
     def of(
@@ -37,6 +40,7 @@ class Sequence:
         device: torch.device,
         document_starts: Tensor | None = None,
         axis: SequenceAxis | None = None,
+        packing: Packing | None = None,
     ) -> Sequence:
         """Sequences of `length` tokens, packed as `document_starts` says."""
         positions = torch.arange(length, device=device)[None]
@@ -46,4 +50,4 @@ class Sequence:
             everywhere = None if document_starts is None else gathered_tokens(document_starts, axis.ranks)
         if document_starts is not None:
             positions = positions - document_starts
-        return cls(document_starts, positions, rotary(positions), axis, everywhere)
+        return cls(document_starts, positions, rotary(positions), axis, everywhere, packing)

@@ -7,6 +7,8 @@ idea of Liger Kernel's fused linear cross entropy (Hsu et al. 2024, arXiv 2410.1
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -21,7 +23,10 @@ IGNORED = -100
 """The label of a token that does not count."""
 
 CHUNK_LOGITS = 2**24
-"""fp32 logits that exist at once: 64 MiB."""
+"""Logits that exist at once on a CPU: 64 MiB in fp32."""
+
+CHUNK_LOGITS_ON_GPU = 2**27
+"""On a GPU, 256 MiB in bf16: every chunk reads and writes the gradient of the whole weight."""
 
 
 class LanguageModelHead(Projection):
@@ -52,7 +57,7 @@ def summed_cross_entropy(
     in x and weight; the gradients are made in the forward pass and held until the backward pass. Over tensor ranks the
     weight is this rank's part of the vocabulary, the loss the whole one, and the gradient of x this rank's part of it.
     """
-    rows = chunk_rows or max(1, CHUNK_LOGITS // weight.shape[0])
+    rows = chunk_rows or max(1, (CHUNK_LOGITS_ON_GPU if x.is_cuda else CHUNK_LOGITS) // weight.shape[0])
     loss: Tensor = _SummedCrossEntropy.apply(x, weight, labels, rows, tensor)
     return loss
 
@@ -68,17 +73,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         for begin in range(0, x.shape[0], chunk_rows):
             rows, targets = x[begin : begin + chunk_rows], labels[begin : begin + chunk_rows]
-            counted = (targets != IGNORED)[:, None]
-            targets = targets.clamp(min=0)
             losses, grad = _cross_entropy(rows @ weight.T, targets, tensor)
-            loss += (losses * counted.squeeze(1)).sum()
-            if grad_x is None and grad_weight is None:
-                continue
-            grad = grad.mul_(counted).to(x.dtype)
+            loss += losses.sum()
             if grad_x is not None:
                 torch.mm(grad, weight, out=grad_x[begin : begin + chunk_rows])
             if grad_weight is not None:
-                grad_weight += grad.T @ rows
+                _add_product(grad_weight, grad.T, rows)
         ctx.save_for_backward(grad_x, grad_weight)
         ctx.weight_dtype = weight.dtype
         return loss
@@ -96,12 +96,38 @@ class _SummedCrossEntropy(torch.autograd.Function):
         )
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, tensor: TensorAxis | None) -> tuple[Tensor, Tensor]:
-    """−log softmax at the targets `[rows]`, and its gradient by the logits, in fp32."""
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b in fp32; a GPU rounds no product to the precision of a and b on the way."""
+    if total.is_cuda and a.dtype != total.dtype:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total += a @ b
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, tensor: TensorAxis | None) -> tuple[Tensor, Tensor]:
+    """−log softmax at the labels, fp32 `[rows]`, and its gradient by the logits in their dtype; 0 where IGNORED."""
+    counted, targets = labels != IGNORED, labels.clamp(min=0)
     if tensor is not None:
-        return split_cross_entropy(logits, targets, tensor)
+        losses, grad = split_cross_entropy(logits, targets, tensor)
+        return losses * counted, grad.mul_(counted[:, None]).to(logits.dtype)
+    if logits.is_cuda:
+        return _compiled(_in_one_pass)(logits, targets, counted)
     log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
     losses = -log_probabilities.gather(-1, targets[:, None]).squeeze(1)
     grad = log_probabilities.exp_()
     grad[torch.arange(len(targets), device=targets.device), targets] -= 1
-    return losses, grad
+    return losses * counted, grad.mul_(counted[:, None]).to(logits.dtype)
+
+
+@lru_cache(maxsize=1)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False)
+
+
+def _in_one_pass(logits: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for a compiler, which makes one kernel of it that writes nothing but the results."""
+    log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
+    losses = -log_probabilities.gather(-1, targets[:, None]).squeeze(1)
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    grad = log_probabilities.exp() - (columns == targets[:, None]).float()
+    return losses * counted, (grad * counted[:, None]).to(logits.dtype)

@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from glm_kernels import Packing
 from glm_scale.layers.embedding import token_embedding
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import projection_flops
@@ -52,14 +53,22 @@ class LanguageModel(nn.Module):
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
 
-    def forward(self, tokens: Tensor, document_starts: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        document_starts: Tensor | None = None,
+        labels: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Logits `[B, T, vocab]` of the next token at every position, or with labels their summed loss.
 
         `tokens`: int64 `[B, T]`. `document_starts`: int32 `[B, T]`, where in its sequence each token's document
         starts; None if every sequence is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then
-        the result is the sum, not the mean, of the token losses in nats, an fp32 scalar.
+        the result is the sum, not the mean, of the token losses in nats, an fp32 scalar. `packing`: of the same
+        documents; attention on a GPU is faster if it knows it.
         """
-        sequence = Sequence.of(tokens.shape[1], self.rotary, tokens.device, document_starts, self.sequence_axis)
+        length, axis = tokens.shape[1], self.sequence_axis
+        sequence = Sequence.of(length, self.rotary, tokens.device, document_starts, axis, packing)
         x = self.embedding(tokens)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:

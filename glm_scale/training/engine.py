@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from glm_kernels import Packing
 from glm_scale.parallel.mesh import Mesh
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
+from glm_scale.training.flat_norm import take_norm_of_flat_buffers
+from glm_scale.training.host import HostRead, on_device
 from glm_scale.training.optimizer import build_optimizer
 from glm_scale.training.profiling.trace import BACKWARD, FORWARD, OPTIMIZER
 from glm_scale.training.zero_state import LogicalState
@@ -88,13 +91,18 @@ class Engine:
             mpu=mesh.mpu() if mesh else None,
             dist_init_required=False,
         )
+        if tensor is None:  # tensor ranks have to leave out what another one counts
+            take_norm_of_flat_buffers(self.deepspeed.optimizer)
         self._replica_group = mesh.replica_group if mesh else None
         self._replicas = torch.distributed.get_world_size(self._replica_group)
         replica = torch.distributed.get_rank(self._replica_group)
         self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))
+        # Ranks that hold parts of sequences see no whole documents; on a CPU nothing asks for them.
+        self._knows_documents = device.type == "cuda" and (mesh is None or mesh.layout.sequence == 1)
         self._accumulation = accumulation
         self._limits: Limits | None = None
         self._refused: bool | None = None
+        self._norm_read: HostRead | None = None
         optimizer.refuses = self._norm_is_refused
 
     @property
@@ -106,9 +114,10 @@ class Engine:
         """Sum of the token losses of a batch in nats, fp32 scalar on the device."""
         with record_function(FORWARD):
             return self.deepspeed(
-                batch.tokens.to(self.device, non_blocking=True),
-                document_starts=batch.document_starts.to(self.device, non_blocking=True),
-                labels=batch.labels.to(self.device, non_blocking=True),
+                on_device(batch.tokens, self.device),
+                document_starts=on_device(batch.document_starts, self.device),
+                labels=on_device(batch.labels, self.device),
+                **({"packing": Packing.of(batch.document_starts, self.device)} if self._knows_documents else {}),
             )
 
     def step(
@@ -127,12 +136,11 @@ class Engine:
             raise ValueError(f"a step takes {self._accumulation} micro-batches, got {len(batches)}")
         clock = clock or Clock()
         self._set_learning_rate(learning_rate)
-        self._limits, self._refused = limits, None
+        self._limits, self._refused, self._norm_read = limits, None, None
         with clock.phase("forward_backward"):
-            valid = self.sum_over_replicas(sum((batch.labels >= 0).sum() for batch in batches))
-            # DeepSpeed averages gradients over replicas; the factor turns that average into the sum.
-            weight = self._replicas / max(int(valid), 1)
+            weight = self._weight(batches)
         total = torch.zeros((), device=self.device)
+        loss_read: HostRead | None = None
         for index, batch in enumerate(batches):
             with clock.phase("forward_backward"):
                 loss = self.forward(batch) * weight
@@ -141,22 +149,34 @@ class Engine:
                     loss = loss * self._poison(total)
                 with record_function(BACKWARD):
                     self.deepspeed.backward(loss, scale_wrt_gas=False)
+                if index == len(batches) - 1:
+                    loss_read = HostRead(self._mean(total))
             with clock.phase("optimizer"), record_function(OPTIMIZER):
                 self.deepspeed.step()
         with clock.phase("optimizer"):
-            return self._result(total)
+            assert loss_read is not None
+            return self._result(float(loss_read))
 
-    def _result(self, total: Tensor) -> StepResult:
-        loss, norm = self._mean(total), self.deepspeed.get_global_grad_norm()
+    def _weight(self, batches: Sequence[MicroBatch]) -> Tensor | float:
+        """What turns the sum of a micro-batch's losses into its part of the mean over the step."""
+        valid = self.sum_over_replicas(sum((batch.labels >= 0).sum() for batch in batches))
+        # DeepSpeed averages gradients over replicas; the factor turns that average into the sum.
+        if self._replicas == 1:
+            return 1 / max(int(valid), 1)
+        # On the device, so that the host does not wait for the other ranks.
+        return (self._replicas / valid.clamp(min=1).double()).float()
+
+    def _result(self, loss: float) -> StepResult:
+        norm = float(self._norm_read if self._norm_read is not None else self.deepspeed.get_global_grad_norm())
         if self.config.spikes is not None and torch.distributed.get_world_size() > 1:
             # Sums of another order could differ in the last bit, and so could what ranks conclude from them later.
-            numbers = torch.tensor([float(loss), float(norm)], dtype=torch.float64, device=self.device)
+            numbers = torch.tensor([loss, norm], dtype=torch.float64, device=self.device)
             torch.distributed.broadcast(numbers, src=0)
-            loss, norm = numbers
+            loss, norm = numbers.tolist()
         applied = bool(self.deepspeed.was_step_applied())
-        spike = "" if applied else self._spike(float(loss), float(norm))
+        spike = "" if applied else self._spike(loss, norm)
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-        return StepResult(float(loss), float(norm), applied, spike, peak)
+        return StepResult(loss, norm, applied, spike, peak)
 
     def _spike(self, loss: float, norm: float) -> str:
         """What was over which limit in a step that was refused; empty if it was refused for something else."""
@@ -184,6 +204,8 @@ class Engine:
 
     def _norm_is_refused(self) -> bool:
         """Whether the gradient norm of this step is over its limit: decided once a step, by all ranks together."""
+        if self._norm_read is None:
+            self._norm_read = HostRead(torch.as_tensor(self.deepspeed.optimizer._global_grad_norm))
         if self._limits is None:
             return False
         if self._refused is None:

@@ -34,7 +34,7 @@ def test_a_window_needs_a_row():
 
 
 def test_layers_that_share_document_starts_share_their_masks(monkeypatch):
-    module = importlib.import_module("glm_kernels.attention")
+    module = importlib.import_module("glm_kernels.attention.operator")
     monkeypatch.setattr(module, "_compiled", lambda function: function)
     starts = packed_starts(2, 40, 2)
 

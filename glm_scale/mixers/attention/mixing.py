@@ -62,7 +62,7 @@ class AttentionMixing(HeadMixing):
         q, k = self._queries_and_keys(x, sequence.rotation)
         starts, axis = sequence.all_document_starts, sequence.axis
         if axis is None:
-            return attention(q, k, v, window=self.window, document_starts=starts)
+            return attention(q, k, v, window=self.window, document_starts=starts, packing=sequence.packing)
         assert axis.strategy is not None
         return sharded_attention(q, k, v, axis.ranks, axis.strategy, window=self.window, document_starts=starts)
 

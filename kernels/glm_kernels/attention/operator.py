@@ -1,7 +1,8 @@
-"""Causal attention by well-kept library kernels: SDPA, and FlexAttention for windows and packed documents on GPU.
+"""Which kernel computes an attention: by the device, the precision and the window, never by a measurement.
 
-On CPU, where FlexAttention has no backward pass, a window becomes SDPA over pairs of blocks (memory O(T·w)) and packed
-documents one SDPA call each; under a compiler, which cannot know how many there are, one SDPA call with a mask.
+On GPUs cuDNN's, and FlexAttention for windows and for what cuDNN does not take. On CPU, where FlexAttention has no
+backward pass, a window becomes SDPA over pairs of blocks (memory O(T·w)) and packed documents one SDPA call each; under
+a compiler, which cannot know how many there are, one SDPA call with a mask.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from glm_kernels.attention.packed import Packing, packed_attention, why_not_packed
+
 
 def attention(
     q: Tensor,
@@ -25,12 +28,14 @@ def attention(
     *,
     window: int | None = None,
     document_starts: Tensor | None = None,
+    packing: Packing | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """Causal softmax attention within documents.
 
     q, k `[B, T, H, K]`; v `[B, T, H, V]`. window: a row attends to itself and the window − 1 rows before it, None for
-    all. document_starts: int `[B, T]`, the row at which each token's document starts. scale: K^-0.5 unless given.
+    all. document_starts: int `[B, T]`, the row at which each token's document starts. packing: the same documents; on
+    GPUs cuDNN takes it, and does not know them otherwise. scale: K^-0.5 unless given.
     Returns `[B, T, H, V]`. Raises ValueError for a window < 1.
     """
     if window is not None and window < 1:
@@ -42,6 +47,8 @@ def attention(
     # Elsewhere looking would make the host wait for the device in every layer.
     if document_starts is not None and on_cpu and not torch.compiler.is_compiling() and not bool(document_starts.any()):
         document_starts = None
+    if (document_starts is None or packing is not None) and why_not_packed(q, v, window) is None:
+        return packed_attention(q, k, v, packing if document_starts is not None else None, scale)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if window is None and document_starts is None:
         y = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
