@@ -50,14 +50,26 @@ def _by_component(work: Iterable[Work], count: int, step: float) -> list[str]:
 
 def _remarks(trace: Trace, count: int, step: float, busy: float) -> list[str]:
     where = "GPU" if trace.on_gpu else "CPU, operators of all threads"
-    remarks = [f"Busy ({where}): {1e3 * busy:.1f} ms a step, {busy / step:.1%}. "
-               f"Idle: {1e3 * max(step - busy, 0):.1f} ms, in which the host has not given it work."]  # fmt: skip
+    remarks = [
+        f"Busy ({where}): {1e3 * busy:.1f} ms a step, {busy / step:.1%}. Idle: {1e3 * max(step - busy, 0):.1f} ms, in "
+        f"which the host has not given it work, before {_waits(trace.work, count)}."
+    ]
     transfers = [piece for piece in trace.work if component(piece.name) == COMMUNICATION]
     if transfers:
         others = [piece for piece in trace.work if component(piece.name) != COMMUNICATION]
         exposed = (_covered(trace.work) - _covered(others)) / count
         remarks.append(f"Communication that nothing else hides: {1e3 * exposed:.1f} ms a step.")
     return remarks
+
+
+def _waits(work: Iterable[Work], count: int) -> str:
+    """Milliseconds a step in which nothing is at work, by the phase of what comes then."""
+    waits: dict[str, float] = dict.fromkeys(_PHASES, 0.0)
+    reached = float("inf")
+    for piece in work:
+        waits[piece.phase] += 1e3 * max(piece.start - reached, 0.0) / count
+        reached = piece.end if reached == float("inf") else max(reached, piece.end)
+    return ", ".join(f"{phase} {ms:.1f}" for phase, ms in waits.items() if ms >= 0.05)
 
 
 def _longest(work: Sequence[Work], count: int, step: float) -> list[str]:
