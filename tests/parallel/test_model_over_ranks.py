@@ -10,7 +10,7 @@ from glm_scale.model.config import ModelConfig
 from glm_scale.model.transformer import LanguageModel
 from glm_scale.parallel.axis import SequenceAxis
 from glm_scale.parallel.collectives.simulator import simulate
-from tests.parallel.test_sharded_recurrence import documents
+from tests.parallel.sequence.test_recurrence import documents
 from tests.parallel.training import norm_epsilon
 from tests.tolerances import assert_close, error, norm, rounding
 

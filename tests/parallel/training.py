@@ -25,7 +25,7 @@ from glm_scale.parallel.tensor.splitting import own_part, whole_shape
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
-from tests.parallel.test_sharded_recurrence import documents
+from tests.parallel.sequence.test_recurrence import documents
 from tests.tolerances import TOO_FAR, error, norm, rounding
 from tests.whole_state import whole_state
 

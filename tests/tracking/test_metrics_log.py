@@ -15,9 +15,9 @@ import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_training import train
 
 from glm_scale.tracking import MetricsLog, Record, read_metrics
+from tests.tracking.synthetic_training import train
 
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(2**63), 2**63) | st.booleans()
 

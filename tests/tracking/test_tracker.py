@@ -16,13 +16,13 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from synthetic_training import only_run, steps_of, train
 
 from glm_scale.errors import UserError
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig, read_metrics
 from glm_scale.tracking.state import TrackingState
 from glm_scale.tracking.sync import sync
 from glm_scale.tracking.system import SystemMonitor
+from tests.tracking.synthetic_training import only_run, steps_of, train
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
-from synthetic_training import train
+from tests.tracking.synthetic_training import train
 run = RunDirectory(sys.argv[1])
 lock, log = run.lock(), MetricsLog(run.metrics)
 Tracker(TrackingConfig(system_metrics=None), run, log).start()
@@ -174,7 +174,7 @@ time.sleep(60)
 
 def trainer_in(run) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", TRAINER, run.path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TRAINER, run.path, Path(__file__).parents[2]], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "trained\n"
