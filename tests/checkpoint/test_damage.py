@@ -25,12 +25,27 @@ def rewrite_manifest(path: Path) -> None:
     (path / MANIFEST).write_text(json.dumps(tree | {"state": {"counters": {"step": 3}}}))
 
 
+def shard_a_folder(path: Path) -> None:
+    (path / SHARD).unlink()
+    (path / SHARD).mkdir()
+
+
+def emptied(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def of_another_step(path: Path) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(path.with_name("step-00000001"), path)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda path: os.truncate(path / SHARD, 2999), f"{SHARD} has 2999 bytes instead of 3000"),
     "emptied": (lambda path: os.truncate(path / SHARD, 0), f"{SHARD} has 0 bytes"),
     "bit flipped": (lambda path: flip_bit(path / SHARD, 1234), f"content of {SHARD} has changed"),
     "missing": (lambda path: (path / SHARD).unlink(), f"{SHARD} is missing"),
-    "a folder": (lambda path: ((path / SHARD).unlink(), (path / SHARD).mkdir()), f"{SHARD} is no regular file"),
+    "a folder": (shard_a_folder, f"{SHARD} is no regular file"),
     "foreign": (lambda path: (path / "shard-00002.bin").write_bytes(b"x"), "shard-00002.bin does not belong to it"),
     "manifest truncated": (lambda path: os.truncate(path / MANIFEST, 100), MANIFEST),
     "manifest bit flipped": (lambda path: flip_bit(path / MANIFEST, 40), MANIFEST),
@@ -39,9 +54,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "marker missing": (lambda path: (path / MARKER).unlink(), f"marker {MARKER} is missing"),
     "marker emptied": (lambda path: os.truncate(path / MARKER, 0), MARKER),
     "marker bit flipped": (lambda path: flip_bit(path / MARKER, 3), MARKER),
-    "everything missing": (lambda path: (shutil.rmtree(path), path.mkdir()), "is missing"),
-    "of another step": (lambda path: (shutil.rmtree(path), shutil.copytree(path.with_name("step-00000001"), path)),
-                        "it is of step 1"),
+    "everything missing": (emptied, "is missing"),
+    "of another step": (of_another_step, "it is of step 1"),
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Which checkpoints stay."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def made_up(step: int, loss: float | None = None, number: int = 1) -> Checkpoint
     return Checkpoint(Path(f"step-{step}.{number}"), Manifest(step, state, {}, 0.0))
 
 
-def steps(reasons: dict[Path, list[str]]) -> set[int]:
+def steps(reasons: Iterable[Path]) -> set[int]:
     return {int(path.name.removeprefix("step-").split(".")[0]) for path in reasons}
 
 

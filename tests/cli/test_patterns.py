@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from glm_kernels.patterns import PatternError
 from glm_launch.cli.app import app
 from glm_scale.errors import UserError
 
 
-def run(*arguments: str):
+def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["patterns", *arguments], env={"COLUMNS": "100"})
 
 

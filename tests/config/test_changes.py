@@ -3,7 +3,7 @@ import pytest
 from glm_scale.config.changes import Change, changes, check_resumable, is_same_run
 from glm_scale.errors import UserError
 
-CONFIG = {
+CONFIG: dict[str, dict[str, object]] = {
     "model": {"width": 16, "mixers": ["ssm"]},
     "training": {"tokens": 1000, "micro_batch": 2, "seed": 0},
     "tracking": {"uri": "a"},

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,17 +17,17 @@ from glm_data import Batch, DataConfig, DataError, PackedRows, batches
 
 @pytest.fixture(scope="module")
 def rows(dataset: Path) -> PackedRows:
-    return PackedRows(DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0))  # type: ignore[list-item]
+    return PackedRows(DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0))
 
 
 @pytest.fixture(scope="module")
 def validation(dataset: Path) -> PackedRows:
-    config = DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0)  # type: ignore[list-item]
+    config = DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0)
     return PackedRows(config, "validation")
 
 
-def take(count: int, *arguments: object, **keywords: object) -> list[Batch]:
-    return list(itertools.islice(batches(*arguments, **keywords), count))  # type: ignore[arg-type]
+def take(count: int, *arguments: Any, **keywords: Any) -> list[Batch]:
+    return list(itertools.islice(batches(*arguments, **keywords), count))
 
 
 def same(first: Batch, second: Batch) -> bool:

@@ -3,6 +3,7 @@
 import pickle
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.data.corpora import build_corpus, documents
 
 def config(*paths: Path, **settings: object) -> DataConfig:
     sources = [{"path": path} for path in paths]
-    return DataConfig(**({"sources": sources, "sequence_length": 64, "workers": 0} | settings))  # type: ignore[arg-type]
+    return DataConfig(**({"sources": sources, "sequence_length": 64, "workers": 0} | settings))
 
 
 def equal(first: Row, second: Row) -> bool:
@@ -31,7 +32,7 @@ def other(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     return folder / "set"
 
 
-def split_tokens(dataset: Path, split: str) -> list[list[int]]:
+def split_tokens(dataset: Path, split: Literal["train", "validation"]) -> list[list[int]]:
     """The documents of a split, from the index on: not through rows."""
     from glm_data.shards import SplitReader
 
@@ -57,8 +58,10 @@ def test_an_epoch_holds_every_token_of_every_document_once(dataset: Path, length
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_labels_are_the_next_tokens_and_spell_the_whole_text(dataset: Path, split: str) -> None:
-    rows = PackedRows(config(dataset, sequence_length=32), split)  # type: ignore[arg-type]
+def test_labels_are_the_next_tokens_and_spell_the_whole_text(
+    dataset: Path, split: Literal["train", "validation"]
+) -> None:
+    rows = PackedRows(config(dataset, sequence_length=32), split)
     count = rows.rows_per_epoch[0]
     whole = split_tokens(dataset, split)
     seen: Counter[int] = Counter()

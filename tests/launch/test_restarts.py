@@ -43,10 +43,10 @@ def test_errors_that_a_restart_would_meet_again(error: Exception, kind: str) -> 
     assert kind_of_error(error) == kind
 
 
-def report(rank: int, status: str = "failed", kind: str = "unknown", reason: str = "", error: str = "Error: x"):
-    error = error if status == "failed" else ""
-    kind = kind if status == "failed" else ""
-    return RankReport(rank=rank, host="n1", time=float(rank), status=status, reason=reason, error=error, kind=kind)
+def report(rank: int, status: str = "failed", kind: str = "unknown", reason: str = "") -> RankReport:
+    failed = status == "failed"
+    told = {"error": "Error: x" if failed else "", "kind": kind if failed else "", "reason": reason}
+    return RankReport.model_validate({"rank": rank, "host": "n1", "time": float(rank), "status": status, **told})
 
 
 LOST = report(0, kind="consequence")
@@ -97,6 +97,11 @@ def attempts(*ends: tuple[EndKind, int] | None, cause: str = "x") -> list[Attemp
     return found
 
 
+def ended(kind: EndKind, step: int) -> list[tuple[EndKind, int]]:
+    """One attempt, to be multiplied."""
+    return [(kind, step)]
+
+
 TRANSIENT = Cause("transient", "y")
 
 
@@ -107,13 +112,13 @@ TRANSIENT = Cause("transient", "y")
         (Cause("cancelled", ""), [], "done", 0),
         (Cause("deterministic", ""), [], "give up", 0),
         (Cause("stopped", ""), attempts(("stopped", 10)), "restart", 0),
-        (Cause("stopped", ""), attempts(*[("stopped", 10)] * 5), "give up", 0),
-        (Cause("stopped", ""), attempts(*[("stopped", 9)] * 5), "restart", 0),
+        (Cause("stopped", ""), attempts(*5 * ended("stopped", 10)), "give up", 0),
+        (Cause("stopped", ""), attempts(*5 * ended("stopped", 9)), "restart", 0),
         (TRANSIENT, [], "restart", 30),
         (TRANSIENT, attempts(("transient", 10)), "restart", 60),
         (TRANSIENT, attempts(("transient", 10), ("transient", 10)), "restart", 120),
-        (TRANSIENT, attempts(*[("transient", 10)] * 3), "give up", 0),
-        (TRANSIENT, attempts(*[("transient", 9)] * 3), "restart", 30),
+        (TRANSIENT, attempts(*3 * ended("transient", 10)), "give up", 0),
+        (TRANSIENT, attempts(*3 * ended("transient", 9)), "restart", 30),
         (TRANSIENT, attempts(("transient", 10), None, ("transient", 10), None), "restart", 120),
         (TRANSIENT, attempts(("transient", 10), ("stopped", 10)), "restart", 30),
         (TRANSIENT, attempts(("transient", 10), cause="y"), "restart", 60),
@@ -128,7 +133,7 @@ def test_decisions(cause: Cause, before: list[Attempt], action: str, delay: floa
 
 
 def test_the_delay_is_bounded() -> None:
-    before = attempts(*[("transient", 10)] * 8)
+    before = attempts(*8 * ended("transient", 10))
     assert decide(TRANSIENT, 10, before, retries=20, retry_delay=30) == Decision("restart", 900)
 
 

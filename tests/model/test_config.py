@@ -1,5 +1,7 @@
 """ModelConfig: derived sizes, and refusals that name the value."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -20,8 +22,8 @@ def test_mixers_repeat_through_the_depth_in_canonical_spelling():
     assert config.mixers == ("lattice:2^k", "local:8 > dense")
     assert [mixer.name for mixer in config.layer_mixers()] == ["lattice:2^k", "local:8 > dense", "lattice:2^k"]
     assert config.mixer_name == "lattice:2^k+local:8 > dense"
-    names = [block.mixer.name for block in LanguageModel(config).blocks]
-    assert names == ["lattice:2^k", "local:8 > dense", "lattice:2^k"]
+    blocks: Any = LanguageModel(config).blocks
+    assert [block.mixer.name for block in blocks] == ["lattice:2^k", "local:8 > dense", "lattice:2^k"]
 
 
 def test_one_mixer_needs_no_list():

@@ -1,5 +1,7 @@
 """LanguageModel: decoding equals training, nothing leaks, checkpointing changes nothing, counts are honest."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -157,11 +159,11 @@ def test_initial_weights_have_the_documented_spread():
     width, layers = 160, 8
     model = LanguageModel(ModelConfig(vocab_size=500, layers=layers, width=width, heads=4, mixers=["attention"]))
     std = (2 / (5 * width)) ** 0.5
-    block = model.blocks[3]
+    block: Any = model.blocks[3]
     for weight in (model.embedding.weight, model.head.weight, block.mixer.v.weight, block.mlp.gate.weight):
-        assert weight.detach().std() == pytest.approx(std, rel=0.03)
+        assert float(weight.detach().std()) == pytest.approx(std, rel=0.03)
     for weight in (block.mixer.o.weight, block.mlp.down.weight):
-        assert weight.detach().std() == pytest.approx(std / (2 * layers) ** 0.5, rel=0.03)
+        assert float(weight.detach().std()) == pytest.approx(std / (2 * layers) ** 0.5, rel=0.03)
 
 
 def test_an_untrained_model_is_nearly_uniform():
@@ -179,7 +181,9 @@ def test_tied_embeddings_are_one_parameter():
     assert free.parameter_count() - tied.parameter_count() == 31 * 16
     assert free.parameter_count(embedding=False) == tied.parameter_count(embedding=False)
     tied(torch.tensor([[1, 2]]), labels=torch.tensor([[2, 3]])).backward()
-    assert tied.embedding.weight.grad[3].any()
+    gradient = tied.embedding.weight.grad
+    assert gradient is not None
+    assert gradient[3].any()
 
 
 def test_parameters_of_a_known_model_are_counted_by_hand():

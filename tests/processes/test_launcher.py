@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from glm_scale.processes import HANG_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]
+Start = Callable[[str, int], subprocess.Popen[str]]
 LAUNCHER = """
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ sys.exit(launch(command, int(sys.argv[2]), logs=Path("logs"), grace=1.0))
 
 
 @pytest.fixture
-def start(tmp_path: Path):
+def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a launcher of a program on a number of ranks, in the test's folder; whatever remains of it is killed."""
     started: list[subprocess.Popen[str]] = []
 
@@ -81,7 +82,7 @@ def pids(folder: Path, ranks: int) -> list[int]:
     return [int(file.read_text()) for file in files]
 
 
-def test_ranks_find_each_other_and_rank_0_has_the_terminal(start, tmp_path: Path) -> None:
+def test_ranks_find_each_other_and_rank_0_has_the_terminal(start: Start, tmp_path: Path) -> None:
     out, error, code = finish(start("adds", 2))
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert (out, code) == (f"sum 2, threads {threads}\n", 0)
@@ -90,7 +91,7 @@ def test_ranks_find_each_other_and_rank_0_has_the_terminal(start, tmp_path: Path
     assert not list((tmp_path / "logs").glob("*.stacks"))
 
 
-def test_traceback_of_the_rank_that_failed_is_shown_and_no_other(start, tmp_path: Path) -> None:
+def test_traceback_of_the_rank_that_failed_is_shown_and_no_other(start: Start, tmp_path: Path) -> None:
     _, error, code = finish(start("raises", 3))
     # torch sometimes aborts a process that ends without having taken leave of the others.
     title = {1: "failed with exit code 1", 128 + signal.SIGABRT: "was killed by SIGABRT"}[code]
@@ -100,33 +101,33 @@ def test_traceback_of_the_rank_that_failed_is_shown_and_no_other(start, tmp_path
     assert "Traceback" in (tmp_path / "logs/rank-0.log").read_text()
 
 
-def test_traceback_of_rank_0_is_shown_once(start) -> None:
+def test_traceback_of_rank_0_is_shown_once(start: Start) -> None:
     _, error, code = finish(start("first_raises", 2))
     assert error.startswith("error: rank 0 failed with exit code 1:\nTraceback")
     assert error.count("a mistake in rank 0") == 1 + error.count('raise ValueError("a mistake in rank 0")')
     assert error.count("Traceback") == code == 1
 
 
-def test_message_for_the_user_is_shown_with_its_exit_code(start) -> None:
+def test_message_for_the_user_is_shown_with_its_exit_code(start: Start) -> None:
     _, error, code = finish(start("refuses", 2))
     assert error.startswith("error: rank 1 failed with exit code 2:\nerror: vocab_size is too small\n")
     assert code == 2
 
 
-def test_killed_rank_is_the_cause_and_not_the_connections_to_it(start) -> None:
+def test_killed_rank_is_the_cause_and_not_the_connections_to_it(start: Start) -> None:
     _, error, code = finish(start("is_killed", 2))
     assert error.startswith("error: rank 1 was killed by SIGKILL")
     assert "Traceback" not in error
     assert code == 128 + signal.SIGKILL
 
 
-def test_ranks_that_ignore_sigterm_are_killed(start) -> None:
+def test_ranks_that_ignore_sigterm_are_killed(start: Start) -> None:
     _, error, code = finish(start("exits_and_others_ignore", 2))
     assert error.startswith("error: rank 1 failed with exit code 3\n")
     assert code == 3
 
 
-def test_rank_that_skips_a_collective_is_named_and_all_stacks_are_shown(start, tmp_path: Path) -> None:
+def test_rank_that_skips_a_collective_is_named_and_all_stacks_are_shown(start: Start, tmp_path: Path) -> None:
     _, error, code = finish(start("skips_collective", 4))
     assert "look at rank 2 first: rank 2 has started 2 collectives in group default_pg, the others 3" in error
     assert "ranks 0, 1, 3, last sign of life step 1:" in error
@@ -139,14 +140,14 @@ def test_rank_that_skips_a_collective_is_named_and_all_stacks_are_shown(start, t
     assert code == HANG_EXIT_CODE
 
 
-def test_rank_in_another_collective_is_named_by_its_place(start) -> None:
+def test_rank_in_another_collective_is_named_by_its_place(start: Start) -> None:
     _, error, code = finish(start("waits_elsewhere", 3))
     assert "look at rank 1 first: rank 1 stands at " in error
     assert "in waits_elsewhere, the others at " in error
     assert code == HANG_EXIT_CODE
 
 
-def test_rank_that_keeps_the_interpreter_is_named_with_its_stack(start) -> None:
+def test_rank_that_keeps_the_interpreter_is_named_with_its_stack(start: Start) -> None:
     _, error, code = finish(start("keeps_interpreter", 2))
     assert "look at rank 1 first: rank 1 does not let go of the Python interpreter and stands at " in error
     assert "rank 1, last sign of life unknown:" in error
@@ -156,7 +157,9 @@ def test_rank_that_keeps_the_interpreter_is_named_with_its_stack(start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_request_to_end_reaches_all_ranks_once_and_is_waited_for(start, tmp_path: Path, number) -> None:
+def test_a_request_to_end_reaches_all_ranks_once_and_is_waited_for(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
     launcher = start("waits_for_signals", 2)
     pids(tmp_path, 2)
     launcher.send_signal(number)
@@ -165,7 +168,7 @@ def test_a_request_to_end_reaches_all_ranks_once_and_is_waited_for(start, tmp_pa
     assert [(tmp_path / f"signals-{rank}").read_text() for rank in range(2)] == [f"{number.name}\n"] * 2
 
 
-def test_second_sigint_is_passed_on_too(start, tmp_path: Path) -> None:
+def test_second_sigint_is_passed_on_too(start: Start, tmp_path: Path) -> None:
     launcher = start("waits_for_signals", 2)
     pids(tmp_path, 2)
     for count in (1, 2):
@@ -175,7 +178,7 @@ def test_second_sigint_is_passed_on_too(start, tmp_path: Path) -> None:
     assert finish(launcher)[2] == 128 + signal.SIGINT
 
 
-def test_ranks_die_with_a_launcher_that_is_killed(start, tmp_path: Path) -> None:
+def test_ranks_die_with_a_launcher_that_is_killed(start: Start, tmp_path: Path) -> None:
     launcher = start("waits_for_signals", 2)
     ranks = pids(tmp_path, 2)
     assert all(map(is_alive, ranks))

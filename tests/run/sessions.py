@@ -9,6 +9,7 @@ import signal
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from torch import distributed as dist
 
@@ -46,11 +47,8 @@ def run_with_signal(config: dict[str, Any], rank: int, step: int) -> Outcome:
             os.kill(os.getpid(), signal.SIGTERM)
         return after_any_step(trainer)
 
-    Trainer.rolled_back_after_divergence = after_step  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(Trainer, "rolled_back_after_divergence", after_step):
         return run(config)
-    finally:
-        Trainer.rolled_back_after_divergence = after_any_step  # type: ignore[method-assign]
 
 
 def run_with_spikes(

@@ -1,6 +1,7 @@
 """Whole runs: what they leave behind, and which are refused."""
 
 import json
+import math
 from importlib.metadata import version
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_a_run_leaves_a_complete_directory(tree: Tree) -> None:
     assert yaml.safe_load(run.config.read_text())["training"]["optimizer"]["betas"] == [0.9, 0.95]
     assert (run.plots / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert run.read_version()["torch"] == version("torch")
-    losses = [record.values["loss"] for record in records if record.kind == "train"]
+    losses = [record.number("loss") or math.nan for record in records if record.kind == "train"]
     assert losses[-1] < losses[0] - 0.3
 
 
@@ -55,7 +56,8 @@ def test_a_run_that_is_to_be_new_leaves_an_earlier_one_whole(tree: Tree) -> None
 
 
 def test_divergence_ends_the_run_as_failed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, calls = LanguageModel.forward, []
+    forward = LanguageModel.forward
+    calls: list[None] = []
 
     def poisoned(self: LanguageModel, *arguments: Any, **keywords: Any) -> torch.Tensor:
         calls.append(None)
@@ -72,7 +74,8 @@ def test_divergence_ends_the_run_as_failed(tree: Tree, monkeypatch: pytest.Monke
 
 
 def test_a_lone_bad_step_is_skipped_and_counted(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, calls = LanguageModel.forward, []
+    forward = LanguageModel.forward
+    calls: list[None] = []
 
     def poisoned(self: LanguageModel, *arguments: Any, **keywords: Any) -> torch.Tensor:
         calls.append(None)

@@ -77,7 +77,7 @@ def test_runs_that_did_not_finish_are_marked_and_those_without_losses_come_last(
     assert comparison.runs[-1].name == "fresh"
     cells = {column.header: list(column.cells) for column in render_table(comparison).columns}
     assert cells["val. loss"][-1] == "–"
-    assert all(cell.startswith("~") for cell in cells["val. loss"][:-1])
+    assert all(str(cell).startswith("~") for cell in cells["val. loss"][:-1])
     remarks = "\n".join(comparison.remarks)
     assert "going is still running, at 600,000 tokens" in remarks
     assert "half failed at 500,000 tokens" in remarks
@@ -114,6 +114,8 @@ def test_scaling_curves_recover_planted_laws_and_join_what_is_too_short(tmp_path
 
     lattice, ssm = scaling_curves(compare(find_runs([tmp_path])))
     assert (lattice.mixer, ssm.mixer) == ("lattice:2^k", "ssm")
+    assert lattice.by_parameters is not None
+    assert lattice.by_flops is not None
     assert lattice.by_parameters.exponent == pytest.approx(0.3, rel=1e-4)
     assert lattice.by_parameters.irreducible == pytest.approx(1.7, rel=1e-4)
     assert lattice.by_flops.exponent == pytest.approx(0.3, rel=1e-4)  # equal tokens: FLOPs go with the parameters
@@ -130,7 +132,7 @@ def test_the_command_prints_the_table_and_writes_files_that_need_no_network(thre
     for mixer in ("attention", "lattice:2^k", "ssm"):
         assert f'"name":"{mixer}"' in page
     with Image.open(three_mixers / "comparison" / "comparison.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)} <= colours
     data = json.loads((three_mixers / "comparison" / "comparison.json").read_text())
     assert [run["validation_loss"] for run in data["runs"]] == pytest.approx([3.9, 4.0, 4.1])
@@ -205,6 +207,7 @@ def test_a_skipped_step_is_no_point_of_the_curve(tmp_path):
         log.append("train", step=21, tokens=1_000_001, flops=1e13, loss=math.nan, tokens_per_second=1.0)
     run = load_run(directory)
     assert len(run.train) == 20
+    assert run.train_loss is not None
     assert math.isfinite(run.train_loss)
 
 

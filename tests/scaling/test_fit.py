@@ -69,4 +69,6 @@ def test_what_is_no_power_law_is_not_fitted(x, loss):
 def test_the_fit_does_not_depend_on_the_order_of_the_points():
     x = np.geomspace(1e6, 1e9, 5)
     loss = 1.8 + 90 * x**-0.25
-    assert fit_power_law(x[::-1], loss[::-1]).exponent == pytest.approx(fit_power_law(x, loss).exponent, rel=1e-6)
+    fits = fit_power_law(x, loss), fit_power_law(x[::-1], loss[::-1])
+    forward, backward = (fit.exponent for fit in fits if fit is not None)
+    assert backward == pytest.approx(forward, rel=1e-6)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -20,13 +21,20 @@ from tests.tracking.synthetic_training import only_run, steps_of, train
 
 
 @pytest.fixture
-def uri(empty_store, tmp_path, monkeypatch) -> str:
+def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of a sqlite store
     return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
 
 
 def state_for(uri: str) -> TrackingState:
     return TrackingState(requested_uri=uri, uri=uri, experiment="glm-scale")
+
+
+def state_of(run: RunDirectory) -> TrackingState:
+    """What it was left with."""
+    state = TrackingState.read(run)
+    assert state is not None
+    return state
 
 
 def test_a_finished_run_is_copied_whole(make_run, uri):
@@ -61,7 +69,7 @@ def test_a_finished_run_is_copied_whole(make_run, uri):
     assert not {name for name in copy.data.metrics if "final" in name or "event" in name}
     files = {item.path for item in client.list_artifacts(copy.info.run_id)}
     assert files == {"config.yaml", "version.json", "summary.json", "plots"}
-    assert TrackingState.read(run).complete
+    assert state_of(run).complete
 
 
 def test_copying_twice_changes_nothing(make_run, uri):
@@ -109,7 +117,7 @@ def test_a_resumed_run_continues_its_mlflow_run_and_keeps_what_was_changed(make_
     train(log, 11, 30)
     run.config.write_text(run.config.read_text().replace("tokens: 1000", "tokens: 2000"))
     run.update_summary(status="finished", ended=time.time())
-    Mirror(run, TrackingState.read(run)).finish()
+    Mirror(run, state_of(run)).finish()
 
     copy = only_run(uri)
     assert copy.info.status == "FINISHED"
@@ -130,8 +138,8 @@ def test_a_creation_whose_answer_was_lost_is_not_repeated(make_run, uri, monkeyp
         broken.setattr(MlflowClient, "create_run", create_and_lose_the_answer)
         with pytest.raises(ConnectionError):
             Mirror(run, state_for(uri)).catch_up()
-    Mirror(run, TrackingState.read(run)).catch_up()
-    assert only_run(uri).info.run_id == TrackingState.read(run).run_id
+    Mirror(run, state_of(run)).catch_up()
+    assert only_run(uri).info.run_id == state_of(run).run_id
 
 
 def test_a_batch_whose_answer_was_lost_is_not_doubled(make_run, uri, monkeypatch):
@@ -162,7 +170,7 @@ def test_an_mlflow_run_deleted_meanwhile_is_made_again_with_everything(make_run,
     Mirror(run, state_for(uri)).catch_up()
     MlflowClient(uri).delete_run(only_run(uri).info.run_id)
     train(log, 6, 9)
-    Mirror(run, TrackingState.read(run)).catch_up()
+    Mirror(run, state_of(run)).catch_up()
     assert [step for step, _ in steps_of(uri, "train/loss")] == list(range(1, 10))
 
 

@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from glm_launch.cli.doctor import doctor
 from glm_launch.doctor import CHECKS, Asked, Finding, checks, examine
 
+Run = Callable[..., tuple[int, str]]
+
 
 class TestCommand:
     @pytest.fixture
-    def run(self) -> Callable[..., tuple[int, str]]:
+    def run(self) -> Run:
         app = typer.Typer()
         app.command()(doctor)
 
@@ -30,7 +32,9 @@ class TestCommand:
     def with_checks(self, monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
         monkeypatch.setattr("glm_launch.doctor.examine", lambda asked, begin=None: iter(findings))
 
-    def test_a_problem_is_told_with_its_way_out_and_exits_with_1(self, run, monkeypatch) -> None:
+    def test_a_problem_is_told_with_its_way_out_and_exits_with_1(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.with_checks(
             monkeypatch, Finding("disk", "problem", "is full", "delete something"), Finding("x", "ok", "y")
         )
@@ -39,11 +43,11 @@ class TestCommand:
         assert output.splitlines()[0].split() == ["problem", "disk", "is", "full", "→", "delete", "something"]
         assert output.splitlines()[-1] == "1 problem, 0 warnings"
 
-    def test_warnings_and_what_is_not_applicable_exit_with_0(self, run, monkeypatch) -> None:
+    def test_warnings_and_what_is_not_applicable_exit_with_0(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         self.with_checks(monkeypatch, Finding("a", "warning", "b"), Finding("c", "not applicable", "d"))
         assert run()[0] == 0
 
-    def test_json_is_all_that_is_printed(self, run, monkeypatch) -> None:
+    def test_json_is_all_that_is_printed(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         self.with_checks(monkeypatch, Finding("disk", "problem", "is full", "delete something"))
         code, output = run("--json")
         assert code == 1
@@ -51,7 +55,7 @@ class TestCommand:
             {"name": "disk", "state": "problem", "says": "is full", "way_out": "delete something"}
         ]
 
-    def test_all_checks_run_here_and_leave_nothing_behind(self, run, tmp_path: Path) -> None:
+    def test_all_checks_run_here_and_leave_nothing_behind(self, run: Run, tmp_path: Path) -> None:
         code, output = run("--json", "--folder", str(tmp_path / "runs"), "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
         found = json.loads(output)
         assert len(found) == len(CHECKS)
@@ -72,10 +76,15 @@ class TestGuard:
         assert second.name == "next"
         assert begun[0] == "broken check"
 
-    def test_a_check_that_hangs_is_a_problem(self, asked: Asked, monkeypatch) -> None:
+    def test_a_check_that_hangs_is_a_problem(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(checks, "_PATIENCE", 0.05)
         release = threading.Event()
-        [finding] = examine(asked, (lambda asked: release.wait() and None,))  # type: ignore[list-item, return-value]
+
+        def hangs(asked: Asked) -> Finding:
+            release.wait()
+            return Finding("hangs", "ok", "")
+
+        [finding] = examine(asked, (hangs,))
         release.set()
         assert finding.state == "problem"
         assert "has not come to an end" in finding.says

@@ -6,6 +6,8 @@ import fcntl
 import os
 from pathlib import Path
 
+import pytest
+
 from glm_launch.doctor import Asked, mounts
 from glm_launch.doctor.clock import clock_of_folder
 from glm_launch.doctor.folder import file_system, rename_and_fsync
@@ -33,12 +35,12 @@ class TestFolder:
         (tmp_path / "file").touch()
         assert file_system(Asked(tmp_path / "file")).state == "problem"
 
-    def test_a_full_disk_is_a_problem(self, asked: Asked, monkeypatch) -> None:
+    def test_a_full_disk_is_a_problem(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
         real = os.statvfs(asked.folder)
         monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result([*real[:4], 1, *real[5:]]))
         assert "no space" in file_system(asked).says
 
-    def test_the_mount_nearest_to_the_folder_counts(self, tmp_path: Path, monkeypatch) -> None:
+    def test_the_mount_nearest_to_the_folder_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         table = tmp_path / "mountinfo"
         table.write_text(
             "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
@@ -52,7 +54,7 @@ class TestFolder:
         found = locks(Asked(tmp_path))
         assert (found.state, "local_lock=all" in found.says) == ("warning", True)
 
-    def test_a_disk_of_this_machine_is_told_on_a_cluster(self, tmp_path: Path, monkeypatch) -> None:
+    def test_a_disk_of_this_machine_is_told_on_a_cluster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         table = tmp_path / "mountinfo"
         table.write_text("1 0 8:1 / / rw - ext4 /dev/sda rw\n")
         monkeypatch.setattr(mounts, "_MOUNTS", table)
@@ -60,14 +62,14 @@ class TestFolder:
         monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
         assert "other nodes" in file_system(Asked(tmp_path)).says
 
-    def test_broken_locks_are_a_problem(self, asked: Asked, monkeypatch) -> None:
+    def test_broken_locks_are_a_problem(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
         assert locks(asked).state == "ok"
         monkeypatch.setattr(fcntl, "flock", lambda file, kind: None)  # in this process; the second one takes it
         found = locks(asked)
         assert found.state == "problem"
         assert "does not keep a second process out" in found.says
 
-    def test_a_file_system_without_fsync_is_a_problem(self, asked: Asked, monkeypatch) -> None:
+    def test_a_file_system_without_fsync_is_a_problem(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(file: int) -> None:
             raise OSError(22, "Invalid argument")
 

@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class TestMLflow:
     @pytest.fixture
-    def server(self, monkeypatch) -> Iterator[Server]:
+    def server(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         for name in [name for name in os.environ if name.startswith("MLFLOW_") or name.lower().endswith("_proxy")]:
             monkeypatch.delenv(name)
         ask.cache_clear()
@@ -69,7 +69,7 @@ class TestMLflow:
         assert found.state == state
         assert ("ahead" if clock > 0 else "behind") in found.says
 
-    def test_the_password_is_used_and_never_told(self, server: Server, monkeypatch) -> None:
+    def test_the_password_is_used_and_never_told(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
         server.status = 401

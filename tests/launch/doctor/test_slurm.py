@@ -13,7 +13,7 @@ from tests.launch.doctor.programs import program
 
 class TestSlurm:
     @pytest.fixture
-    def path(self, tmp_path: Path, monkeypatch) -> Path:
+    def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "bin"
         for name in ("sbatch", "srun", "squeue", "scancel"):
             program(folder, name, "exit 0")
@@ -28,7 +28,7 @@ class TestSlurm:
     def test_all_there(self, asked: Asked, path: Path) -> None:
         assert self.states(asked) == ["ok", "ok", "ok"]
 
-    def test_no_slurm_is_no_problem(self, asked: Asked, monkeypatch, tmp_path: Path) -> None:
+    def test_no_slurm_is_no_problem(self, asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         assert self.states(asked) == 3 * ["not applicable"]
 

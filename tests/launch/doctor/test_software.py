@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import pytest
 import torch
 
 from glm_launch.doctor import Asked, software
@@ -19,12 +20,14 @@ class TestSoftware:
         assert project["requires-python"] == ">=" + ".".join(map(str, software.OLDEST_PYTHON))
         assert "torch>=" + ".".join(map(str, software.OLDEST_TORCH)) in project["dependencies"]
 
-    def test_an_old_torch_is_a_problem(self, asked: Asked, monkeypatch) -> None:
+    def test_an_old_torch_is_a_problem(self, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
         assert software.torch(asked).state == "ok"
         monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
         assert software.torch(asked).state == "problem"
 
-    def test_an_op_that_cannot_be_compiled_names_what_is_missing(self, asked, tmp_path, monkeypatch) -> None:
+    def test_an_op_that_cannot_be_compiled_names_what_is_missing(
+        self, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -18,8 +18,8 @@ def over_ranks(inputs, starts, window, ranks, strategy):
 
     def work(rank):
         rows = slice(rank.rank * length, (rank.rank + 1) * length)
-        leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
-        y = sharded_attention(*leaves, rank, strategy, window=window, document_starts=starts)
+        q, k, v = leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
+        y = sharded_attention(q, k, v, rank, strategy, window=window, document_starts=starts)
         return results(y, leaves, grad[:, rows])
 
     return [torch.cat(parts, 1) for parts in zip(*simulate(ranks, work), strict=True)]

@@ -4,6 +4,8 @@ import copy
 import itertools
 import re
 import threading
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_boundary_keys_travel_while_the_caller_works():
     *inputs, _ = operands(1, 64, 2)
 
     def work(rank):
-        events = []
+        events: list[str] = []
         q, k, v, d = (x[:, rank.rank * 16 : (rank.rank + 1) * 16] for x in inputs)
         sharded = ShardedRecurrence("lattice:2^k", Watched(rank, events), "scan")
         begun = sharded.begin(k)
@@ -79,7 +81,7 @@ def test_boundary_keys_travel_while_a_mixer_projects():
     def work(rank):
         events, mine = [], copy.deepcopy(mixer)
         for name in ("q", "k", "d"):
-            getattr(mine.stages[0], name).register_forward_hook(lambda *_, name=name: events.append(name))
+            mine.get_submodule(f"stages.0.{name}").register_forward_hook(lambda *_, name=name: events.append(name))
         axis = SequenceAxis(Watched(rank, events), "scan")
         rows = x[:, rank.rank * 16 : (rank.rank + 1) * 16]
         mine(rows, Sequence.of(16, Rotary(4, 1e4), x.device, None, axis))
@@ -173,9 +175,13 @@ def test_what_cannot_be_spread_is_said():
 
     with pytest.raises(ValueError, match="3 heads cannot be shared out over 2 ranks"):
         simulate(2, heads)
+
+    def spread(pattern, rank):
+        ShardedRecurrence(pattern, rank, "scan")
+
     for pattern in ("offsets:2^k", "dense"):
         with pytest.raises(ValueError, match=f"rows of {re.escape(pattern)} cannot be spread over ranks by 'scan'"):
-            simulate(2, lambda rank, pattern=pattern: ShardedRecurrence(pattern, rank, "scan"))
+            simulate(2, partial(spread, pattern))
 
 
 @pytest.mark.parametrize("spelling", ["lattice:2^k", "ssm", "attention"])
@@ -193,9 +199,10 @@ def test_what_is_kept_can_be_computed_again(spelling):
             sharded = ShardedRecurrence(spelling, rank, "scan")
             y = sharded.finish(sharded.begin(k), q, v, gate)
         beside: list[torch.Tensor] = []
-        for kept in vars(y.grad_fn).values():
+        made_by: Any = y.grad_fn
+        for kept in vars(made_by).values():
             taken_apart(kept, beside)
-        return len(beside), len(y.grad_fn.saved_tensors)
+        return len(beside), len(made_by.saved_tensors)
 
     for beside, saved in simulate(2, work):
         assert beside == 0

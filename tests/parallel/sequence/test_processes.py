@@ -26,8 +26,8 @@ def one_shard(ranks, spelling, strategy, packed, size):
     rows = slice(ranks.rank * length, (ranks.rank + 1) * length)
     leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
     if spelling.startswith("attention"):
-        leaves = leaves[:3]
-        y = sharded_attention(*leaves, ranks, strategy, window=window_of(spelling), document_starts=starts)
+        q, k, v = leaves = leaves[:3]
+        y = sharded_attention(q, k, v, ranks, strategy, window=window_of(spelling), document_starts=starts)
     elif spelling == "ssm":
         q, k, v, gate = leaves
         y = sharded_ssm(q, k, v, -gate.abs() / 8, ranks, strategy, document_starts=starts)
@@ -77,8 +77,8 @@ def test_processes_equal_the_whole_rows(processes, spelling, strategy, size, pac
         expected = attention_alone([*inputs[:3], inputs[4]], starts, window_of(spelling))
     elif spelling == "ssm":
         *inputs, grad = inputs
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        y, _ = ssm(*leaves[:3], -leaves[3].abs() / 8, document_starts=starts, backend="reference")
+        q, k, v, gate = leaves = [x.clone().requires_grad_() for x in inputs]
+        y, _ = ssm(q, k, v, -gate.abs() / 8, document_starts=starts, backend="reference")
         expected = results(y, leaves, grad)
     else:
         expected = alone(inputs, starts, spelling)

@@ -50,8 +50,8 @@ def over_ranks(inputs, starts, spelling, ranks, strategy):
 
 def alone(inputs, starts, spelling):
     *inputs, grad = inputs
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    y, _ = recurrence(*leaves, parse_pattern(spelling), document_starts=starts, backend="reference")
+    q, k, v, d = leaves = [x.clone().requires_grad_() for x in inputs]
+    y, _ = recurrence(q, k, v, d, parse_pattern(spelling), document_starts=starts, backend="reference")
     return results(y, leaves, grad)
 
 

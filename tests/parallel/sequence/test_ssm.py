@@ -22,8 +22,8 @@ def test_shards_equal_the_whole_rows(strategy, ranks, length, packed):
 
     def work(rank):
         rows = slice(rank.rank * length, (rank.rank + 1) * length)
-        leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
-        y = sharded_ssm(*leaves, rank, strategy, document_starts=starts)
+        q, k, v, decay = leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
+        y = sharded_ssm(q, k, v, decay, rank, strategy, document_starts=starts)
         return results(y, leaves, grad[:, rows])
 
     found = [torch.cat(parts, 1) for parts in zip(*simulate(ranks, work), strict=True)]
