@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 # As another processor computes.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=AVX2
-NUMERIC := tests/kernels tests/mixers tests/layers tests/model tests/parallel tests/training
+NUMERIC := tests/kernels tests/mixers tests/layers tests/model tests/parallel tests/training tests/run tests/inference
 
 .PHONY: help setup quickstart test test-numerics test-slurm soak lint docs bench clean
 

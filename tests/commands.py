@@ -182,7 +182,7 @@ def run_command(words: tuple[str, ...], around: Surroundings, folder: Path) -> i
     except SystemExit as end:
         code = _code_of(end)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
     return code if _flushed() else 120
 
@@ -199,7 +199,7 @@ def assert_refused(path: Path, user: int | None, write: bool = True) -> None:
         with contextlib.suppress(BaseException):
             become_user(user)
             try:
-                (path / "written").write_text("") if write else (os.listdir if path.is_dir() else Path.read_bytes)(path)  # type: ignore[operator]
+                (path / "written").write_text("") if write else (os.listdir if path.is_dir() else Path.read_bytes)(path)
             except OSError:
                 os._exit(0)
         os._exit(1)
@@ -231,7 +231,8 @@ def _become(around: Surroundings, folder: Path) -> None:
         if stream == "closed":
             os.close(descriptor)
             continue
-        path = {"file": str(folder / f"rank-0.{name}"), "full": "/dev/full"}.get(stream, stream)  # type: ignore[call-overload]
+        paths: dict[object, str] = {"file": str(folder / f"rank-0.{name}"), "full": "/dev/full"}
+        path = paths.get(stream, stream)
         opened = path if isinstance(path, int) else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(opened, descriptor)
         if not isinstance(path, int):
@@ -295,7 +296,7 @@ def _text_stream(descriptor: int) -> Any:
         return None
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8:strict").partition(":")
     errors = "backslashreplace" if descriptor == 2 else errors or "strict"
-    return io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors=errors, line_buffering=descriptor == 2)  # type: ignore[arg-type]
+    return io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors=errors, line_buffering=descriptor == 2)
 
 
 def _code_of(end: SystemExit) -> int:

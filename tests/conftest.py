@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import settings
 from glm_scale.training.compiling import extensions_folder
 from tests.commands import Commands
 from tests.forking import ForkServer
+from tests.made_runs import MakeRun, maker
 from tests.parallel.processes import Pool
-from tests.tiny_run import tiny_data
+from tests.tiny_run import tiny_config, tiny_data
+from tests.whole_runs import Tree
 
 # On a busy machine the time of a single example says nothing. Examples are the same every time, and everywhere.
 settings.register_profile("patient", deadline=None, derandomize="TEST_SEED" not in os.environ)
@@ -43,6 +46,18 @@ def seeds():
 def data(tmp_path_factory):
     """A small built data set."""
     return tiny_data(tmp_path_factory)
+
+
+@pytest.fixture
+def tree(data: Path, tmp_path: Path) -> Tree:
+    """The configuration of a run on that data which takes a second."""
+    return tiny_config(data, tmp_path)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Makes run directories as a trainer leaves them."""
+    return maker(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from glm_scale.cli import checkpoint as command
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.inference.export import WEIGHTS_NAME
 from glm_scale.model import LanguageModel
-from tests.checkpoint_files import flip_bit
+from tests.checkpoint.made_up import flip_bit
 from tests.tiny_run import tiny_config
 
 Weights = dict[str, Tensor]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -189,7 +190,7 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
 def test_input_that_changes_during_the_build_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import glm_data.builder as module
 
-    def train_and_meddle(*arguments: object) -> Tokenizer:
+    def train_and_meddle(*arguments: Any) -> Tokenizer:
         tokenizer = original(*arguments)
         text = (tmp_path / "corpus.jsonl").read_text()
         (tmp_path / "corpus.jsonl").write_text(text[:-6] + "x" + text[-5:])
@@ -224,10 +225,10 @@ def test_resuming_does_not_tokenise_again(tmp_path: Path, monkeypatch: pytest.Mo
 
     texts = documents(60)
     build_corpus(tmp_path / "whole", texts, shard_bytes=3000)
-    added = []
+    added: list[int] = []
     original = module.SplitOutput.add
 
-    def add(output: module.SplitOutput, document: int, *rest: object) -> None:
+    def add(output: module.SplitOutput, document: int, *rest: Any) -> None:
         if len(added) == 40:
             raise KeyboardInterrupt
         added.append(document)
@@ -237,12 +238,13 @@ def test_resuming_does_not_tokenise_again(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         build_corpus(tmp_path / "again", texts, shard_bytes=3000)
     monkeypatch.undo()
-    resumed = []
-    monkeypatch.setattr(
-        module.SplitOutput,
-        "add",
-        lambda output, document, *rest: (resumed.append(document), original(output, document, *rest)),
-    )
+    resumed: list[int] = []
+
+    def add_again(output: module.SplitOutput, document: int, *rest: Any) -> None:
+        resumed.append(document)
+        original(output, document, *rest)
+
+    monkeypatch.setattr(module.SplitOutput, "add", add_again)
     build_corpus(tmp_path / "again", texts, shard_bytes=3000)
     assert contents(tmp_path / "whole" / "set") == contents(tmp_path / "again" / "set")
     assert len(resumed) < 40

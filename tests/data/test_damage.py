@@ -3,6 +3,7 @@
 import random
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def copy(tmp_path: Path, dataset: Path) -> Path:
 
 
 def config(path: Path, **settings: object) -> DataConfig:
-    return DataConfig(**({"sources": [{"path": path}], "sequence_length": 64, "workers": 0} | settings))  # type: ignore[arg-type]
+    return DataConfig(**({"sources": [{"path": path}], "sequence_length": 64, "workers": 0} | settings))
 
 
 def flip(path: Path, offset: int) -> None:
@@ -155,9 +156,9 @@ def test_a_shard_that_shrinks_or_vanishes_while_it_is_read_is_named(copy: Path) 
 @pytest.mark.parametrize("name", ["train.documents.npy", "validation.checksums.npy", "tokenizer.model"])
 def test_a_flipped_byte_beside_the_shards_is_detected(copy: Path, name: str) -> None:
     flip(copy / name, (copy / name).stat().st_size - 1)
-    split = "validation" if name.startswith("validation") else "train"
+    split: Literal["train", "validation"] = "validation" if name.startswith("validation") else "train"
     with pytest.raises(DataError, match=name):
-        PackedSequences(config(copy), split)  # type: ignore[arg-type]
+        PackedSequences(config(copy), split)
 
 
 def test_verify_finds_what_no_sequence_reads(copy: Path) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,17 +17,17 @@ from glm_data import Batch, DataConfig, DataError, PackedSequences, batches
 
 @pytest.fixture(scope="module")
 def sequences(dataset: Path) -> PackedSequences:
-    return PackedSequences(DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0))  # type: ignore[list-item]
+    return PackedSequences(DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0))
 
 
 @pytest.fixture(scope="module")
 def validation(dataset: Path) -> PackedSequences:
-    config = DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0)  # type: ignore[list-item]
+    config = DataConfig(sources=[{"path": dataset}], sequence_length=64, workers=0)
     return PackedSequences(config, "validation")
 
 
-def take(count: int, *arguments: object, **keywords: object) -> list[Batch]:
-    return list(itertools.islice(batches(*arguments, **keywords), count))  # type: ignore[arg-type]
+def take(count: int, *arguments: Any, **keywords: Any) -> list[Batch]:
+    return list(itertools.islice(batches(*arguments, **keywords), count))
 
 
 def same(first: Batch, second: Batch) -> bool:

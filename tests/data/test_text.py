@@ -153,7 +153,7 @@ def test_documents_within_a_text_file(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("ab-\n", max_size=8).filter(lambda text: "--" not in text), max_size=8), st.data())
 def test_separated_documents_do_not_depend_on_blocks(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[str], data
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str], data: st.DataObject
 ) -> None:
     """However a file falls into blocks, its documents are those of the file in one piece."""
     import glm_data.text as module

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,10 +40,12 @@ def train_foreign(**options: object) -> bytes:
     """A model that was trained with other options than ours."""
     model = io.BytesIO()
     sentences = ["hello world, how are you", "été à la mode", "ﬁne words"] * 20
+    settings: dict[str, Any] = {"model_type": "bpe", "vocab_size": 320, "byte_fallback": True, "minloglevel": 2}
+    settings |= options
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
         model_writer=model,
-        **({"model_type": "bpe", "vocab_size": 320, "byte_fallback": True, "minloglevel": 2} | options),
+        **settings,
     )
     return model.getvalue()
 

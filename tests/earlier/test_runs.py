@@ -16,7 +16,7 @@ from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking.place import Place
 from tests.earlier.curves import losses_of
 from tests.earlier.make import RUNS, STEPS, STOPPED_AT
-from tests.parallel import sessions
+from tests.run import sessions
 from tests.tiny_run import SAME_LOSSES
 
 

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from glm_scale.checkpoint.points import Point
 from glm_scale.config import RunConfig, validate
 from glm_scale.errors import UserError
 from glm_scale.run import train as session
+from glm_scale.training.config import CheckpointConfig
+from glm_scale.training.engine import Engine
 from glm_scale.training.loop import Trainer
 from glm_scale.training.ranks import Ranks
 from glm_scale.training.saver import Saver
@@ -85,8 +87,15 @@ def _watch(note: Notebook, rank: int, faults: Faults) -> None:
     disk = _Disk(refusals) if refusals else None
 
     class NotedSaver(Saver):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, reached=reached)
+        def __init__(
+            self,
+            config: CheckpointConfig,
+            store: CheckpointStore,
+            engine: Engine,
+            ranks: Ranks,
+            metadata: Callable[[], Mapping[str, bytes]],
+        ) -> None:
+            super().__init__(config, store, engine, ranks, metadata, reached)
 
         def _write(self, step: int, *arguments: Any) -> None:
             note("save begins", step)
@@ -111,7 +120,7 @@ def _watch(note: Notebook, rank: int, faults: Faults) -> None:
         clock = time.time if faults.clock is None else _jumping(faults.clock)
         return CheckpointStore(*arguments, **named, reached=reached, clock=clock)
 
-    session.Saver, session.Trainer = NotedSaver, NotedTrainer  # type: ignore[misc]
+    session.Saver, session.Trainer = NotedSaver, NotedTrainer  # type: ignore[assignment,misc]
     session.CheckpointStore = store  # type: ignore[assignment,misc]
     Ranks.batches = _noting_samples(Ranks.batches, note)  # type: ignore[method-assign]
     # A figure takes longer than all the rest.
@@ -139,7 +148,7 @@ class _Disk:
     def __init__(self, refusal: Refusal) -> None:
         self._refusal = refusal
         self._save, self._calls = -1, 0
-        io.open = builtins.open = self._refusing(io.open, lambda mode="r", *_: set(mode) & set("wax+"))  # type: ignore[assignment]
+        io.open = builtins.open = self._refusing(io.open, lambda mode="r", *_: set(mode) & set("wax+"))
         os.mkdir = self._refusing(os.mkdir, lambda *_: True)
         os.rename = self._refusing(os.rename, lambda *_: True)
 

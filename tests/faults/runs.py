@@ -13,7 +13,7 @@ from glm_scale.checkpoint.reading import Checkpoint, DamagedError, UnfinishedErr
 from tests.faults.notes import Notes
 from tests.faults.rank import Faults, run
 from tests.forking import ForkServer, Processes
-from tests.parallel.sessions import losses, weights
+from tests.run.sessions import losses, weights
 from tests.tiny_run import LENGTH, tiny_config
 
 STEPS, BATCH, KEPT = 8, 4, 2

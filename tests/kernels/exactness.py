@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from glm_kernels import Pattern, RecurrenceState, parse_pattern, recurrence, reference
+from glm_kernels.checks import Backend
 from glm_kernels.kernel_interface import RecurrenceCall, RecurrenceFamily
-from tests.kernels.operands import live_slots, values_and_gradients
+from tests.kernels.operands import Inputs, Packing, each, live_slots, values_and_gradients
 from tests.tolerances import pass_errors, rounding
 
 
@@ -29,32 +30,37 @@ def exact_state(state: RecurrenceState | None) -> RecurrenceState | None:
 
 
 def recurrence_pass(
-    backend: str,
-    inputs: Sequence[Tensor],
+    backend: Backend,
+    inputs: Inputs,
     pattern: Pattern,
     state: RecurrenceState | None = None,
-    **packing: Tensor,
+    **packing: Unpack[Packing],
 ) -> tuple[list[Tensor], Tensor]:
     """Of one backend: y, the live part of the final state and all gradients (3 outputs); the final positions."""
     y, final = recurrence(*inputs, pattern, backend=backend, initial_state=state, output_final_state=True, **packing)
+    assert final is not None
     live = live_slots(pattern, final).to(y.device)
     outputs = [y, final.k.where(live, 0), final.y.where(live, 0)]
     return values_and_gradients(outputs, [*inputs, *(() if state is None else state[:2])]), final.position
 
 
 def backend_errors(
-    backend: str, inputs: Sequence[Tensor], spelling: str, state: RecurrenceState | None = None, **packing: Tensor
+    backend: Backend,
+    inputs: Inputs,
+    spelling: str,
+    state: RecurrenceState | None = None,
+    **packing: Unpack[Packing],
 ) -> list[float]:
     """Of y, the final state and all gradients of a backend behind the public operator."""
     pattern = parse_pattern(spelling)
-    expected, _ = recurrence_pass("reference", list(map(exact, inputs)), pattern, exact_state(state), **packing)
+    expected, _ = recurrence_pass("reference", each(exact, inputs), pattern, exact_state(state), **packing)
     found, _ = recurrence_pass(backend, inputs, pattern, state, **packing)
     return pass_errors(found, expected, outputs=3)
 
 
 def kernel_errors(
     kernel: RecurrenceFamily,
-    inputs: Sequence[Tensor],
+    inputs: Inputs,
     spelling: str,
     state: RecurrenceState | None = None,
     *,
@@ -64,14 +70,14 @@ def kernel_errors(
 ) -> list[float]:
     """Of y, of the gradients of q, k, v and d, and of those of the state's k and y, by a kernel."""
     pattern, scale = parse_pattern(spelling), inputs[0].shape[3] ** -0.5 if scale is None else scale
-    inputs = [x.detach() for x in inputs]
+    inputs = each(Tensor.detach, inputs)
     call = RecurrenceCall(*inputs, pattern, scale, cu_seqlens, document_starts, state)
     assert kernel.why_not(call) is None
     y, *kept = kernel.forward(call)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.device, y.dtype)
     found = [y, *kernel.backward(call, y, grad, *kept)]
 
-    precise, past = list(map(exact, inputs)), exact_state(state)
+    precise, past = each(exact, inputs), exact_state(state)
     y, _ = reference.recurrence(
         *precise, pattern, scale=scale, cu_seqlens=cu_seqlens, document_starts=document_starts, initial_state=past
     )

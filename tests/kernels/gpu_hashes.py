@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def hashes_of(number: int) -> Hashes:
 @torch.no_grad()
 def _decoded(case: Case, operands: Operands) -> list[Tensor]:
     """Outputs of the first tokens of a case, from its initial state, token by token."""
-    state = operands.state_argument(case.operator)
+    state: Any = operands.state_argument(case.operator)
     if state is None or case.packing == "cu_seqlens":
         return []
     outputs = []

@@ -14,17 +14,19 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from glm_kernels import RecurrenceState, parse_pattern, recurrence, ssm
+from glm_kernels.checks import Backend
 from tests.kernels.matrix_cases import CASES, EXTREMES, Case, Operands, make
 from tests.kernels.operands import live_slots
 
@@ -70,16 +72,18 @@ def poisoned() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
 
 
-def results(case: Case, operands: Operands, backend: str) -> dict[str, Tensor]:
+def results(case: Case, operands: Operands, backend: Backend) -> dict[str, Tensor]:
     """y, the live part of the final state, and the gradients of a random linear function of them, by name."""
-    state = operands.state_argument(case.operator)
-    given = {"initial_state": state, "output_final_state": True, "backend": backend, **operands.packing}
+    state: Any = operands.state_argument(case.operator)
+    given: dict[str, Any] = {"initial_state": state, "output_final_state": True, "backend": backend, **operands.packing}
     if case.operator == "ssm":
-        y, final = ssm(*operands.inputs, **given)
-        outputs = {"y": y, "final": final}
+        y, h = ssm(*operands.inputs, **given)
+        assert h is not None
+        outputs = {"y": y, "final": h}
     else:
         pattern = parse_pattern(case.operator)
         y, final = recurrence(*operands.inputs, pattern, **given)
+        assert final is not None
         slots = max(map(pattern.slot_count, final.position.tolist()))
         final = RecurrenceState(final.k[:, :, :slots], final.y[:, :, :slots], final.position.cpu())
         live = live_slots(pattern, final).to(y.device)
@@ -108,11 +112,12 @@ def exact(case: Case, operands: Operands) -> dict[str, Tensor]:
     parts = []
     for h in range(case.heads):
         head = slice(h, h + 1)
+        q, k, v, gate = (x[:, :, head].detach().double().requires_grad_() for x in operands.inputs)
         parts.append(
             results(
                 case,
                 Operands(
-                    [x[:, :, head].detach().double().requires_grad_() for x in operands.inputs],
+                    (q, k, v, gate),
                     [x[:, head].detach().double().requires_grad_() for x in operands.state],
                     operands.positions,
                     operands.packing,
@@ -170,8 +175,8 @@ def beyond_int32(operator: str) -> list[float]:
     starts[-1, length - last :] = length - last
     for x in inputs:
         x.requires_grad_()
+    apply: Callable[..., tuple[Tensor, object]] = ssm if operator == "ssm" else recurrence
     pattern = () if operator == "ssm" else (operator,)
-    apply = ssm if operator == "ssm" else recurrence
     y, _ = apply(*inputs, *pattern, document_starts=starts, backend="triton")
     found = [x[-1:, -last:].detach().double() for x in (y, *torch.autograd.grad(y, inputs, dy))]
     alone = [x[-1:, -last:].detach().double().requires_grad_() for x in inputs]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from glm_kernels import RecurrenceState, parse_pattern
+from tests.kernels.operands import Inputs, Packing, each
 
 EXTREMES = ("input", "past", "sharp", "one key")
 FACTORS: dict[str, Sequence] = {
@@ -111,10 +112,10 @@ assert len({f.name for f in fields(Case)} ^ set(FACTORS)) == 0
 class Operands:
     """Leaves of one call; the gate is d, or the log decay of `ssm`. The state is k and y, or h of `ssm`."""
 
-    inputs: list[Tensor]
+    inputs: Inputs
     state: list[Tensor]
     positions: Tensor | None
-    packing: dict[str, Tensor]
+    packing: Packing
     dy: Tensor
 
     def state_argument(self, operator: str) -> RecurrenceState | Tensor | None:
@@ -138,8 +139,8 @@ def make(case: Case, seed: int, device: str) -> Operands:
     dy = torch.randn_like(v)
     packing, carried = _documents(case, random.Random(seed), device)
     state, positions = _state(case, carried, device)
-    rounded = [_laid_out(x.to(case.dtype), case.strided) for x in (q, k, v, gate, dy)]
-    return Operands([x.requires_grad_() for x in rounded[:4]], state, positions, packing, rounded[4])
+    *rounded, dy = (_laid_out(x.to(case.dtype), case.strided) for x in (q, k, v, gate, dy))
+    return Operands(each(Tensor.requires_grad_, rounded), state, positions, packing, dy)
 
 
 def _shape_values(case: Case, q: Tensor, k: Tensor, gate: Tensor) -> None:
@@ -173,7 +174,7 @@ def _laid_out(x: Tensor, strided: bool) -> Tensor:
     return buffer[:, 3 : 3 + length].detach()
 
 
-def _documents(case: Case, draw: random.Random, device: str) -> tuple[dict[str, Tensor], int]:
+def _documents(case: Case, draw: random.Random, device: str) -> tuple[Packing, int]:
     """Documents of 1 to 300 tokens, and how many of them carry a state."""
     if case.packing == "rows":
         return {}, case.batch

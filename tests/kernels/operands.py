@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypedDict, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,27 @@ from glm_kernels import Pattern, RecurrenceState
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """Where Triton's kernels run: without a GPU in the interpreter."""
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""q, k, v and a gate."""
+T = TypeVar("T")
+
+
+class Packing(TypedDict, total=False):
+    """What says where documents begin; without either of them, every row is one."""
+
+    cu_seqlens: Tensor
+    document_starts: Tensor
+
+
+def each(change: Callable[[T], Tensor], inputs: Iterable[T]) -> Inputs:
+    """The same of every input."""
+    q, k, v, gate = map(change, inputs)
+    return q, k, v, gate
+
+
+def rows_of(inputs: Inputs, begin: int, end: int) -> Inputs:
+    return each(lambda x: x[:, begin:end], inputs)
 
 
 def leaves(*shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -26,19 +50,20 @@ def operands(
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",
     seed: int = 0,
-) -> list[Tensor]:
+) -> Inputs:
     """Leaves q, k `[B, T, H, K]`, v `[B, T, H, V]` and a gate `[B, T, H]`."""
     keys, values = (batch, length, heads, key_dim), (batch, length, heads, value_dim)
     made = leaves(keys, keys, values, keys[:3], seed=seed, dtype=torch.promote_types(dtype, torch.float32))
-    return [x.detach().to(device, dtype).requires_grad_() for x in made]
+    return each(lambda x: x.detach().to(device, dtype).requires_grad_(), made)
 
 
-def packing_of(kind: str, batch: int, length: int, cuts: int, seed: int = 0, device: str = "cpu") -> dict[str, Tensor]:
+def packing_of(kind: str, batch: int, length: int, cuts: int, seed: int = 0, device: str = "cpu") -> Packing:
     """The keyword that says where documents begin: none, `document_starts` or `cu_seqlens`."""
     if kind == "none":
         return {}
-    made = packed_bounds(length, cuts, seed) if kind == "cu_seqlens" else packed_starts(batch, length, cuts, seed)
-    return {kind: made.to(device)}
+    if kind == "cu_seqlens":
+        return {"cu_seqlens": packed_bounds(length, cuts, seed).to(device)}
+    return {"document_starts": packed_starts(batch, length, cuts, seed).to(device)}
 
 
 def packed_starts(batch: int, length: int, cuts: int, seed: int = 0) -> Tensor:
@@ -58,7 +83,9 @@ def packed_bounds(length: int, cuts: int, seed: int = 0) -> Tensor:
     return torch.cat([torch.tensor([0]), inner, torch.tensor([length])]).sort().values.int()
 
 
-def random_state(pattern: Pattern, positions: list[int], heads: int, key_dim: int, value_dim: int, seed: int = 0):
+def random_state(
+    pattern: Pattern, positions: list[int], heads: int, key_dim: int, value_dim: int, seed: int = 0
+) -> RecurrenceState:
     """A state with the given positions and random rows in its slots."""
     slots = max(map(pattern.slot_count, positions))
     k, y = leaves((len(positions), heads, slots, key_dim), (len(positions), heads, slots, value_dim), seed=seed)
@@ -81,10 +108,10 @@ def live_slots(pattern: Pattern, state: RecurrenceState) -> Tensor:
     return live[:, None, :, None]
 
 
-def values_and_gradients(outputs: list[Tensor], inputs: list[Tensor], seed: int = 1) -> list[Tensor]:
+def values_and_gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor], seed: int = 1) -> list[Tensor]:
     """The outputs, and the gradients of a random linear function of them."""
     generator = torch.Generator().manual_seed(seed)
     directions = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device) for x in outputs]
-    loss = sum((x.double() * direction).sum() for x, direction in zip(outputs, directions, strict=True))
+    loss: Any = sum((x.double() * direction).sum() for x, direction in zip(outputs, directions, strict=True))
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     return [*outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True))]

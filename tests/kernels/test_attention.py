@@ -21,9 +21,9 @@ def by_definition(q, k, v, window, starts):
 @pytest.mark.parametrize("window", [None, 1, 3, 64, 100])
 @pytest.mark.parametrize("cuts", [0, 4])
 def test_equals_the_definition(length, window, cuts):
-    inputs = leaves((2, length, 2, 4), (2, length, 2, 4), (2, length, 2, 3))
+    q, k, v = inputs = leaves((2, length, 2, 4), (2, length, 2, 4), (2, length, 2, 3))
     starts = packed_starts(2, length, cuts)
-    expected = values_and_gradients([by_definition(*inputs, window, starts)], inputs)
+    expected = values_and_gradients([by_definition(q, k, v, window, starts)], inputs)
     found = values_and_gradients([attention(*inputs, window=window, document_starts=starts)], inputs)
     assert_pass_close(found, expected, rounding(torch.float64, 2 * length))
 

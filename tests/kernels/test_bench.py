@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from glm_kernels.bench import cases, gate, main, work
 SMALL = ["--lengths", "96", "--heads", "1", "--width", "8", "--rounds", "1"]
 
 
-def shape(length: int, **changes) -> cases.Shape:
+def shape(length: int, **changes: Any) -> cases.Shape:
     return replace(cases.Shape(1, length, 1, 8, torch.float32, "cpu"), **changes)
 
 
@@ -47,7 +48,9 @@ def test_total_tokens_decide_the_batch(capsys):
 
 
 @pytest.mark.parametrize("wrong", ["y", "gradient"])
-def test_an_operator_that_computes_something_else_is_not_timed(wrong, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_an_operator_that_computes_something_else_is_not_timed(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     right = cases.recurrence
 
     def nearly(q, k, v, d, pattern, **keywords):

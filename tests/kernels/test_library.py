@@ -117,9 +117,10 @@ def test_autocast_rounds_operands_and_nothing_else(name):
         found = mixed(name, q.requires_grad_(), k.bfloat16(), v, gate)
         found.float().sum().backward()
     assert found.dtype == torch.bfloat16
+    assert q.grad is not None
     assert q.grad.dtype == torch.float32
-    rounded = (x.detach().bfloat16().double() for x in (q, k, v))
-    expected = mixed(name, *rounded, gate.double())
+    exact_q, exact_k, exact_v = (x.detach().bfloat16().double() for x in (q, k, v))
+    expected = mixed(name, exact_q, exact_k, exact_v, gate.double())
     # Rounded once, to nearest, after sums in float32, in which decays are differences of running sums.
     decays = float(gate.detach().abs().sum(1).max()) if name == "ssm" else 0
     assert error(found, expected) <= unit(torch.bfloat16) + (1 + decays) * rounding(torch.float32, 4 * 104)

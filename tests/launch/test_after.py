@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -64,6 +65,6 @@ def test_a_controller_that_never_answers_fails_the_job(
 
 
 @pytest.mark.parametrize(("action", "code"), [("done", 0), ("give up", 1)])
-def test_what_is_not_restarted_is_not_requeued(fake: Path, action: str, code: int) -> None:
+def test_what_is_not_restarted_is_not_requeued(fake: Path, action: Literal["done", "give up"], code: int) -> None:
     assert after._carry_out(Decision(action), "7") == code
     assert (fake / "done").read_text() == ""

@@ -46,8 +46,8 @@ def test_the_script_of_a_dry_run_is_the_one_that_is_submitted(slurm: FakeSlurm, 
         "cpus_per_task: 3\nnetwork_interface: ib0\nsbatch: {exclusive: true, reservation: spring, requeue: false}\n"
     )
     before = place.files()
-    asked = ("submit", "tiny.yaml", "training.micro_batch=1", "--cluster", site, "--nodes", 2, *SMALL)
-    asked += ("--lead", 77, "--after", 7, "--after", 8)
+    options = ("--cluster", site, "--nodes", 2, *SMALL, "--lead", 77, "--after", 7, "--after", 8)
+    asked = ("submit", "tiny.yaml", "training.micro_batch=1", *options)
     code, script = glm(*asked, "--dry-run")
     assert code == 0
     assert place.files() == before

@@ -83,7 +83,7 @@ class RunningSumSpec:
 def registered() -> Iterator[None]:
     """The one line of the registry."""
     line = {"sum": registry.Registered("sum", lambda spelling, argument: RunningSumSpec())}
-    with mock.patch.object(registry, "MIXERS", MappingProxyType(registry.MIXERS | line)):
+    with mock.patch.object(registry, "MIXERS", MappingProxyType({**registry.MIXERS, **line})):
         registry.parse_mixer.cache_clear()
         yield
     registry.parse_mixer.cache_clear()

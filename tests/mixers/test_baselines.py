@@ -147,6 +147,11 @@ def test_heads_that_cannot_be_spread_over_tensor_ranks_are_refused(name, reason)
         mixer.require_tensor_parallel(2)
 
 
+def by_matrix(*operands, scale):
+    q, k, v, log_decay, level = (x.cpu() for x in operands)
+    return matrix_form(q, k, v, log_decay, level, scale)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fla's kernels need a GPU")
 @pytest.mark.parametrize("name", ["gla", "gated_delta_rule", "log_linear"])
@@ -162,7 +167,7 @@ def test_operators_equal_their_definitions_on_a_gpu(name):
     definition = {
         "gla": by_rows(gla_row, one_state),
         "gated_delta_rule": by_rows(delta_row, one_state),
-        "log_linear": lambda *x, scale: matrix_form(*(y.cpu() for y in x), scale),
+        "log_linear": by_matrix,
     }[name]
     operands = [q, k, v, gate, *rest[name]]
     expected = definition(*(x.double() for x in operands), scale=64**-0.5)[0].to("cuda")

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -222,7 +223,7 @@ def test_flops_count_the_projections_and_the_rows_read(spelling, reads):
     mixer = build(spelling)
     matrices = sum(p.numel() for p in mixer.parameters() if p.dim() == 2)
     if spelling == "ssm:4":
-        mixing = 4 * 2 * 4 * 8
+        mixing = 4.0 * 2 * 4 * 8
     elif reads is None:
         pattern = parse_pattern(spelling)
         mixing = 4 * 2 * 8 * sum(len(pattern.reads(i)) for i in range(100)) / 100
@@ -265,13 +266,18 @@ def test_heads_that_do_not_divide_over_ranks_are_refused_with_the_nearest_size()
         build("dense").require_tensor_parallel(3)
 
 
+def stage_of(spelling: str) -> Any:
+    mixer: Any = parse_mixer(spelling).build(DIMS)
+    return mixer.stages[0]
+
+
 @pytest.mark.parametrize("spelling", ["window:1", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:k^2+1"])
 def test_flat_scores_leave_a_new_recurrence_about_half_of_its_input(spelling):
-    bias = parse_mixer(spelling).build(DIMS).stages[0].d.bias
+    bias = stage_of(spelling).d.bias
     reads = parse_pattern(spelling).read_counts(1024).double().mean()
     kept = bias.exp() / (bias.exp() + reads)
     assert kept.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
 
 
 def test_a_pattern_that_reads_almost_nothing_starts_without_a_bias():
-    assert parse_mixer("offsets:k+5000").build(DIMS).stages[0].d.bias.tolist() == [0, 0]
+    assert stage_of("offsets:k+5000").d.bias.tolist() == [0, 0]

@@ -15,7 +15,7 @@ from glm_scale.mixers import parse_mixer
 from glm_scale.model import LanguageModel, ModelConfig
 from glm_scale.scaling.style import styles
 from tests.mixers.running_sum import registered
-from tests.parallel import sessions
+from tests.run import sessions
 from tests.tiny_run import SAME_LOSSES, tiny_config, write_config
 from tests.tolerances import assert_close, rounding
 

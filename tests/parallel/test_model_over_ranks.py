@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor
 
 from glm_scale.mixers.contract import MixerError
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.transformer import LanguageModel
 from glm_scale.parallel.axis import SequenceAxis
 from glm_scale.parallel.collectives.simulator import simulate
-from tests.parallel.test_sharded_recurrence import documents
+from tests.parallel.sequence.test_recurrence import documents
 from tests.parallel.training import norm_epsilon
 from tests.tolerances import assert_close, error, norm, rounding
 
@@ -56,7 +57,7 @@ def model(mixers, **changes):
     return made.double()
 
 
-def batch(seed=0):
+def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 32, (2, RANKS * LENGTH), generator=generator)
     labels = torch.randint(0, 32, (2, RANKS * LENGTH), generator=generator)
@@ -96,19 +97,19 @@ def assert_same(found, expected, mixers):
     ],
 )
 def test_loss_and_gradients_are_those_of_one_device(mixers, strategy):
-    whole, inputs = model(mixers), batch()
-    expected = loss_and_gradients(whole, *inputs)
-    found = over_ranks(whole, *inputs, strategy)
+    whole, (tokens, starts, labels) = model(mixers), batch()
+    expected = loss_and_gradients(whole, tokens, starts, labels)
+    found = over_ranks(whole, tokens, starts, labels, strategy)
     assert_same(found, expected, mixers)
 
 
 @pytest.mark.parametrize("strategy", ["scan", "ring"])
 def test_recomputed_activations_exchange_the_same_again(strategy):
     mixers = {"scan": ["lattice:2^k", "ssm:4"], "ring": ["local:20 > lattice:2^k", "offsets:2^k"]}[strategy]
-    whole, inputs = model(mixers), batch()
-    expected = loss_and_gradients(whole, *inputs)
+    whole, (tokens, starts, labels) = model(mixers), batch()
+    expected = loss_and_gradients(whole, tokens, starts, labels)
     whole.activation_checkpointing = True
-    found = over_ranks(whole, *inputs, strategy)
+    found = over_ranks(whole, tokens, starts, labels, strategy)
     assert_same(found, expected, mixers)
 
 
@@ -135,7 +136,7 @@ def test_early_tokens_reach_late_ones_across_ranks(mixer):
 
 def test_what_a_mixer_cannot_do_is_refused():
     with pytest.raises(MixerError, match=r"'offsets:2\^k' cannot .* by 'scan'; it can by 'a2a' or 'ring'"):
-        over_ranks(model(["offsets:2^k"]), *batch(), "scan")
+        over_ranks(model(["offsets:2^k"]), *batch(), strategy="scan")
 
 
 def test_a_mixer_that_names_no_strategy_never_sees_a_shard(monkeypatch):

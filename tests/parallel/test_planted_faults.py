@@ -24,8 +24,8 @@ from tests.kernels.exactness import recurrence_pass
 from tests.kernels.operands import operands, packed_starts
 from tests.kernels.torch_backend.test_recurrence import same
 from tests.parallel import test_model_over_ranks as models
-from tests.parallel import test_sharded_attention as attentions
-from tests.parallel import test_sharded_recurrence as recurrences
+from tests.parallel.sequence import test_attention as attentions
+from tests.parallel.sequence import test_recurrence as recurrences
 from tests.parallel.training import Setup, Trained, attach_deepspeed, train
 
 pytestmark = pytest.mark.numeric

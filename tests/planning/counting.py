@@ -6,7 +6,7 @@ planner.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,9 +68,9 @@ _SENT: dict[str, tuple[str, Count]] = {
 
 
 @contextmanager
-def counted() -> Iterator[Counter[str]]:
+def counted() -> Iterator[dict[str, float]]:
     """Bytes sent by this rank within the block, by collective. A collective that moves nothing is not counted."""
-    sent: Counter[str] = Counter()
+    sent: dict[str, float] = defaultdict(float)
     # As they lie in the class: what `getattr` gives could not be put back.
     originals = {name: vars(dist.ProcessGroup)[name] for name in _SENT if name in vars(dist.ProcessGroup)}
     calls = {name: getattr(dist.ProcessGroup, name) for name in originals}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -40,7 +40,9 @@ def run_config(
 
 
 CONV, TIED = {"conv_width": 3}, {"tie_embeddings": True}
-BF16, AGAIN, SPLIT = {"precision": "bf16"}, {"activation_checkpointing": True}, {"shard_activations": True}
+BF16: dict[str, Any] = {"precision": "bf16"}
+AGAIN: dict[str, Any] = {"activation_checkpointing": True}
+SPLIT: dict[str, Any] = {"shard_activations": True}
 
 # Every two of mixer, layout, strategy, stage, precision, checkpointing, split tokens, tied tables and convolution meet.
 CONFIGS = [
@@ -98,7 +100,7 @@ def estimate(config: RunConfig) -> Estimate:
 def test_every_rank_sends_and_holds_what_was_planned(processes, config):
     planned = estimate(config)
     for found in processes.run(RANKS, watch, config):
-        sent: Counter[str] = Counter()
+        sent: dict[str, float] = defaultdict(float)
         for exchange in planned.exchanges(found.sequence_rank):
             sent[exchange.collective] += exchange.sent
         assert sent == pytest.approx(found.sent, rel=1e-12)

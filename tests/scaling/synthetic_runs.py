@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -56,7 +57,7 @@ def write_run(
         for step in range(1, done + 1):
             loss = final_loss * (step / steps) ** -exponent
             seen = tokens * step // steps
-            place = {"step": step, "tokens": seen, "flops": 6.0 * parameters * seen}
+            place: dict[str, Any] = {"step": step, "tokens": seen, "flops": 6.0 * parameters * seen}
             measured = loss * math.exp(noise * random.standard_normal())
             log.append("train", **place, loss=measured, tokens_per_second=1e4 + step % 3)
             if step % (steps // 10) == 0:

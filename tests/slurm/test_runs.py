@@ -69,7 +69,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def runs(lab: Lab, server: Server) -> Runs:
     """All runs, after what happens to them has happened."""
 
-    def submit(name: str, *options: object, steps: int = STEPS, tasks: int = 2, pace=0.1, spoiled=False, **groups: Any):
+    def submit(
+        name: str, *options: object, steps: int = STEPS, tasks: int = 2, pace: float = 0.1, spoiled: bool = False,
+        **groups: Any,
+    ) -> None:  # fmt: skip
         site = lab.folder / f"site-{name}.yaml"
         elsewhere = ",".join(f"127.0.0.{n}" for n in range(1, 13) if n not in NODES[name])
         site.write_text(f"partition: low\nsbatch: {{exclude: '{elsewhere}'}}\n")
@@ -222,6 +225,7 @@ def test_a_run_that_was_interrupted_goes_on_from_its_newest_checkpoint(
     state = lab.wait_for_state(launch, "finished")
     assert state.restarts
     assert all(why.startswith(cause) for why in state.restarts), state.restarts
+    assert state.steps is not None
     assert sorted(losses(launch.run)) == list(range(1, state.steps + 1))
     second = launch.attempts()[1].beginning
     assert second.step >= least

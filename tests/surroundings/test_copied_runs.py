@@ -22,14 +22,14 @@ from tests.surroundings.tracked_runs import make_run, train
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 
 @pytest.fixture
-def work(empty_store, tmp_path, monkeypatch) -> Path:
+def work(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a store in it."""
     (folder := tmp_path / "work").mkdir()
     shutil.copy(empty_store, folder)

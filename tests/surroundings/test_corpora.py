@@ -14,8 +14,10 @@ import json
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -28,7 +30,12 @@ from glm_data.naming import original
 from glm_data.shards import SplitReader
 from tests.data.corpora import documents
 
-COMPRESSORS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": zstandard.compress,
+}
 
 
 @dataclass
@@ -64,7 +71,9 @@ _SCRAPS = [
 ]  # fmt: skip
 _STARTS = [b"", codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE]
 _texts = st.text(st.sampled_from("ab\n\r\t \0é▁🜁\ud800\u2028"), max_size=12)
-_values = st.sampled_from([0, -1.5, None, True, [], {"text": "inner"}, 10**4400, float("nan"), "other"])
+_values: st.SearchStrategy[Any] = st.sampled_from(
+    [0, -1.5, None, True, [], {"text": "inner"}, 10**4400, float("nan"), "other"]
+)
 _names = st.lists(
     st.sampled_from([b"a", b"b", b"c.txt", b"\xe9", b"\n", b" ", b"'", b"\\", b"$'", "日".encode(), b"\x1b"]),
     min_size=1, max_size=3,

@@ -18,8 +18,8 @@ from tests.commands import assert_refused, unprivileged
 from tests.scaling.synthetic_runs import write_run
 
 
-def _replaced(name: str, content: bytes) -> Callable[[RunDirectory], None]:
-    return lambda run: (run.path / name).write_bytes(content) and None
+def _replaced(name: str, content: bytes) -> Callable[[RunDirectory], object]:
+    return lambda run: (run.path / name).write_bytes(content)
 
 
 def _a_folder(run: RunDirectory) -> None:
@@ -132,8 +132,9 @@ def test_what_belongs_to_somebody_else_is_named(open_folder, command):
         alone = command("status", path, user=user)
         assert (alone.code, "Traceback" in alone.stderr) == (2, False), alone.output
     with pytest.MonkeyPatch.context() as patch:
-        told = []
+        told: list[str] = []
         patch.setattr("glm_scale.run_search.print", lambda text, **_: told.append(text), raising=False)
+        assert user is not None
         os.seteuid(user)
         try:
             compared = compare(find_runs([runs]))

@@ -60,7 +60,7 @@ def test_commands_take_an_exported_model(command, data, tmp_path):
         assert refused.stderr.startswith(f"error: {output} looks like an exported model but lacks config.yaml")
 
 
-def rewrite(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+def rewrite(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def work(output: Path) -> None:
         tensors = load_file(output / "model.safetensors")
         change(tensors)

@@ -154,7 +154,7 @@ def _as_another_user(work: Any) -> str:
 
 
 @pytest.fixture
-def old_store(tmp_path) -> str:
+def old_store(tmp_path: Path) -> str:
     return store_of(tmp_path / "old.db", first_revision())
 
 
@@ -206,7 +206,9 @@ class TestWhatIsSaid:
         assert "mlflow db upgrade" in said
 
 
-def test_a_run_says_so_at_its_start_and_end_and_trains(command: Commands, tmp_path, tmp_path_factory, old_store):
+def test_a_run_says_so_at_its_start_and_end_and_trains(
+    command: Commands, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, old_store: str
+) -> None:
     tree = {**tiny_config(tiny_data(tmp_path_factory), tmp_path), "tracking": {"uri": old_store}}
     ran = command("train", write_config(tmp_path / "c.yaml", tree))
     assert ran.code == 0, ran.output

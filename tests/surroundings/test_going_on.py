@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -238,7 +239,7 @@ def test_who_waits_for_a_run_that_is_moved_meanwhile_leaves_the_next_one_alone(p
     """Two start anew at once: the slower one has the lock of what is no longer there."""
     lock, theirs = RunDirectory.lock, []
 
-    def overtaken(run: RunDirectory):
+    def overtaken(run: RunDirectory) -> Any:
         monkeypatch.setattr(RunDirectory, "lock", lock)
         held = run.lock()
         shutil.copytree(run.path.rename(run.path.with_name("moved")), run.path)

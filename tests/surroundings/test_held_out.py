@@ -50,16 +50,16 @@ def test_a_run_without_a_validation_split_trains_and_says_so(
     refused = command("evaluate", run)
     assert refused.code == 2, refused.output
     assert "no validation split to evaluate on. Take --split train" in refused.stderr
-    assert command("evaluate", run, "--split", "train", "--sequences", 2).code == 0
+    assert command("evaluate", run, "--split", "train", "--sequences", "2").code == 0
 
 
 def test_a_small_validation_split_is_remarked_at_build_and_at_the_start(
     command: Commands, tmp_path: Path, data: Path
 ) -> None:
-    sequences = PackedSequences(DataConfig(sources=[{"path": data}], sequence_length=LENGTH), "validation")  # type: ignore[list-item]
+    sequences = PackedSequences(DataConfig(sources=[{"path": data}], sequence_length=LENGTH), "validation")
     source = tmp_path / "corpus.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents(30, longest=60)))
-    shown = command("data", "build", "-i", source, "-o", tmp_path / "set", "--vocab-size", 300)
+    shown = command("data", "build", "-i", source, "-o", tmp_path / "set", "--vocab-size", "300")
     assert shown.code == 0, shown.output
     entry = json.loads((tmp_path / "set" / "index.json").read_text())["splits"]["validation"]
     small = f"the validation split is small: {entry['documents']} documents, {entry['tokens']:,} tokens"
@@ -79,7 +79,7 @@ def test_a_small_validation_split_is_remarked_at_build_and_at_the_start(
 def test_what_is_said_of_a_validation_split(tmp_path: Path, remarks: str) -> None:
     count, fraction = {"none": (1, None), "small": (30, 0.1), "enough": (400, 0.5)}[remarks]
     index = build_corpus(tmp_path, documents(count, longest=900), validation_fraction=fraction)
-    sequences = PackedSequences(DataConfig(sources=[{"path": tmp_path / "set"}], sequence_length=32), "validation")  # type: ignore[list-item]
+    sequences = PackedSequences(DataConfig(sources=[{"path": tmp_path / "set"}], sequence_length=32), "validation")
     said = {"none": "no validation split", "small": "noisy", "enough": ""}[remarks]
     assert said in sequences.remark
     assert bool(sequences.remark) == bool(said)
@@ -88,7 +88,7 @@ def test_what_is_said_of_a_validation_split(tmp_path: Path, remarks: str) -> Non
 
 def test_one_of_several_sources_may_have_no_validation_split(data: Path, nothing_held_out: Path) -> None:
     alone, both = (
-        PackedSequences(DataConfig(sources=[{"path": path} for path in paths], sequence_length=LENGTH), "validation")  # type: ignore[misc]
+        PackedSequences(DataConfig(sources=[{"path": path} for path in paths], sequence_length=LENGTH), "validation")
         for paths in ([data], [nothing_held_out, data])
     )
     assert len(both) == len(alone) > 0
@@ -99,7 +99,7 @@ def test_one_of_several_sources_may_have_no_validation_split(data: Path, nothing
 
 def test_a_split_shorter_than_a_sequence_makes_one(tmp_path: Path) -> None:
     build_corpus(tmp_path, ["one", "two"], vocabulary_size=300)
-    config = DataConfig(sources=[{"path": tmp_path / "set"}], sequence_length=512)  # type: ignore[list-item]
+    config = DataConfig(sources=[{"path": tmp_path / "set"}], sequence_length=512)
     sequences = PackedSequences(config, "validation")
     assert len(sequences) == 1
     assert "in 1 sequence," in sequences.remark

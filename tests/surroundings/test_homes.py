@@ -10,6 +10,7 @@ import pytest
 
 from glm_scale.startup import settle_caches
 from glm_scale.training.signals import StopRequest
+from tests.commands import Commands
 from tests.signals import handled
 
 
@@ -20,7 +21,9 @@ def test_a_home_that_can_be_written_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("home", ["", "/nowhere/at/all", "~", "relative"])
-def test_without_a_home_caches_lie_among_temporary_files(home: str, monkeypatch, tmp_path: Path) -> None:
+def test_without_a_home_caches_lie_among_temporary_files(
+    home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("glm_scale.startup._entry", lambda uid: None)
     environment = {"HOME": home} if home else {}
@@ -30,7 +33,7 @@ def test_without_a_home_caches_lie_among_temporary_files(home: str, monkeypatch,
     assert Path(environment["HOME"]).stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_that_others_may_write_is_not_trusted(monkeypatch, tmp_path: Path) -> None:
+def test_a_folder_that_others_may_write_is_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     theirs = tmp_path / f"glm-scale-{os.getuid()}"
     theirs.mkdir()
@@ -68,7 +71,7 @@ def test_the_end_of_a_terminal_is_a_request_to_stop() -> None:
     assert (stop.reason, stop.exit_code) == ("SIGHUP", 85)
 
 
-def test_libraries_find_their_own_files_whatever_the_locale_has(command) -> None:
+def test_libraries_find_their_own_files_whatever_the_locale_has(command: Commands) -> None:
     """In a process of its own: the encoding is the interpreter's, from its start."""
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     shown = command("plan", "configs/quickstart.yaml", forked=False, environment=locale)
@@ -88,7 +91,7 @@ def test_an_interpreter_that_ignores_its_environment_is_started_again_once() -> 
     assert (done.stdout, done.returncode) == ("prepared\n", 0), done.stderr
 
 
-def test_without_any_place_for_caches_a_process_goes_on(monkeypatch, tmp_path: Path) -> None:
+def test_without_any_place_for_caches_a_process_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("glm_scale.startup._can_be_made", lambda path: False)
     (tmp_path / f"glm-scale-{os.getuid()}").mkdir(mode=0o700)

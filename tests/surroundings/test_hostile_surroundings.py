@@ -23,6 +23,7 @@ import pytest
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 from tests.commands import STRANGER, Command, Commands
 from tests.earlier.curves import losses_of
+from tests.forking import ForkServer
 from tests.tiny_run import LENGTH, tiny_config, tiny_data, write_config
 
 AS_ROOT = os.geteuid() == 0
@@ -67,7 +68,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def first_world(fork_server, tmp_path_factory) -> Iterator[World]:
+def first_world(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Made once. Not in pytest's own folder, which nobody else may enter."""
     folder = Path(tempfile.mkdtemp(prefix="glm-scale-tests-"))
     folder.chmod(0o755)

@@ -103,7 +103,7 @@ def test_what_may_not_be_read_is_named_or_counted(command: Commands, open_folder
     (folder / "listed").chmod(0o744)
     user = unprivileged()
     assert_refused(folder / "closed", user)
-    build_it = ("data", "build", "-i", folder, "-o", open_folder / "set", "--vocab-size", 300)
+    build_it = ("data", "build", "-i", folder, "-o", open_folder / "set", "--vocab-size", "300")
     done = command(*build_it[:5], open_folder / "skipped", *build_it[6:], "--on-bad-record", "skip", user=user)
     assert done.code == 0, done.output
     assert "may not be read, left out: 3 (b.txt, listed/d.txt, closed)" in done.stdout, done.output
@@ -124,7 +124,7 @@ def test_what_is_passed_over_is_counted_and_shown(command: Commands, tmp_path: P
         os.close(descriptor)
     if os.geteuid() == 0:
         os.mknod(folder / "zero.txt", 0o600 | 0o020000, os.makedev(1, 5))
-    done = command("data", "build", "-i", folder, "-o", tmp_path / "set", "--vocab-size", 300, seconds=30)
+    done = command("data", "build", "-i", folder, "-o", tmp_path / "set", "--vocab-size", "300", seconds=30)
     assert done.code == 0, done.output
     for shown in (done, command("data", "show", tmp_path / "set")):
         assert "2 hidden (.b.txt, .git), 3 of other formats (d.md, e.TXT, f/g.parquet)" in shown.stdout, shown.output
@@ -196,10 +196,10 @@ def test_names_of_any_bytes_are_kept_shown_and_told_apart(
 def test_folders_of_any_bytes_can_be_given(command: Commands, tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     written(folder / "in", "a.txt")
-    done = command("data", "build", "-i", folder / "in", "-o", folder / "set", "--vocab-size", 300)
+    done = command("data", "build", "-i", folder / "in", "-o", folder / "set", "--vocab-size", "300")
     assert done.code == 0, done.output
     assert r"caf\xe9/set' is ready" in done.stdout
-    refused = command("data", "build", "-i", folder / "nowhere", "-o", folder / "set", "--vocab-size", 300)
+    refused = command("data", "build", "-i", folder / "nowhere", "-o", folder / "set", "--vocab-size", "300")
     assert (refused.code, "Traceback" in refused.stderr) == (2, False), refused.output
     for option in ("--text-key", "--document-separator"):
         refused = command("data", "build", "-i", folder / "in", "-o", folder / "other", option, folder.name)

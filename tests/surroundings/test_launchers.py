@@ -81,7 +81,7 @@ def test_who_waits_says_for_whom(port: int) -> None:
         meet(Place(1, 2, 1, "127.0.0.1", port), 0.2, [], told.append)
 
 
-def test_a_name_that_nobody_knows_is_named(monkeypatch) -> None:
+def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*address: object, **settings: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -140,7 +140,7 @@ def test_ranks_that_wait_for_one_that_never_comes_end_when_told(
     assert "Traceback" not in waiting.output
 
 
-def test_a_local_rank_beyond_the_gpus_that_are_seen_is_refused(monkeypatch) -> None:
+def test_a_local_rank_beyond_the_gpus_that_are_seen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     for name, value in (FOUR | {"WORLD_SIZE": "2"}).items():

@@ -60,9 +60,13 @@ def test_a_run_that_cannot_fit_is_refused_with_ways_out_that_fit(ranks, gigabyte
     with pytest.raises(UserError) as refused:
         told(config, gigabytes, ranks)
     text = str(refused.value)
-    needed, free = re.search(r"needs about (\S+) GB of memory .*but (\S+) GB are free on a machine", text).groups()
+    told_of = re.search(r"needs about (\S+) GB of memory .*but (\S+) GB are free on a machine", text)
+    listed = re.search("In GB: (.*)", text)
+    assert told_of is not None
+    assert listed is not None
+    needed, free = told_of.groups()
     assert float(free) == gigabytes < float(needed)
-    parts = dict(re.findall(r"([a-z ]+?) (\d+\.?\d*)(?:,|$)", re.search("In GB: (.*)", text)[1]))
+    parts = dict(re.findall(r"([a-z ]+?) (\d+\.?\d*)(?:,|$)", listed[1]))
     assert sum(map(float, parts.values())) == pytest.approx(float(needed), rel=0.05)
     ways = re.findall(r"^  (training\S+(?: training\S+)*), which needs", text, re.MULTILINE)
     assert bool(ways) == has_ways

@@ -39,7 +39,7 @@ def open_files() -> int:
 
 
 def test_sequences_read_from_many_shards_keep_few_files_open(sources: list[dict]) -> None:
-    config = DataConfig(sources=sources, sequence_length=LENGTH, workers=0)  # type: ignore[arg-type]
+    config = DataConfig(sources=sources, sequence_length=LENGTH, workers=0)
     before = open_files()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Less than one for each source, which make room for one another, and twice what they may keep.
@@ -59,7 +59,7 @@ def test_sequences_read_from_many_shards_keep_few_files_open(sources: list[dict]
 
 @pytest.mark.parametrize("on_bad_sample", ["stop", "skip"])
 def test_the_limit_is_named_and_never_taken_for_damage(sources: list[dict], on_bad_sample: str) -> None:
-    config = DataConfig(sources=sources[:1], sequence_length=LENGTH, workers=0, on_bad_sample=on_bad_sample)  # type: ignore[arg-type]
+    config = DataConfig(sources=sources[:1], sequence_length=LENGTH, workers=0, on_bad_sample=on_bad_sample)
     sequences = PackedSequences(config)
     sequences.close()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -109,7 +109,7 @@ def test_a_table_that_changes_is_named(tmp_path: Path, sources: list[dict]) -> N
     import shutil
 
     copy = shutil.copytree(Path(sources[0]["path"]), tmp_path / "copy")
-    sequences = PackedSequences(DataConfig(sources=[{"path": copy}], sequence_length=LENGTH, workers=0))  # type: ignore[list-item]
+    sequences = PackedSequences(DataConfig(sources=[{"path": copy}], sequence_length=LENGTH, workers=0))
     with (copy / "train.documents.npy").open("r+b") as file:
         file.truncate(200)
     with pytest.raises(DataError, match=r"train\.documents\.npy: ends too early"):

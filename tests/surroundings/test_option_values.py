@@ -5,6 +5,7 @@ machine is replaced: what comes before has let the value pass.
 """
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,7 @@ class ReachedError(UserError):
 
 
 def _commands(group: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    found = []
+    found: list[tuple[tuple[str, ...], Any]] = []
     for name, command in group.commands.items():
         found += _commands(command, (*path, name)) if hasattr(command, "commands") else [((*path, name), command)]
     return found
@@ -85,7 +86,7 @@ def _usual(name: str, around: SimpleNamespace) -> str:
     return values[name]
 
 
-def _lines(command: Any, around: SimpleNamespace):
+def _lines(command: Any, around: SimpleNamespace) -> Iterator[list[str]]:
     """Command lines in which one value at a time is one that nobody means."""
     takes_value = [p for p in command.params if not getattr(p, "is_flag", False) and "completion" not in str(p.name)]
     for odd in takes_value:

@@ -43,7 +43,9 @@ def is_finished(tmp_path: Path) -> bool:
 
 
 @pytest.mark.parametrize("streams", ["unread", "full", "closed"])
-def test_training_goes_on_without_output(command: Commands, config: Path, tmp_path: Path, streams, request) -> None:
+def test_training_goes_on_without_output(
+    command: Commands, config: Path, tmp_path: Path, streams: str, request: pytest.FixtureRequest
+) -> None:
     stream = streams if streams in ("full", "closed") else request.getfixturevalue(streams)
     trained = command("train", config, stdout=stream, stderr=stream)
     assert trained.code == 0, trained.output
@@ -65,7 +67,9 @@ def test_descriptors_that_are_closed_are_given_to_no_file() -> None:
     assert done.returncode == 0
 
 
-def test_a_run_says_in_its_last_lines_where_it_is_and_what_to_do(command: Commands, config: Path, tmp_path) -> None:
+def test_a_run_says_in_its_last_lines_where_it_is_and_what_to_do(
+    command: Commands, config: Path, tmp_path: Path
+) -> None:
     """Also where there is no terminal; and nothing of what libraries find worth a warning."""
     trained = command("train", config, "data.workers=5")
     assert trained.code == 0, trained.output
@@ -84,7 +88,9 @@ def test_the_end_of_a_run_is_estimated_once_there_is_something_to_go_by() -> Non
     assert describe(view) == "step 1/9  loss 1.0000  10 tokens/s  eta –"
 
 
-def test_stderr_of_rank_0_is_read_to_its_end_though_it_can_be_shown_nowhere(tmp_path: Path, monkeypatch) -> None:
+def test_stderr_of_rank_0_is_read_to_its_end_though_it_can_be_shown_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -100,7 +106,9 @@ def test_stderr_of_rank_0_is_read_to_its_end_though_it_can_be_shown_nowhere(tmp_
     assert (tmp_path / "rank-0.log").stat().st_size == 40 * 8000
 
 
-def test_following_a_log_ends_when_nobody_reads_on(tmp_path: Path, unread: int, monkeypatch) -> None:
+def test_following_a_log_ends_when_nobody_reads_on(
+    tmp_path: Path, unread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("glm_launch.following.works", lambda folder: True)
     monkeypatch.setattr("sys.stdout", _Stream(unread, "utf-8", "strict", line_buffering=False))
     (log := tmp_path / "train.log").write_text("a line\n")
@@ -109,7 +117,9 @@ def test_following_a_log_ends_when_nobody_reads_on(tmp_path: Path, unread: int, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_build_that_is_told_to_end_says_that_nothing_is_lost(number: signal.Signals, capsys) -> None:
+def test_a_build_that_is_told_to_end_says_that_nothing_is_lost(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
     with handled(number), pytest.raises(typer.Exit) as end, _interruptible():
         signal.raise_signal(number)
     assert end.value.exit_code == 128 + number
@@ -135,13 +145,15 @@ def test_a_mistake_is_told_by_the_exit_code_where_nobody_hears_it(command: Comma
     assert command("config", "nowhere.yaml", stdout=unread, stderr=unread).code == 2
 
 
-@pytest.mark.parametrize("stream", ["full", "unread", "closed"])
-def test_a_data_set_is_built_though_nobody_reads(command: Commands, tmp_path: Path, stream, request) -> None:
+@pytest.mark.parametrize("streams", ["full", "unread", "closed"])
+def test_a_data_set_is_built_though_nobody_reads(
+    command: Commands, tmp_path: Path, streams: str, request: pytest.FixtureRequest
+) -> None:
     draw = random.Random(1)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=draw.randint(3, 60))) for _ in range(120)]
     (tmp_path / "text.txt").write_text("\n\n".join(texts))
-    stream = request.getfixturevalue(stream) if stream == "unread" else stream
+    stream = request.getfixturevalue(streams) if streams == "unread" else streams
     arguments = ("data", "build", "-i", tmp_path / "text.txt", "-o", tmp_path / "data", "--vocab-size", "300")
     more = ("--workers", "1", "--document-separator", "")
     built = command(*arguments, *more, stdout=stream, stderr=stream)
@@ -173,14 +185,17 @@ def test_letters_that_a_stream_does_not_know_are_replaced(
     assert command("status", run, environment=variables).code == 0
 
 
-def test_a_reader_that_does_not_read_is_waited_for_once(monkeypatch) -> None:
+def test_a_reader_that_does_not_read_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     stream = _Stream(writer, "ascii", "strict", line_buffering=True)
     waited: list[float] = []
-    monkeypatch.setattr(
-        "glm_scale.output.select.select", lambda r, w, x, seconds: waited.append(seconds) or ([], [], [])
-    )
+
+    def select(readers: object, writers: object, others: object, seconds: float) -> tuple[list[int], ...]:
+        waited.append(seconds)
+        return [], [], []
+
+    monkeypatch.setattr("glm_scale.output.select.select", select)
     for _ in range(40):
         print("x" * 8000, file=stream)
     os.close(reader)

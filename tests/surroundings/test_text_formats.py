@@ -70,7 +70,7 @@ def test_a_separator_that_never_occurs_is_a_warning_with_the_count(command: Comm
         (folder / f"{number}.txt").write_bytes(b"once\r\nupon\n" + (b"---\r\n" if number == 2 else b"") + b"a time")
     (folder / "mac.txt").write_bytes(b"one\r---\rtwo")
     (folder / "lines.jsonl").write_bytes(b'{"text": "no text file"}\n')
-    build_it = ("data", "build", "-i", folder, "-o", tmp_path / "set", "--vocab-size", 300)
+    build_it = ("data", "build", "-i", folder, "-o", tmp_path / "set", "--vocab-size", "300")
     done = command(*build_it, "--document-separator", "---")
     assert done.code == 0, done.output
     warning = "text files in which the separator never occurs, each taken as one document: 5 (0.txt, 1.txt, 3.txt …)"
@@ -235,7 +235,8 @@ def test_compressed_files_of_several_streams_are_read_to_the_end(tmp_path: Path,
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
 def test_what_follows_a_whole_stream_is_not_dropped_in_silence(tmp_path: Path, ending: str) -> None:
-    compress: Callable[[bytes], bytes] = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstd}[ending]
+    compressors: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstd}
+    compress = compressors[ending]
     second = bytearray(compress(b"a second document"))
     second[1] ^= 1  # its first bytes, by which it is known
     for data in (compress(b"one") + second, compress(b"one") + b"garbage", b"plain text", bytes(20)):

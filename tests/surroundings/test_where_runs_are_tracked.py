@@ -51,7 +51,7 @@ SECRET = "correct-horse"
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch) -> Path:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder := tmp_path / "work").mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv(VARIABLE, raising=False)
@@ -59,7 +59,7 @@ def work(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def team(work, monkeypatch) -> Path:
+def team(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a team's server in the environment."""
     monkeypatch.setenv(VARIABLE, TEAM)
     return work

@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_training import train
 
 from glm_scale.tracking import MetricsLog, Record, read_metrics
+from tests.tracking.synthetic_training import train
 
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(2**63), 2**63) | st.booleans()
 
@@ -40,20 +41,24 @@ def test_every_record_reads_back_as_written_and_is_valid_json(kind, step, tokens
 
 def test_scalars_of_other_libraries_become_numbers(tmp_path):
     with MetricsLog(tmp_path / "m.jsonl") as log:
-        log.append("train", step=numpy.int64(3), tokens=5, flops=7, loss=numpy.float32(0.5), bad=numpy.float64("nan"))
+        step: Any = numpy.int64(3)
+        log.append("train", step=step, tokens=5, flops=7, loss=numpy.float32(0.5), bad=numpy.float64("nan"))
 
     (record,) = read_metrics(tmp_path / "m.jsonl")
     assert record.step == 3
     assert record.values["loss"] == 0.5
-    assert math.isnan(record.values["bad"])
+    bad = record.values["bad"]
+    assert isinstance(bad, float)
+    assert math.isnan(bad)
 
 
 def test_what_is_no_number_is_refused(tmp_path):
+    unknown: Any = "valid"
     with MetricsLog(tmp_path / "m.jsonl") as log:
         with pytest.raises(TypeError, match="list"):
             log.append("train", step=1, tokens=1, flops=1, loss=[1.0])
         with pytest.raises(ValueError, match="'valid'"):
-            log.append("valid", step=1, tokens=1, flops=1)
+            log.append(unknown, step=1, tokens=1, flops=1)
     assert (tmp_path / "m.jsonl").read_text() == ""
 
 
@@ -130,7 +135,7 @@ def test_a_killed_writer_loses_no_record(tmp_path):
     assert [record.step for record in read_metrics(path)] == list(range(100))
 
 
-def test_threads_do_not_tear_each_others_lines(tmp_path: Path):
+def test_threads_do_not_tear_each_others_lines(tmp_path: Path) -> None:
     with MetricsLog(tmp_path / "m.jsonl") as log:
         threads = [threading.Thread(target=train, args=(log, 1, 100)) for _ in range(4)]
         for thread in threads:

@@ -16,17 +16,18 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from synthetic_training import only_run, steps_of, train
 
 from glm_scale.errors import UserError
+from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig, read_metrics
 from glm_scale.tracking.state import TrackingState
 from glm_scale.tracking.sync import sync
 from glm_scale.tracking.system import SystemMonitor
+from tests.tracking.synthetic_training import only_run, steps_of, train
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch) -> Path:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory that is not the run's."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -41,7 +42,7 @@ def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def received(run) -> int:
+def received(run: RunDirectory) -> int:
     """How many bytes of the log MLflow has, by the run's own account."""
     state = TrackingState.read(run)
     return state.marks[-1].offset if state and state.marks else 0
@@ -128,8 +129,11 @@ def test_disabled_tracking_starts_no_process_and_still_samples_the_machine(make_
         tracker.close("finished")
     (sample, *_) = read_metrics(run.metrics, "system")
     assert sample.step == 1
-    assert 0 < sample.number("memory_percent") < 100
-    assert sample.number("process_memory_gib") > 0.01
+    memory, of_process = sample.number("memory_percent"), sample.number("process_memory_gib")
+    assert memory is not None
+    assert of_process is not None
+    assert 0 < memory < 100
+    assert of_process > 0.01
 
 
 def test_gpus_are_sampled_where_cuda_is_in_use(make_run, monkeypatch):
@@ -162,7 +166,7 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
-from synthetic_training import train
+from tests.tracking.synthetic_training import train
 run = RunDirectory(sys.argv[1])
 lock, log = run.lock(), MetricsLog(run.metrics)
 Tracker(TrackingConfig(system_metrics=None), run, log).start()
@@ -172,9 +176,9 @@ time.sleep(60)
 """
 
 
-def trainer_in(run) -> subprocess.Popen[str]:
+def trainer_in(run: RunDirectory) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", TRAINER, run.path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TRAINER, run.path, Path(__file__).parents[2]], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "trained\n"
@@ -229,8 +233,8 @@ def server(store: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     stores = ["--backend-store-uri", f"sqlite:///{store}/s.db", "--artifacts-destination", f"{store}/artifacts"]
     lean = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command + stores, start_new_session=True, env=lean, **quiet)
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command + stores, start_new_session=True, env=lean, stdout=null, stderr=null)
 
 
 def stop_server(process: subprocess.Popen[bytes]) -> None:

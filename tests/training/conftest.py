@@ -1,12 +1,8 @@
-from pathlib import Path
-
 import pytest
 import torch
 
-from glm_scale.checkpoint.retention import Retention
-from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.training import distributed
-from tests.checkpoint_files import Told
+from tests.training.fake_time import FakeTime
 
 
 @pytest.fixture(scope="session")
@@ -17,12 +13,8 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture
-def told() -> Told:
-    """What the store tells the user."""
-    return Told()
-
-
-@pytest.fixture
-def store(tmp_path: Path, told: Told) -> CheckpointStore:
-    """An empty folder of checkpoints that keeps two."""
-    return CheckpointStore(tmp_path / "checkpoints", Retention(last=2), tell=told)
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    """The time of a run's clock."""
+    fake = FakeTime()
+    monkeypatch.setattr("glm_scale.training.clock.time", fake)
+    return fake

@@ -8,7 +8,6 @@ import torch
 
 from glm_scale.errors import UserError
 from glm_scale.training import distributed
-from glm_scale.training.compiling import extensions_folder, remove_orphan
 
 
 def test_quiet_catches_what_this_process_and_its_children_write(
@@ -44,33 +43,3 @@ def test_the_first_start_is_recognised(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "deepspeed_shm_comm").mkdir()
     (tmp_path / "deepspeed_shm_comm" / "deepspeed_shm_comm_op.so").write_bytes(b"")
     assert not distributed.first_start_compiles(cpu)
-
-
-def test_a_guard_of_a_compilation_is_removed_when_its_process_is_gone(tmp_path: Path) -> None:
-    guard = tmp_path / "lock"
-    assert not remove_orphan(guard)
-    compiling = subprocess.Popen(
-        [sys.executable, "-c", "import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print(); input()", guard],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert compiling.stdout is not None
-    compiling.stdout.readline()
-    assert not remove_orphan(guard)
-    compiling.kill()
-    compiling.communicate()
-    assert guard.exists()
-    assert remove_orphan(guard)
-    assert not guard.exists()
-
-
-def test_environments_do_not_compile_over_one_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = set()
-    for prefix in ("/one/.venv", "/other/.venv", "/one/.venv"):
-        monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
-        monkeypatch.setattr("sys.prefix", prefix)
-        found.add(extensions_folder())
-        assert os.environ["TORCH_EXTENSIONS_DIR"] == str(extensions_folder())
-    assert len(found) == 2
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    assert extensions_folder() == tmp_path

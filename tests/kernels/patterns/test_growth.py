@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,7 @@ def first(text: str, count: int = 6) -> list[int]:
         (" 2 ^ k ", lambda k: 2**k),
     ],
 )
-def test_spelling_means_what_mathematics_means(text: str, meaning) -> None:
+def test_spelling_means_what_mathematics_means(text: str, meaning: Callable[[int], int]) -> None:
     assert first(text) == [meaning(k) for k in range(6)]
 
 

@@ -1,11 +1,14 @@
 """Sequence shards, one after the other in one process: together they are the whole row."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from glm_kernels import parse_pattern, recurrence
 from glm_kernels.sharding import recurrence as shards
-from tests.kernels.operands import DEVICE, leaves
+from tests.kernels.exactness import exact
+from tests.kernels.operands import DEVICE, Inputs, each, leaves, rows_of
 from tests.tolerances import assert_close, assert_pass_close, norm, pass_errors, rounding
 
 pytestmark = pytest.mark.numeric
@@ -28,7 +31,8 @@ def run(pattern, inputs, grad, starts, backend, *, send_key_gradients=True):
     batch, total, heads, _ = inputs[0].shape
     length, width = total // RANKS, inputs[2].shape[3]
     parts = shards_of(pattern, batch, length, starts)
-    operands = [[x.detach()[:, s.first_row : s.first_row + length] for x in inputs] for s in parts]
+    detached = each(torch.Tensor.detach, inputs)
+    operands = [rows_of(detached, s.first_row, s.first_row + length) for s in parts]
     keys = torch.stack([shards.outgoing_keys(x[1], s) for x, s in zip(operands, parts, strict=True)])
 
     locals_ = [
@@ -43,7 +47,9 @@ def run(pattern, inputs, grad, starts, backend, *, send_key_gradients=True):
         ys.append(y)
         saved.append(kept)
 
-    left, dkeys, found = nothing, 0, []
+    left = nothing
+    dkeys: Any = 0
+    found: list[list[torch.Tensor]] = []
     for rank in reversed(range(RANKS)):
         shard = parts[rank]
         local = shards.backward_local(saved[rank], grad[:, shard.first_row : shard.first_row + length])
@@ -60,8 +66,8 @@ def run(pattern, inputs, grad, starts, backend, *, send_key_gradients=True):
 
 
 def whole(pattern, inputs, grad, starts):
-    inputs = [x.detach().double().requires_grad_() for x in inputs]
-    y, _ = recurrence(*inputs, pattern, document_starts=starts, backend="reference")
+    q, k, v, d = inputs = each(exact, inputs)
+    y, _ = recurrence(q, k, v, d, pattern, document_starts=starts, backend="reference")
     return [y.detach(), *torch.autograd.grad(y, inputs, grad.double())]
 
 
@@ -75,10 +81,10 @@ def documents(batch, total):
     return starts.to(DEVICE)
 
 
-def operands(length, dtype, heads=2):
+def operands(length: int, dtype: torch.dtype, heads: int = 2) -> tuple[Inputs, torch.Tensor]:
     shapes = [(2, RANKS * length, heads, width) for width in (6, 6, 5)]
-    *inputs, grad = (x.detach().to(DEVICE) for x in leaves(*shapes, shapes[0][:3], shapes[2], dtype=dtype))
-    return inputs, grad
+    q, k, v, d, grad = (x.detach().to(DEVICE) for x in leaves(*shapes, shapes[0][:3], shapes[2], dtype=dtype))
+    return (q, k, v, d), grad
 
 
 def same(x):
@@ -124,6 +130,6 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="beyond the total of 32"):
         shards.shard_of("lattice:2^k", 1, 30, 8, 32)
     shard = shards.shard_of("lattice:2^k", 2, 8, 8, 32, device=DEVICE)
-    inputs = [x[:, :8] for x in operands(8, torch.float32)[0]]
+    inputs = rows_of(operands(8, torch.float32)[0], 0, 8)
     with pytest.raises(ValueError, match=r"boundary_k must have shape \[B, H, S, K\] = \[2, 2, \d+, 6\]"):
         shards.forward_local(*inputs, shard, torch.zeros(2, 2, 3, 6))

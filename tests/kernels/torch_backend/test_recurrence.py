@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from glm_kernels import RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step
 from tests.kernels.exactness import recurrence_pass
-from tests.kernels.operands import live_slots, operands, packed_starts, packing_of, random_state
+from tests.kernels.operands import each, live_slots, operands, packed_starts, packing_of, random_state, rows_of
 from tests.tolerances import assert_close, assert_pass_close, error, norm, rounding, unit
 
 pytestmark = pytest.mark.numeric
@@ -115,9 +115,11 @@ def test_decoding_step_by_step_equals_the_whole_row(spelling):
     inputs = operands(2, 80)
     whole, final = recurrence(*inputs, pattern, output_final_state=True)
     prompt = 17
-    _, state = recurrence(*(x[:, :prompt] for x in inputs), pattern, output_final_state=True)
+    _, state = recurrence(*rows_of(inputs, 0, prompt), pattern, output_final_state=True)
+    assert state is not None
+    assert final is not None
     for t in range(prompt, 80):
-        y, state = recurrence_step(*(x[:, t : t + 1] for x in inputs), pattern, state)
+        y, state = recurrence_step(*rows_of(inputs, t, t + 1), pattern, state)
         assert_close(y, whole[:, t : t + 1], same(80), norm(whole))
     assert torch.equal(state.position, final.position)
     slots = final.k.shape[2]
@@ -135,7 +137,7 @@ def test_decoding_cache_holds_the_live_rows_only(spelling):
         # What a free slot holds must not matter.
         rows = pattern.rows_in_slots(t)
         state.y[:, :, : len(rows)][:, :, rows < 0] = torch.nan
-        y, state = recurrence_step(*(x[:, t : t + 1] for x in inputs), pattern, state)
+        y, state = recurrence_step(*rows_of(inputs, t, t + 1), pattern, state)
         assert y.isfinite().all()
     assert state.k.shape[2] <= pattern.slot_count(300) * 9 // 8
     assert pattern.slot_count(300) <= (9 if spelling == "lattice:2^k" else 5)
@@ -146,17 +148,19 @@ def test_documents_decoded_together_may_stand_at_different_positions():
     state = random_state(pattern, [3, 50, 0], 2, 4, 3)
     q, k, v, d = operands(3, 1)
     expected, _ = recurrence(q, k, v, d, pattern, initial_state=state)
-    found, after = recurrence_step(q, k, v, d, pattern, RecurrenceState(*(x.detach().clone() for x in state[:3])))
+    held_k, held_y, position = (x.detach().clone() for x in state[:3])
+    found, after = recurrence_step(q, k, v, d, pattern, RecurrenceState(held_k, held_y, position))
     assert_close(found, expected, same(51))
     assert after.position.tolist() == [4, 51, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_low_precision_operands_accumulate_in_float32(dtype):
-    inputs = [x.detach().to(dtype) for x in operands(2, 200, key_dim=16, value_dim=16)]
-    expected, _ = recurrence(*(x.double() for x in inputs), "lattice:2^k", backend="reference")
+    inputs = each(lambda x: x.detach().to(dtype), operands(2, 200, key_dim=16, value_dim=16))
+    expected, _ = recurrence(*each(torch.Tensor.double, inputs), "lattice:2^k", backend="reference")
     y, final = recurrence(*inputs, "lattice:2^k", output_final_state=True)
     assert y.dtype == dtype
+    assert final is not None
     assert final.k.dtype == final.y.dtype == torch.float32
     # Outputs are rounded once, to nearest; what leads to them is summed in float32.
     assert error(y, expected) <= unit(dtype) + rounding(torch.float32, 4 * (200 + 16))

@@ -4,17 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_kernels import ssm, ssm_step
-from tests.kernels.operands import leaves, packing_of, values_and_gradients
+from tests.kernels.operands import Inputs, each, leaves, packing_of, rows_of, values_and_gradients
 from tests.kernels.operands import operands as random_operands
 from tests.tolerances import assert_close, assert_pass_close, norm, rounding
 
 pytestmark = pytest.mark.numeric
 
 
-def operands(batch: int, length: int, seed: int = 0):
+def operands(batch: int, length: int, seed: int = 0) -> Inputs:
     """Leaves q, k, v and log decays."""
-    *inputs, gate = random_operands(batch, length, seed=seed)
-    return [*inputs, (-gate.detach().abs()).requires_grad_()]
+    q, k, v, gate = random_operands(batch, length, seed=seed)
+    return q, k, v, (-gate.detach().abs()).requires_grad_()
 
 
 def same(log_decay, dtype=torch.float64):
@@ -40,6 +40,7 @@ def test_chunkwise_equals_the_reference(length, packing, cuts, continued, seed):
     results = []
     for backend in ("reference", "torch"):
         y, final = ssm(*inputs, initial_state=state, output_final_state=True, backend=backend, **given)
+        assert final is not None
         results.append(values_and_gradients([y, final], inputs if state is None else [*inputs, state]))
     expected, found = results
     assert_pass_close(found, expected, same(inputs[3]), outputs=2)
@@ -52,20 +53,24 @@ def test_gradcheck():
 def test_decoding_step_by_step_equals_the_whole_row():
     inputs = operands(2, 70)
     whole, final = ssm(*inputs, output_final_state=True)
-    _, state = ssm(*(x[:, :10] for x in inputs), output_final_state=True)
+    _, state = ssm(*rows_of(inputs, 0, 10), output_final_state=True)
+    assert state is not None
+    assert final is not None
     for t in range(10, 70):
-        y, state = ssm_step(*(x[:, t : t + 1] for x in inputs), state)
+        y, state = ssm_step(*rows_of(inputs, t, t + 1), state)
         assert_close(y, whole[:, t : t + 1], same(inputs[3]), norm(whole))
     assert_close(state, final, same(inputs[3]))
 
 
 def test_slow_decays_of_a_late_document_survive_fast_ones_before_it():
-    q, k, v, _ = (x.float() for x in operands(1, 4096))
+    q, k, v, _ = each(torch.Tensor.float, operands(1, 4096))
     starts = torch.zeros(1, 4096, dtype=torch.int32)
     starts[:, 2048:] = 2048
     a = torch.full((1, 4096, 2), -30.0)
     a[:, 2048:] = -1e-4
     (state,) = leaves((1, 2, 4, 3), seed=1, dtype=torch.float32)
     _, final = ssm(q, k, v, a, document_starts=starts, initial_state=state, output_final_state=True)
-    _, expected = ssm(*(x[:, 2048:].double() for x in (q, k, v, a)), output_final_state=True)
+    _, expected = ssm(*each(lambda x: x[:, 2048:].double(), (q, k, v, a)), output_final_state=True)
+    assert final is not None
+    assert expected is not None
     assert_close(final, expected, same(a[:, 2048:], torch.float32))

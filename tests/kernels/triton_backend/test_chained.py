@@ -9,7 +9,7 @@ from glm_kernels import parse_pattern
 from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.triton_backend.chained import launch
 from tests.kernels.exactness import kernel_errors, same
-from tests.kernels.operands import DEVICE, kernel_state, operands, packing_of
+from tests.kernels.operands import DEVICE, each, kernel_state, operands, packing_of
 
 
 def float32(batch, length, heads, key_dim, value_dim):
@@ -61,7 +61,7 @@ def test_more_documents_than_can_carry_anything(short_chunks):
 
 
 def test_windows_of_one_chunk_carry_nothing(short_chunks):
-    configuration = launch._configuration()
+    configuration = launch._configuration(torch.float32, 16)
     assert launch._tiles_needed(parse_pattern("window:16"), 100, False, configuration) == 0
     assert launch._tiles_needed(parse_pattern("window:17"), 100, False, configuration) == 2
 
@@ -95,7 +95,7 @@ def test_every_dtype_on_a_gpu(spelling, widths, dtype):
 @pytest.mark.skipif(DEVICE == "cpu", reason="programs of the interpreter run one after the other")
 @pytest.mark.parametrize("spelling", ["window:64", "lattice:k^2+1"])
 def test_every_run_gives_the_same_bits(spelling):
-    inputs = [x.detach() for x in operands(2, 4096, 16, 128, 128, dtype=torch.bfloat16, device=DEVICE)]
+    inputs = each(torch.Tensor.detach, operands(2, 4096, 16, 128, 128, dtype=torch.bfloat16, device=DEVICE))
     grad = torch.randn_like(inputs[2])
     call = RecurrenceCall(*inputs, parse_pattern(spelling), 128**-0.5, None, None, None)
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glm_kernels import RecurrenceState, empty_state, parse_pattern, recurrence, recurrence_step, ssm_step, with_room
+from glm_kernels import (
+    Pattern,
+    RecurrenceState,
+    empty_state,
+    parse_pattern,
+    recurrence,
+    recurrence_step,
+    ssm_step,
+    with_room,
+)
 from glm_kernels.triton_backend.decode import launch
-from tests.kernels.operands import DEVICE, live_slots, random_state
+from tests.kernels.operands import DEVICE, Inputs, each, live_slots, random_state, rows_of
 from tests.tolerances import assert_close, norm, rounding
 
 PATTERNS = ["window:1", "window:40", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k", "offsets:k+3"]
@@ -16,22 +25,23 @@ SAME = rounding(torch.float32, 4 * (50 + 20))
 """Sums over up to 50 rows and up to 20 products, over a few steps."""
 
 
-def token(documents: int, seed: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+def token(documents: int, seed: int, dtype: torch.dtype = torch.float32) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(documents, 1, HEADS, width) for width in (KEY_DIM, KEY_DIM, VALUE_DIM)] + [(documents, 1, HEADS)]
-    return [torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes]
+    shapes = [*((documents, 1, HEADS, width) for width in (KEY_DIM, KEY_DIM, VALUE_DIM)), (documents, 1, HEADS)]
+    return each(lambda shape: torch.randn(shape, generator=generator).to(DEVICE, dtype), shapes)
 
 
-def state_at(pattern, positions: list[int]) -> RecurrenceState:
+def state_at(pattern: Pattern, positions: list[int]) -> RecurrenceState:
     made = random_state(pattern, positions, HEADS, KEY_DIM, VALUE_DIM)
-    return RecurrenceState(*(x.detach().float().to(DEVICE) for x in made[:2]), made.position.to(DEVICE))
+    k, y = (x.detach().float().to(DEVICE) for x in made[:2])
+    return RecurrenceState(k, y, made.position.to(DEVICE))
 
 
 def copied(state: RecurrenceState) -> RecurrenceState:
     return state._replace(k=state.k.clone(), y=state.y.clone(), position=state.position.clone())
 
 
-def poison_free_slots(pattern, state: RecurrenceState) -> None:
+def poison_free_slots(pattern: Pattern, state: RecurrenceState) -> None:
     state.k.masked_fill_(~live_slots(pattern, state).to(DEVICE), torch.nan)
     state.y.masked_fill_(~live_slots(pattern, state).to(DEVICE), torch.nan)
 
@@ -65,7 +75,7 @@ def test_operands_and_states_need_not_be_contiguous():
     state = with_room(state_at(pattern, [9, 20]), pattern, 40)
     strided = state._replace(k=state.k.transpose(1, 2).contiguous().transpose(1, 2), y=state.y.expand_as(state.y))
     operands = token(2, 0)
-    spread = [torch.stack([x, x], 2)[:, :, 1] for x in operands]
+    spread = each(lambda x: torch.stack([x, x], 2)[:, :, 1], operands)
     expected, _ = recurrence_step(*operands, pattern, copied(state), backend="torch")
     found, after = recurrence_step(*spread, pattern, copied(strided), backend="triton")
     assert_close(found, expected, SAME)
@@ -88,13 +98,14 @@ def test_a_document_without_room_gives_nan_and_leaves_its_state_alone(spelling):
 def test_steps_continue_a_prompt_read_into_an_empty_state_with_room(spelling):
     pattern, length, prompt = parse_pattern(spelling), 22, 17
     tokens = [token(2, seed) for seed in range(length)]
-    whole = [torch.cat(rows, 1) for rows in zip(*tokens, strict=True)]
+    whole = each(lambda rows: torch.cat(rows, 1), zip(*tokens, strict=True))
     expected, _ = recurrence(*whole, pattern, backend="torch")
     state = empty_state(pattern, 2, HEADS, KEY_DIM, VALUE_DIM, length=length, device=DEVICE)
     begun, after = recurrence(
-        *(x[:, :prompt] for x in whole), pattern, initial_state=state, output_final_state=True, backend="torch"
+        *rows_of(whole, 0, prompt), pattern, initial_state=state, output_final_state=True, backend="torch"
     )
     assert_close(begun, expected[:, :prompt], SAME)
+    assert after is not None
     assert (after.k.shape, after.room) == (state.k.shape, length)
     for t in range(prompt, length):
         y, after = recurrence_step(*tokens[t], pattern, after, backend="triton")
@@ -106,12 +117,12 @@ def test_an_ssm_step_equals_the_torch_step():
     expected = torch.randn(2, HEADS, KEY_DIM, VALUE_DIM, generator=generator).to(DEVICE)
     found = expected.clone()
     for seed in range(4):
-        *operands, decay = token(2, seed)
-        y_expected, expected = ssm_step(*operands, -decay.abs(), expected, backend="torch")
-        y_found, after = ssm_step(*operands, -decay.abs(), found, backend="triton")
+        q, k, v, decay = token(2, seed)
+        y_expected, expected = ssm_step(q, k, v, -decay.abs(), expected, backend="torch")
+        y_found, after = ssm_step(q, k, v, -decay.abs(), found, backend="triton")
         assert after.data_ptr() == found.data_ptr()
         # y is a sum of 12 products with the state, which may cancel.
-        assert_close(y_found, y_expected, SAME, KEY_DIM**-0.5 * norm(operands[0]) * norm(expected))
+        assert_close(y_found, y_expected, SAME, KEY_DIM**-0.5 * norm(q) * norm(expected))
         assert_close(found, expected, SAME)
 
 
@@ -131,7 +142,7 @@ def test_a_captured_step_replayed_equals_steps_one_by_one(spelling, dtype, parts
     for operands in tokens:
         y, one_by_one = recurrence_step(*operands, pattern, one_by_one)
         outputs.append(y)
-    fixed = [x.clone() for x in tokens[0]]
+    fixed = each(torch.Tensor.clone, tokens[0])
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y, _ = recurrence_step(*fixed, pattern, captured)

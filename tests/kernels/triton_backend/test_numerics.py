@@ -9,7 +9,7 @@ from glm_kernels import parse_pattern, reference
 from glm_kernels.kernel_interface import RecurrenceCall
 from glm_kernels.triton_backend.chained import launch
 from glm_kernels.triton_backend.common.numerics import fine, fine_dot, store_fine, unit_in, unit_of
-from tests.kernels.operands import DEVICE
+from tests.kernels.operands import DEVICE, each
 
 # The interpreter has no real bfloat16.
 DTYPES = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
@@ -101,7 +101,7 @@ def test_gradients_of_outputs_that_are_alike_need_residuals(dtype):
     assert launch.why_not(call) is None
     y, lse, residual = launch.forward(call)
 
-    exact = [x.double().requires_grad_() for x in (q, k, v, d)]
+    exact = each(lambda x: x.double().requires_grad_(), (q, k, v, d))
     precise, _ = reference.recurrence(*exact, pattern, scale=0.25)
     expected = torch.autograd.grad(precise, exact, grad.double())
 

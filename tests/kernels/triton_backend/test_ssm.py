@@ -8,7 +8,7 @@ from glm_kernels.documents import documents_of
 from glm_kernels.kernel_interface import SSMCall
 from glm_kernels.torch_backend import ssm as torch_ssm
 from glm_kernels.triton_backend.ssm import launch
-from tests.kernels.operands import DEVICE, packed_starts, packing_of
+from tests.kernels.operands import DEVICE, each, packed_starts, packing_of
 from tests.tolerances import assert_pass_close, pass_errors, rounding
 
 SCALE = 0.3
@@ -29,8 +29,11 @@ def expected(inputs, packing, final_grad, grad):
     """y, the final state and the gradients by the reference in float64."""
     leaves = [x.double().requires_grad_() for x in inputs]
     q, k, v, a, *state = leaves
-    documents = documents_of(*q.shape[:2], packing.get("cu_seqlens"), packing.get("document_starts"), q.device)
+    documents = documents_of(
+        q.shape[0], q.shape[1], packing.get("cu_seqlens"), packing.get("document_starts"), q.device
+    )
     y, final = reference.ssm(q, k, v, a, SCALE, documents, state[0] if state else None, True)
+    assert final is not None
     loss = (y * grad.double()).sum()
     if final_grad is not None:
         loss = loss + (final * final_grad.double()).sum()
@@ -55,7 +58,8 @@ def relative_errors(inputs, packing=None, with_final=True):
     judged = expected(inputs, packing, final_grad, grad)
     assert all(a is None or a.shape == b.shape for a, b in zip(found, judged, strict=True))
     pairs = [(a, b) for a, b in zip(found, judged, strict=True) if a is not None]
-    return pass_errors(*zip(*pairs, strict=True), outputs=2)
+    ours, theirs = zip(*pairs, strict=True)
+    return pass_errors(ours, theirs, outputs=2)
 
 
 def same(log_decay):
@@ -93,8 +97,10 @@ def test_only_the_final_state_is_differentiated(short_segments):
     q, k, v, a = operands(1, 40, 1, 16, 16, torch.float32)
     call = SSMCall(q, k, v, a, SCALE, None, None, None, True)
     final_grad = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    leaves = [x.double().requires_grad_() for x in (k, v, a)]
-    _, final = reference.ssm(q.double(), *leaves, SCALE, documents_of(1, 40, None, None, q.device), None, True)
+    exact_k, exact_v, exact_a = leaves = [x.double().requires_grad_() for x in (k, v, a)]
+    documents = documents_of(1, 40, None, None, q.device)
+    _, final = reference.ssm(q.double(), exact_k, exact_v, exact_a, SCALE, documents, None, True)
+    assert final is not None
     expected = torch.autograd.grad((final * final_grad.double()).sum(), leaves)
     dq, *found = launch.backward(call, None, final_grad)
     assert not dq.any()
@@ -112,7 +118,7 @@ def test_shards_linked_by_their_summaries_equal_the_whole(kernel, packed, short_
         starts[0, 60:], starts[1, 10:], starts[1, 48:] = 60, 10, 48
 
     def call(begin, end, state=None):
-        rows = [x[:, begin:end].contiguous() for x in (q, k, v, a)]
+        rows = each(lambda x: x[:, begin:end].contiguous(), (q, k, v, a))
         return SSMCall(*rows, SCALE, None, (starts[:, begin:end] - begin).clamp(min=0), state, True)
 
     whole = call(0, 96)
@@ -136,8 +142,9 @@ def test_shards_linked_by_their_summaries_equal_the_whole(kernel, packed, short_
 @pytest.mark.parametrize("widths", [(128, 128), (80, 100), (256, 64), (16, 256)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_every_dtype_on_a_gpu(widths, dtype):
+    key_dim, value_dim = widths
     packing = {"document_starts": packed_starts(2, 1000, 5).to(DEVICE)}
-    y_error, _, *gradient_errors = relative_errors(operands(2, 1000, 2, *widths, dtype, 2), packing)
+    y_error, _, *gradient_errors = relative_errors(operands(2, 1000, 2, key_dim, value_dim, dtype, 2), packing)
     # As measured on GPUs: what is rounded to a short dtype loses at most its last digit.
     assert y_error < (1e-5 if dtype == torch.float32 else 3.3e-3)
     assert max(gradient_errors) < (1e-5 if dtype == torch.float32 else 3.3e-3)

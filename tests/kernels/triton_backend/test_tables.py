@@ -47,7 +47,8 @@ def definition(
 
     occupant = torch.full((segments * grid.chunks + 1, grid.slots), FREE)
     occupant_last = torch.full_like(occupant, -1)
-    found, spans = [], []
+    found: list[tuple[int, int, int, int]] = []
+    spans: list[Span] = []
     for sequence, (first, end) in enumerate(sequences):
         count = -(-(end - first) // grid.segment)
         spans.append((len(found), count))
@@ -77,6 +78,12 @@ def check(found: Tables, expected: Tables) -> None:
     assert found.order[real:].tolist() == list(range(real, len(found.order)))
 
 
+def lifetime(spelling: str) -> Lifetime:
+    pattern = parse_pattern(spelling)
+    assert isinstance(pattern, Lifetime)
+    return pattern
+
+
 def documents_of_starts(starts: Tensor, initial: list[int]) -> list[Document]:
     batch, length = starts.shape
     documents = []
@@ -90,7 +97,7 @@ def documents_of_starts(starts: Tensor, initial: list[int]) -> list[Document]:
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("positions", [None, [7, 90]])
 def test_rows_packed_by_document_starts(spelling, grid, positions):
-    pattern, length = parse_pattern(spelling), 137
+    pattern, length = lifetime(spelling), 137
     starts = packed_starts(2, length, 5)
     initial = None if positions is None else torch.tensor(positions).to(DEVICE)
     found = tables_of_documents(pattern, starts.to(DEVICE), initial, grid, reach=length + max(positions or [0]))
@@ -103,7 +110,7 @@ def test_rows_packed_by_document_starts(spelling, grid, positions):
 @pytest.mark.parametrize("continued", [False, True])
 def test_rows_packed_by_cu_seqlens(spelling, grid, continued, monkeypatch):
     monkeypatch.setattr(tables, "DOCUMENTS_AT_ONCE", 4)
-    pattern, length = parse_pattern(spelling), 151
+    pattern, length = lifetime(spelling), 151
     inner = packed_bounds(length, 5)
     bounds = torch.cat([inner[:3], inner[2:], inner[-1:]])  # documents without rows, in between and last
     positions = [(13 * n) % 50 if continued else 0 for n in range(len(bounds) - 1)]
@@ -116,7 +123,7 @@ def test_rows_packed_by_cu_seqlens(spelling, grid, continued, monkeypatch):
 
 @pytest.mark.parametrize("length", [1, 16, 100])
 def test_rows_of_one_document(length):
-    pattern, grid = parse_pattern("lattice:2^k"), Grid(16, 2, 16)
+    pattern, grid = lifetime("lattice:2^k"), Grid(16, 2, 16)
     found = tables_of_rows(pattern, 2, length, grid, torch.device(DEVICE))
     sequences = [(0, length), (length, 2 * length)]
     check(found, definition(pattern, [(*span, 0) for span in sequences], sequences, len(found.order), grid))

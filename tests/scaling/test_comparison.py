@@ -1,0 +1,242 @@
+"""Comparing runs: the numbers of the table, the remarks, the files, and what goes to MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+
+import numpy as np
+import pytest
+import typer
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from typer.testing import CliRunner
+
+from glm_scale.cli.compare import compare as compare_command
+from glm_scale.errors import UserError
+from glm_scale.run_search import find_runs
+from glm_scale.scaling.comparison import compare, quantity, render_table, scaling_curves
+from glm_scale.scaling.curves import Curve, load_run
+from glm_scale.scaling.style import look_of, styles
+from glm_scale.tracking import MetricsLog
+from tests.scaling.synthetic_runs import write_run
+
+app = typer.Typer()
+app.command()(compare_command)
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+@pytest.fixture
+def three_mixers(tmp_path):
+    write_run(tmp_path, "a", "ssm", final_loss=4.1)
+    write_run(tmp_path, "b", "attention", final_loss=3.9)
+    write_run(tmp_path, "c", "lattice:2^k", final_loss=4.0)
+    return tmp_path
+
+
+def test_the_numbers_of_a_run_are_those_of_its_log(tmp_path):
+    run = load_run(write_run(tmp_path, "a", "ssm", final_loss=4.0, parameters=1000, tokens=1_000_000, steps=200))
+    last = [4.0 * (step / 200) ** -(math.log(8.3 / 4.0) / math.log(200)) for step in range(191, 201)]
+    assert run.train_loss == pytest.approx(np.mean(last))  # the last twentieth
+    assert run.validation_loss == pytest.approx(4.0)
+    assert run.bits_per_byte == pytest.approx(4.0 / 2.2)
+    assert (run.tokens, run.flops, run.tokens_per_second) == (1_000_000, 6e9, 10_001)
+    assert not run.provisional
+
+
+def test_the_table_is_sorted_by_validation_loss(three_mixers):
+    table = render_table(compare(find_runs([three_mixers])))
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["mixer"] == ["attention", "lattice:2^k", "ssm"]
+    assert cells["val. loss"] == ["3.9000", "4.0000", "4.1000"]
+    assert cells["tokens"] == ["1.00M"] * 3
+    assert cells["FLOPs"] == ["9.00e+12"] * 3
+    assert cells["parameters"] == ["2.10M"] * 3
+    assert cells["status"] == ["finished"] * 3
+    assert compare(find_runs([three_mixers])).remarks == ()
+
+
+def test_runs_that_did_not_finish_are_marked_and_those_without_losses_come_last(tmp_path):
+    write_run(tmp_path, "half", "ssm", upto=0.5, status="failed", final_loss=3.0)
+    write_run(tmp_path, "gone", "attention", upto=0.3, status="running")
+    write_run(tmp_path, "fresh", "dense", upto=0.0, status="running")
+    going = write_run(tmp_path, "going", "lattice:2^k", upto=0.6, status="running")
+    with going.lock():
+        comparison = compare(find_runs([tmp_path]))
+        name, *_, status = (list(column.cells) for column in render_table(comparison).columns)
+    statuses = dict(zip(name, status, strict=True))
+    assert statuses == {"half": "failed", "gone": "killed", "fresh": "killed", "going": "running"}
+    assert comparison.runs[-1].name == "fresh"
+    cells = {column.header: list(column.cells) for column in render_table(comparison).columns}
+    assert cells["val. loss"][-1] == "–"
+    assert all(str(cell).startswith("~") for cell in cells["val. loss"][:-1])
+    remarks = "\n".join(comparison.remarks)
+    assert "going is still running, at 600,000 tokens" in remarks
+    assert "half failed at 500,000 tokens" in remarks
+    assert "2 runs were killed at 0 to 300,000 tokens: gone, fresh" in remarks
+
+
+def test_differences_that_spoil_a_comparison_are_named(tmp_path):
+    write_run(tmp_path, "a", "ssm")
+    write_run(tmp_path, "b", "ssm", tokenizer_fingerprint="other", sequence_length=1024, tokens=2_000_000)
+    write_run(tmp_path, "c", "ssm", data_fingerprint="other")
+    remarks = "\n".join(compare(find_runs([tmp_path])).remarks)
+    assert re.search(r"tokenizers differ.*bits per byte: a, c \| b", remarks)
+    assert "training data differ: a, b | c" in remarks
+    assert "sequence lengths differ: 512: a, c | 1024: b" in remarks
+    assert "trained tokens differ, from 1,000,000 to 2,000,000" in remarks
+
+
+def test_a_ladder_may_differ_in_tokens_but_not_between_mixers(tmp_path):
+    for size in (1, 2):
+        for mixer in ("ssm", "attention"):
+            write_run(tmp_path, f"{mixer}-{size}", mixer, tokens=size * 1_000_000, parameters=size * 1000)
+    assert compare(find_runs([tmp_path]), scaling=True).remarks == ()
+    write_run(tmp_path, "ssm-3", "ssm", tokens=3_000_000, parameters=3000)
+    assert "same sizes" in compare(find_runs([tmp_path]), scaling=True).remarks[0]
+
+
+def test_scaling_curves_recover_planted_laws_and_join_what_is_too_short(tmp_path):
+    for parameters in (10**6, 10**7, 10**8, 10**9):
+        loss = 1.7 + 300 * parameters**-0.3
+        write_run(tmp_path, f"l{parameters}", "lattice:2^k", parameters=parameters, final_loss=loss, steps=10)
+    for parameters in (10**6, 10**7, 10**8):
+        write_run(tmp_path, f"s{parameters}", "ssm", parameters=parameters, final_loss=4.0, steps=10)
+    write_run(tmp_path, "unfinished", "ssm", parameters=10**9, upto=0.9, status="failed")
+
+    lattice, ssm = scaling_curves(compare(find_runs([tmp_path])))
+    assert (lattice.mixer, ssm.mixer) == ("lattice:2^k", "ssm")
+    assert lattice.by_parameters is not None
+    assert lattice.by_flops is not None
+    assert lattice.by_parameters.exponent == pytest.approx(0.3, rel=1e-4)
+    assert lattice.by_parameters.irreducible == pytest.approx(1.7, rel=1e-4)
+    assert lattice.by_flops.exponent == pytest.approx(0.3, rel=1e-4)  # equal tokens: FLOPs go with the parameters
+    assert ssm.by_parameters is None
+    assert ssm.parameters.tolist() == [1e6, 1e7, 1e8]
+
+
+def test_the_command_prints_the_table_and_writes_files_that_need_no_network(three_mixers):
+    printed = invoke(three_mixers, "--no-tracking")
+    assert re.search(r"attention .* 3\.9000 .*finished", printed)
+    page = (three_mixers / "comparison" / "comparison.html").read_text()
+    assert "plotly" in page
+    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+    for mixer in ("attention", "lattice:2^k", "ssm"):
+        assert f'"name":"{mixer}"' in page
+    with Image.open(three_mixers / "comparison" / "comparison.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)} <= colours
+    data = json.loads((three_mixers / "comparison" / "comparison.json").read_text())
+    assert [run["validation_loss"] for run in data["runs"]] == pytest.approx([3.9, 4.0, 4.1])
+
+
+def test_the_scaling_report_reaches_the_store_that_is_named(tmp_path):
+    for parameters in (10**6, 10**7, 10**8, 10**9):
+        loss = 1.7 + 300 * parameters**-0.3
+        write_run(tmp_path / "runs", f"l{parameters}", "lattice:2^k", parameters=parameters, final_loss=loss, steps=10)
+    uri = f"sqlite:///{tmp_path}/store.db"
+    printed = invoke(tmp_path / "runs", "--curve", "--output", tmp_path / "figures", "--tracking-uri", uri)
+    assert "L = 1.7 + 300 N⁻⁰·³" in printed
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("glm-scale").experiment_id])
+    assert run.info.run_name == "scaling: figures"
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["scaling/lattice-2-pow-k/by_parameters/exponent"] == pytest.approx(0.3, rel=1e-4)
+    assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"scaling.html", "scaling.png", "scaling.json"}
+
+
+def test_a_store_out_of_reach_spoils_nothing(three_mixers):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    printed = invoke(three_mixers, "--tracking-uri", f"http://127.0.0.1:{port}")
+    assert f"note: not logged to MLflow at http://127.0.0.1:{port}" in printed
+    assert (three_mixers / "comparison" / "comparison.png").exists()
+
+
+def test_runs_with_next_to_no_measurements_can_be_drawn(tmp_path):
+    write_run(tmp_path / "none", "none", "ssm", upto=0.0)
+    invoke(tmp_path / "none", "--no-tracking")
+    write_run(tmp_path / "one", "one", "ssm", upto=0.005)
+    invoke(tmp_path / "one", "--no-tracking")
+    with pytest.raises(UserError, match="no finished run"):
+        invoke(tmp_path / "one", "--no-tracking", "--curve")
+
+
+def test_mistakes_are_explained(tmp_path, three_mixers, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        invoke("nowhere")
+    with pytest.raises(UserError, match="runs is not a folder"):
+        invoke()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no run in empty"):
+        invoke("empty")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "summary.json").write_text('{"accuracy": 1}')
+    with pytest.raises(UserError, match=r"foreign/summary\.json is damaged, or is not the summary of a run"):
+        invoke("foreign")
+    with pytest.raises(UserError, match="--tracking-uri"):
+        invoke(three_mixers, "--tracking-uri", "file:///tmp/x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output"):
+        invoke(three_mixers / "a", "--output", tmp_path / "file", "--no-tracking")
+
+
+def test_smoothing_keeps_ends_and_constants_and_does_not_lag():
+    place = np.arange(1.0, 1001.0)
+    constant = Curve(place, place, np.full(1000, 2.0)).smoothed()
+    assert constant.loss == pytest.approx(2.0)
+    falling = Curve(place, place, place**-0.3)
+    assert falling.smoothed().loss[:900] == pytest.approx(falling.loss[:900], rel=5e-3)
+    thin = falling.thinned(50)
+    assert len(thin) <= 50
+    assert (thin.tokens[0], thin.tokens[-1]) == (1.0, 1000.0)
+
+
+def test_a_skipped_step_is_no_point_of_the_curve(tmp_path):
+    directory = write_run(tmp_path, "a", "ssm", steps=20)
+    with MetricsLog(directory.metrics) as log:
+        log.append("train", step=21, tokens=1_000_001, flops=1e13, loss=math.nan, tokens_per_second=1.0)
+    run = load_run(directory)
+    assert len(run.train) == 20
+    assert run.train_loss is not None
+    assert math.isfinite(run.train_loss)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "name"),
+    [
+        ("attention", "attention"),
+        ("lattice:k^2+1", "lattice"),
+        ("local:128 > lattice:2^k", "lattice"),
+        ("lattice:2^k+lattice:k^2+1", "lattice"),
+        ("lattice:2^k+attention", "hybrid"),
+        ("attention+local:128 > lattice:k^2+1", "hybrid"),
+        ("mine:3", "mine"),
+    ],
+)
+def test_families(mixer, name):
+    assert look_of(mixer).family == name
+
+
+def test_a_mixer_keeps_its_colour_and_variants_differ_in_line():
+    few = styles(["lattice:2^k", "attention"])
+    many = styles(["ssm", "lattice:2^k", "lattice:k^2+1", "attention", "dense", "window:1", "offsets:2^k", "local:64"])
+    assert all(many[mixer].colour == few[mixer].colour for mixer in few)
+    assert len({style.colour for style in many.values()}) == 7
+    assert many["lattice:2^k"].marker != many["lattice:k^2+1"].marker
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (999, "999"), (1000, "1.00k"), (1_413_000, "1.41M"), (7e9, "7.00B"), (141e12, "141T")]
+)
+def test_quantities(value, text):
+    assert quantity(value) == text
