@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from glm_scale.checkpoint import Counters
 from glm_scale.tracking import MetricsLog, read_metrics
 from glm_scale.training.clock import Clock
-from glm_scale.checkpoint import Counters
 from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation
 from glm_scale.training.progress import Progress
