@@ -14,7 +14,7 @@ from tests.whole_runs import Tree, config, run_of
 
 
 def test_evaluating_a_checkpoint_gives_the_logged_validation_loss(tree: Tree) -> None:
-    train(config(tree, evaluation__rows=None))
+    train(config(tree, evaluation__sequences=None))
     run = run_of(tree)
     (final,) = [record for record in read_metrics(run.metrics, "validation") if record.values.get("final")]
     result = evaluate_model(load_model(run.path), None, "validation", None, None)
