@@ -56,7 +56,7 @@ class Trace:
 
 def read_trace(path: Path) -> Trace:
     """A trace as `torch.profiler` exports it to a `.json.gz`."""
-    with gzip.open(path, "rb") as file:
+    with gzip.open(path, mode="rb") as file:
         events = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
     steps = [_span(e) for e in events if e.get("cat") == "user_annotation" and e["name"].startswith(_STEP)]
     phases = _Phases(events)
