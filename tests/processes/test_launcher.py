@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from glm_scale.processes import HANG_EXIT_CODE
+from tests.signals import handled
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[[str, int], subprocess.Popen[str]]
@@ -31,14 +32,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def run(program: str, ranks: int) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER, program, str(ranks)],
-            cwd=tmp_path,
-            env=without_ranks() | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with handled(signal.SIGINT), handled(signal.SIGHUP):
+            process = subprocess.Popen(
+                [sys.executable, "-c", LAUNCHER, program, str(ranks)],
+                cwd=tmp_path,
+                env=without_ranks() | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         started.append(process)
         return process
 
@@ -151,7 +153,7 @@ def test_rank_that_keeps_the_interpreter_is_named_with_its_stack(start: Start) -
     _, error, code = finish(start("keeps_interpreter", 2))
     assert "look at rank 1 first: rank 1 does not let go of the Python interpreter and stands at " in error
     assert "rank 1, last sign of life unknown:" in error
-    assert "\n    ctypes.PyDLL(None).sleep(60)\n" in error
+    assert "\n    library.pthread_mutex_lock(mutex)\n" in error
     assert "\n    time.sleep(60)\n" in error
     assert code == HANG_EXIT_CODE
 
