@@ -223,8 +223,9 @@ def test_a_run_that_was_interrupted_goes_on_from_its_newest_checkpoint(
 ) -> None:
     launch = runs[name]
     state = lab.wait_for_state(launch, "finished")
-    assert state.restarts
-    assert all(why.startswith(cause) for why in state.restarts), state.restarts
+    assert state.restarts[0].startswith(cause), state.restarts
+    # SLURM may still be ending what it has interrupted when the next attempt, which is the same job, begins.
+    assert all(why.startswith(cause) or why.endswith("saved in time") for why in state.restarts), state.restarts
     assert state.steps is not None
     assert sorted(losses(launch.run)) == list(range(1, state.steps + 1))
     second = launch.attempts()[1].beginning

@@ -38,8 +38,9 @@ def test_a_job_that_waits_bears_an_update(
     lab = Lab(slurm, tmp_path / "lab", tiny_data(tmp_path_factory))
     config = lab.config("waiting", STEPS)
     config.write_text(config.read_text().replace("sequences:", "rows:"))  # as every version can read it
-    for node in slurm.nodes:
-        slurm.drain(node)
+    everything = ["--exclusive", f"--nodes={len(slurm.nodes)}", "--output=/dev/null", "--wrap", "sleep 600"]
+    before = slurm.run("sbatch", "--parsable", *everything).stdout.strip()
+    slurm.wait_for_state(before, "RUNNING")
     options = ["--time", "30", "--tasks-per-node", "2", "--gpus-per-node", "2"]
     subprocess.run(
         [sys.executable, "-m", "glm_launch.cli.app", "submit", config.name, *options],
@@ -51,7 +52,6 @@ def test_a_job_that_waits_bears_an_update(
     assert lab.state(launch).state.startswith("queued")
     for package in PACKAGES:
         shutil.rmtree(installed / package)
-    for node in slurm.nodes:
-        slurm.resume(node)
+    slurm.run("scancel", before)
     lab.wait_for_state(launch, "finished")
     assert set(losses(launch.run)) == set(range(1, STEPS + 1))
