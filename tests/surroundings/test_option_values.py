@@ -86,11 +86,12 @@ def _usual(name: str, around: SimpleNamespace) -> str:
     return values[name]
 
 
-def _lines(command: Any, around: SimpleNamespace) -> Iterator[list[str]]:
-    """Command lines in which one value at a time is one that nobody means."""
+def _lines(command: Any, around: SimpleNamespace, share: int) -> Iterator[list[str]]:
+    """Command lines in which one value at a time is one that nobody means; of `share` values each option has one."""
     takes_value = [p for p in command.params if not getattr(p, "is_flag", False) and "completion" not in str(p.name)]
-    for odd in takes_value:
-        for value in FOR_NUMBERS if odd.type_descriptor.annotation in (int, float) else FOR_TEXTS:
+    for number, odd in enumerate(takes_value):
+        values = FOR_NUMBERS if odd.type_descriptor.annotation in (int, float) else FOR_TEXTS
+        for value in values[number % share :: share]:
             text = value.format(folder=around.folder / "folder", file=around.folder / "file") if "{" in value else value
             options, arguments = [], []
             for parameter in takes_value:
@@ -104,13 +105,14 @@ def _lines(command: Any, around: SimpleNamespace) -> Iterator[list[str]]:
             yield [*options, "--", *arguments]
 
 
+@pytest.mark.parametrize("share", [2, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_no_value_of_any_option_ends_in_a_traceback(path, around, monkeypatch, tmp_path):
+def test_no_value_of_any_option_ends_in_a_traceback(path, share, around, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for work in WORK:
         monkeypatch.setattr(work, _reached)
     runner, tried = CliRunner(), 0
-    for line in _lines(COMMANDS[path], around):
+    for line in _lines(COMMANDS[path], around, share):
         done = runner.invoke(app, [*path, *line])
         tried += 1
         what = (path, [word[:60] for word in line], done.exception)
