@@ -105,7 +105,7 @@ def _lines(command: Any, around: SimpleNamespace, share: int) -> Iterator[list[s
             yield [*options, "--", *arguments]
 
 
-@pytest.mark.parametrize("share", [2, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_no_value_of_any_option_ends_in_a_traceback(path, share, around, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
