@@ -127,10 +127,8 @@ def _train_command(part: Part, setting: Setting, folder: Path) -> list[str]:
 
 
 def run_config(part: Part, setting: Setting, folder: Path) -> dict[str, Any]:
-    """The configuration of our run: that of the plain transformer, which counts its budget in more steps than it makes.
-
-    Where it makes a checkpoint is never reached.
-    """
+    """The configuration of our run: the shape and the batch of the plain transformer, and a budget of more steps than
+    are measured, so that it makes no checkpoint."""
     size = SIZES[setting.size]
     return {
         "name": "bench",

@@ -53,20 +53,22 @@ class Results:
         self.path = path
         self.machine = machine
         self._calls: list[dict[str, Any]] = _read(path)
-        self._call: dict[str, Any] = {"machine": machine, "size": size, "data": data, "parts": []}
-        self._calls.append(self._call)
+        self._size = size
+        self._measured: list[Measured] = []
+        self._calls.append({"machine": machine, "size": size, "data": data, "parts": []})
 
     def add(self, measured: Measured) -> None:
         """Keep a part; the file holds it when this returns."""
-        self._call["parts"].append(measured.to_json())
+        self._measured.append(measured)
+        self._calls[-1]["parts"].append(measured.to_json())
         write_atomically(self.path, json.dumps({"calls": self._calls}, indent=1) + "\n")
 
     def rows(self) -> Iterator[Row]:
         """Those of this call."""
-        parts = [Measured.from_json(part) for part in self._call["parts"]]
-        plain = {Part.parse(p.part).length: p for p in parts if Part.parse(p.part).model == PLAIN[0]}
-        for measured in parts:
-            other = plain.get(Part.parse(measured.part).length)
+        parts = [(Part.parse(measured.part), measured) for measured in self._measured]
+        plain = {part.length: measured for part, measured in parts if part.model == PLAIN[0]}
+        for part, measured in parts:
+            other = plain.get(part.length)
             yield Row(
                 measured,
                 measured.tokens_per_second / other.tokens_per_second if other else None,
@@ -87,7 +89,7 @@ class Results:
     def _cells(self, row: Row) -> list[str]:
         part, measured = Part.parse(row.measured.part), row.measured
         speed, peak = measured.tokens_per_second, peaks(self.machine)
-        flops = SIZES[self._call["size"]].plain_flops_per_token(part.length)
+        flops = SIZES[self._size].plain_flops_per_token(part.length)
         return [
             " ".join([part.model, *measured.overrides]), f"{part.length:,}", f"{speed:,.0f}", _ratio(row.speed),
             # Of the plain transformer's work, which is not what the others do.

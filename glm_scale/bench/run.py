@@ -29,7 +29,7 @@ def run_table(spellings: Sequence[str], setting: Setting, output: Path, checked:
     for part in parts:
         try:
             if checked and not part.plain:
-                problems += _wrong(part, setting)
+                _must_be_right(part, setting)
             results.add(measure(part, setting))
         except UserError as error:
             problems.append(str(error))
@@ -49,13 +49,15 @@ def _ordered(spellings: Sequence[str], setting: Setting) -> list[Part]:
     for part in asked:
         if size.tokens % part.length:
             raise UserError(f"{part}: {part.length} does not divide the {size.tokens} tokens of a step")
-    plain = [Part(PLAIN[0], length) for length in dict.fromkeys(part.length for part in asked)]
-    return list(
-        dict.fromkeys(part for first in plain for part in (first, *(p for p in asked if p.length == first.length)))
-    )
+    ordered: dict[Part, None] = {}
+    for length in dict.fromkeys(part.length for part in asked):
+        ordered |= dict.fromkeys([Part(PLAIN[0], length), *(part for part in asked if part.length == length)])
+    return list(ordered)
 
 
-def _wrong(part: Part, setting: Setting) -> list[str]:
+def _must_be_right(part: Part, setting: Setting) -> None:
     found = check(part, setting)
-    typer.echo(f"{part}: losses differ from those in fp32 by {found.error:.1e}")
-    return [] if found.right else [f"{part}: losses differ from those in fp32 by {found.error:.1e}, more than {BOUND}"]
+    says = f"{part}: losses differ from those in fp32 by {found.error:.1e}"
+    typer.echo(says)
+    if not found.right:
+        raise UserError(f"{says}, more than {BOUND}")

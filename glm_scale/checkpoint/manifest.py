@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from glm_scale.checkpoint.files import FileRecord
+from glm_scale.checkpoint.state import TrainingState
 from glm_scale.run_directory import COMMITTED
 
 __all__ = ["FORMAT", "MANIFEST", "MARKER", "PENDING", "FormatError", "Manifest", "marker_of"]
@@ -35,19 +36,25 @@ class FormatError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`state` is what was saved beside the tensors, as JSON can hold it. `files`: every file but the manifest and the
+    """`state` is what was saved beside the tensors. `files`: every file but the manifest and the
     marker, by name. `saved`: unix seconds, for people to read; nothing is decided by it.
     """
 
     step: int
-    state: dict[str, Any]
+    state: TrainingState
     files: dict[str, FileRecord]
     saved: float
 
     def encode(self) -> bytes:
         """As the bytes of the file."""
         files = {name: record._asdict() for name, record in sorted(self.files.items())}
-        content = {"format": FORMAT, "step": self.step, "saved": self.saved, "state": self.state, "files": files}
+        content = {
+            "format": FORMAT,
+            "step": self.step,
+            "saved": self.saved,
+            "state": self.state.as_json(),
+            "files": files,
+        }
         return json.dumps(content, indent=1).encode()
 
     @classmethod
@@ -61,7 +68,7 @@ class Manifest:
         try:
             manifest = cls(
                 step=int(tree["step"]),
-                state=dict(tree["state"]),
+                state=TrainingState.from_json(tree["state"]),
                 files={str(name): _record(record) for name, record in tree["files"].items()},
                 saved=float(tree["saved"]),
             )

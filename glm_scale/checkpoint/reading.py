@@ -7,11 +7,9 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
-
-from pydantic import ValidationError
 
 from glm_scale.checkpoint.files import FileRecord, hash_file
 from glm_scale.checkpoint.manifest import MANIFEST, MARKER, PENDING, FormatError, Manifest, marker_of
@@ -67,14 +65,10 @@ class Checkpoint:
         """The optimizer step after which it was saved."""
         return self.manifest.step
 
-    @cached_property
-    def training(self) -> TrainingState:
-        """What was saved beside the tensors: counters, random state, … Raises DamagedError if it is no such thing."""
-        try:
-            return TrainingState.from_json(self.manifest.state)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DamagedError(self.path, f"its state: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    @property
+    def state(self) -> TrainingState:
+        """What was saved beside the tensors: counters, random state, …"""
+        return self.manifest.state
 
     @property
     def files(self) -> dict[str, FileRecord]:

@@ -45,5 +45,5 @@ class Retention:
 
 def validation_loss(checkpoint: Checkpoint) -> float | None:
     """The validation loss of a checkpoint; None if it is not known or not finite."""
-    loss = checkpoint.training.validation_loss
+    loss = checkpoint.state.validation_loss
     return loss if loss is not None and math.isfinite(loss) else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 __all__ = ["Counters", "SpikeHistory", "TrainingState"]
 
@@ -76,5 +76,10 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Self:
-        """The reverse; what this version does not know is left out. Raises pydantic.ValidationError."""
-        return TypeAdapter(cls).validate_python(state)
+        """The reverse; what this version does not know is left out. Raises ValueError saying what is wrong."""
+        try:
+            return TypeAdapter(cls).validate_python(state)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, ("state", *first["loc"])))
+            raise ValueError(f"{place}: {first['msg']}") from error

@@ -87,7 +87,7 @@ class CheckpointStore:
         Raises UserError, with `staging` removed, if they are not the `files` that were written or the disk refuses.
         """
         check_names(files)
-        manifest = Manifest(step, state.as_json(), dict(files), self._clock()).encode()
+        manifest = Manifest(step, state, dict(files), self._clock()).encode()
         folder = staging
         try:
             if problem := wrong_files(staging, files):
@@ -166,9 +166,7 @@ class CheckpointStore:
         for place in places(self.folder):
             # One that is damaged must not stand for a whole one. The user is told of it when the run goes on.
             with contextlib.suppress(UserError):
-                checkpoint = place.checkpoint("sizes")
-                _ = checkpoint.training  # by which it is judged
-                whole.append(checkpoint)
+                whole.append(place.checkpoint("sizes"))
         kept = self.retention.reasons(whole)
         for checkpoint in whole:
             if checkpoint.path not in kept:

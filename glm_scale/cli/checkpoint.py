@@ -54,7 +54,7 @@ def list_checkpoints(run: Annotated[Path, typer.Argument(metavar="RUN", help="A 
         loss = validation_loss(checkpoint)
         table.add_row(
             _step(path),
-            f"{checkpoint.training.counters.tokens:,}",
+            f"{checkpoint.state.counters.tokens:,}",
             "" if loss is None else f"{loss:.4f}",
             _bytes(checkpoint.size),
             _age(time.time() - checkpoint.manifest.saved),
@@ -143,7 +143,7 @@ def diff(first: RunOrCheckpoint, second: RunOrCheckpoint) -> None:
         configs = [yaml.safe_load((checkpoint.path / CONFIG_NAME).read_text(encoding="utf-8")) for checkpoint in pair]
         streams = [read_tensors(checkpoint, KINDS) for checkpoint in pair]
         console.print(f"{pair[0].path} → {pair[1].path}", markup=False)
-        for title, trees in (("config", configs), ("state", [checkpoint.manifest.state for checkpoint in pair])):
+        for title, trees in (("config", configs), ("state", [checkpoint.state.as_json() for checkpoint in pair])):
             found = changes(*trees)
             console.print(f"{title}: {'differs' if found else 'the same'}")
             for change in found:

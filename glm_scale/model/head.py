@@ -73,8 +73,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         for begin in range(0, x.shape[0], chunk_rows):
             rows, targets = x[begin : begin + chunk_rows], labels[begin : begin + chunk_rows]
-            losses, grad = _cross_entropy(rows @ weight.T, targets, tensor)
+            losses, grad = _cross_entropy(rows @ weight.T, targets, tensor, needs_x or needs_weight)
             loss += losses.sum()
+            if grad is None:
+                continue
             if grad_x is not None:
                 torch.mm(grad, weight, out=grad_x[begin : begin + chunk_rows])
             if grad_weight is not None:
@@ -104,16 +106,23 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += a @ b
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, tensor: TensorAxis | None) -> tuple[Tensor, Tensor]:
-    """−log softmax at the labels, fp32 `[rows]`, and its gradient by the logits in their dtype; 0 where IGNORED."""
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, tensor: TensorAxis | None, differentiated: bool
+) -> tuple[Tensor, Tensor | None]:
+    """−log softmax at the labels, fp32 `[rows]`, 0 where IGNORED.
+
+    If it is `differentiated` also its gradient by the logits, in their dtype.
+    """
     counted, targets = labels != IGNORED, labels.clamp(min=0)
     if tensor is not None:
         losses, grad = split_cross_entropy(logits, targets, tensor)
-        return losses * counted, grad.mul_(counted[:, None]).to(logits.dtype)
-    if logits.is_cuda:
+        return losses * counted, grad.mul_(counted[:, None]).to(logits.dtype) if differentiated else None
+    if logits.is_cuda and differentiated:
         return _compiled(_in_one_pass)(logits, targets, counted)
     log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
     losses = -log_probabilities.gather(-1, targets[:, None]).squeeze(1)
+    if not differentiated:
+        return losses * counted, None
     grad = log_probabilities.exp_()
     grad[torch.arange(len(targets), device=targets.device), targets] -= 1
     return losses * counted, grad.mul_(counted[:, None]).to(logits.dtype)

@@ -32,7 +32,7 @@ def open_sequences(config: RunConfig, split: SplitName, run: RunDirectory) -> Pa
 
 def tell_changes(run: RunDirectory, config: RunConfig, checkpoint: Checkpoint | None, progress: Progress) -> None:
     """What is different from when the run was started. Raises UserError if that makes it another run."""
-    tokens = checkpoint.training.counters.tokens if checkpoint else 0
+    tokens = checkpoint.state.counters.tokens if checkpoint else 0
     for remark in check_goes_on(run, config, tokens):
         progress.say(remark)
 
@@ -58,5 +58,5 @@ def check_goes_on(run: RunDirectory, config: RunConfig, tokens: int, *, data_are
 
 def is_complete(run: RunDirectory, config: RunConfig, checkpoint: Checkpoint | None) -> bool:
     """Whether the run has spent its budget already."""
-    done = checkpoint.training.counters.tokens if checkpoint else 0
+    done = checkpoint.state.counters.tokens if checkpoint else 0
     return run.exists() and run.read_summary().status == "finished" and done >= config.training.tokens

@@ -229,7 +229,7 @@ class _Session:
         )
 
     def _train(self, engine: Engine, saver: Saver, counters: Counters, step_log: StepLog) -> FinalStatus:
-        training, history = self.config.training, self.checkpoint.training.spikes if self.checkpoint else None
+        training, history = self.config.training, self.checkpoint.state.spikes if self.checkpoint else None
         spikes = SpikeWatch(training.spikes, history) if training.spikes else None
         data = StepData(self.sequences, self.ranks, training.micro_batch, self.accumulation, self.progress.say)
         with contextlib.closing(data):

@@ -149,8 +149,8 @@ class Trainer:
         with self.clock.phase("checkpoint"):
             saved = self.saver.go_back(checkpoint)
         self.counters = dataclasses.replace(saved, samples=reached.samples, bad_streak=0)
-        self.validation_loss = checkpoint.training.validation_loss
-        spikes.went_back(checkpoint.step, checkpoint.training.spikes)
+        self.validation_loss = checkpoint.state.validation_loss
+        spikes.went_back(checkpoint.step, checkpoint.state.spikes)
         self.data.start(reached.samples)
         self.step_log.rolled_back(
             self.counters,

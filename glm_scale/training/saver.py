@@ -107,10 +107,10 @@ class Saver:
         state = self._engine.state
         with checkpoint.reading():
             load_pieces(checkpoint.path, list(state.held()))
-        state.applied_steps = checkpoint.training.optimizer_steps
+        state.applied_steps = checkpoint.state.optimizer_steps
         state.publish()
-        set_random_state(checkpoint.training.random)
-        self._saved = checkpoint.training.counters
+        set_random_state(checkpoint.state.random)
+        self._saved = checkpoint.state.counters
         return self._saved
 
     def newest_before(self, step: int) -> Checkpoint | None:

@@ -158,7 +158,7 @@ def lead_of(runs: Sequence[RunConfig], minutes: int, wanted: int | None) -> int:
 def _save_seconds(run: RunDirectory) -> float | None:
     for place in reversed(places(run.checkpoints)):
         try:
-            return place.checkpoint("sizes").training.seconds_of_last_save
+            return place.checkpoint("sizes").state.seconds_of_last_save
         except UserError:
             continue
     return None

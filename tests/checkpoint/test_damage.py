@@ -14,7 +14,7 @@ from glm_scale.checkpoint.manifest import MANIFEST, MARKER, Manifest, marker_of
 from glm_scale.checkpoint.reading import Checkpoint, DamagedError
 from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.errors import UserError
-from tests.checkpoint.made_up import SHARDS, Told, flip_bit, names, newest, save
+from tests.checkpoint.made_up import SHARDS, Told, flip_bit, names, newest, save, state_at
 
 SHARD = SHARDS[1]
 
@@ -153,6 +153,6 @@ def test_other_formats_are_refused_not_passed_over(store: CheckpointStore) -> No
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
-    tree = json.loads(Manifest(1, {}, {}, 0.0).encode())
+    tree = json.loads(Manifest(1, state_at(1), {}, 0.0).encode())
     with pytest.raises(ValueError, match=r".+"):
         Manifest.decode(json.dumps(tree | change).encode())

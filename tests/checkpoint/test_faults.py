@@ -74,7 +74,7 @@ def test_death_while_a_step_is_saved_again_leaves_one_of_both(store: CheckpointS
     found = store.newest()
     assert found is not None
     committed = list(Point).index(point) >= list(Point).index(Point.COMMITTED)
-    assert found.training.counters.samples == (2 if committed else 1)
+    assert found.state.counters.samples == (2 if committed else 1)
     save(store, 2, state_at(2, samples=3))
     assert leftovers(store.folder) == []
     assert [place.step for place in places(store.folder)] == [1, 2]

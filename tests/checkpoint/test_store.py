@@ -31,7 +31,7 @@ def test_gives_back_what_was_saved(store: CheckpointStore) -> None:
     assert path.name == "step-00000005"
     found = store.newest()
     assert found == Checkpoint.at(path, "full")
-    assert (found.step, found.training, set(found.files)) == (5, state, set(SHARDS))
+    assert (found.step, found.state, set(found.files)) == (5, state, set(SHARDS))
     assert found.size == 3 * 3000
     subprocess.run(["sha256sum", "--check", "--status", MARKER], cwd=path, check=True)
 
@@ -87,7 +87,7 @@ def test_a_step_saved_again_counts_instead_of_the_earlier_one(store: CheckpointS
         save(store, 7, state_at(7, samples=number))
         found = store.newest()
         assert found is not None
-        assert found.training.counters.samples == number
+        assert found.state.counters.samples == number
         assert len(names(store)) == 1
 
 

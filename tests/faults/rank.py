@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from glm_scale.checkpoint.points import Point
 from glm_scale.config import RunConfig, validate
 from glm_scale.errors import UserError
 from glm_scale.run import train as session
-from glm_scale.training.config import CheckpointConfig
-from glm_scale.training.engine import Engine
 from glm_scale.training.loop import Trainer
 from glm_scale.training.ranks import Ranks
 from glm_scale.training.saver import Saver
@@ -87,15 +85,8 @@ def _watch(note: Notebook, rank: int, faults: Faults) -> None:
     disk = _Disk(refusals) if refusals else None
 
     class NotedSaver(Saver):
-        def __init__(
-            self,
-            config: CheckpointConfig,
-            store: CheckpointStore,
-            engine: Engine,
-            ranks: Ranks,
-            metadata: Callable[[], Mapping[str, bytes]],
-        ) -> None:
-            super().__init__(config, store, engine, ranks, metadata, reached)
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named | {"reached": reached})
 
         def _write(self, step: int, *arguments: Any) -> None:
             note("save begins", step)

@@ -66,6 +66,6 @@ def check(runs, setup):
     assert tiny.losses() == reference.losses()
     assert tiny.losses("validation") == reference.losses("validation")
     assert tiny.weights() == reference.weights()
-    states = [find_checkpoint(run.path, print).training for run in (tiny, reference)]
+    states = [find_checkpoint(run.path, print).state for run in (tiny, reference)]
     assert states[0].counters == states[1].counters
     assert states[0].random == states[1].random

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["COMMUNICATION", "COMPONENTS", "component"]
+__all__ = ["COMMUNICATION", "component"]
 
 COMMUNICATION = "communication"
 
@@ -20,10 +20,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("loss", r"softmax|nll_loss|cross_entropy|index|gather|scatter"),
 )
 _OTHER = "other"
-COMPONENTS = (*(name for name, _ in _RULES), _OTHER)
-"""All names of components."""
 
 
 def component(name: str) -> str:
-    """One of COMPONENTS."""
+    """The component of a kernel, or of an operator of the CPU."""
     return next((found for found, rule in _RULES if re.search(rule, name, re.IGNORECASE)), _OTHER)

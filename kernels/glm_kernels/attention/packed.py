@@ -125,7 +125,7 @@ def _by_documents(begins: list[int], batch: int, length: int) -> list[_Span] | N
 def _piece(x: Tensor, span: _Span, fill: float | None = None) -> Tensor:
     """`x [B, T, …]` of a span, to the next multiple of GRAIN; behind the document `fill`, or whatever is there."""
     length = span.end - span.begin
-    wanted = min(-(-length // GRAIN) * GRAIN, x.shape[1]) if length < x.shape[1] else length
+    wanted = min(-(-length // GRAIN) * GRAIN, x.shape[1])
     if wanted == length or (fill is None and span.begin + wanted <= x.shape[1]):
         return x[span.first : span.last, span.begin : span.begin + wanted]
     piece = x.new_full((span.last - span.first, wanted, *x.shape[2:]), 0.0 if fill is None else fill)
