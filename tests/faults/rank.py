@@ -111,7 +111,7 @@ def _watch(note: Notebook, rank: int, faults: Faults) -> None:
         clock = time.time if faults.clock is None else _jumping(faults.clock)
         return CheckpointStore(*arguments, **named, reached=reached, clock=clock)
 
-    session.Saver, session.Trainer = NotedSaver, NotedTrainer  # type: ignore[assignment,misc]
+    session.Saver, session.Trainer = NotedSaver, NotedTrainer  # type: ignore[misc]
     session.CheckpointStore = store  # type: ignore[assignment,misc]
     Ranks.batches = _noting_samples(Ranks.batches, note)  # type: ignore[method-assign]
     # A figure takes longer than all the rest.
