@@ -10,8 +10,8 @@ from glm_data import PackedSequences, SourceConfig, batches, load_index
 from glm_data.sequences import SplitName
 from glm_scale.errors import UserError
 from glm_scale.inference.loading import LoadedModel
-from glm_scale.training.engine import MicroBatch
 from glm_scale.training.evaluation import Evaluation, evaluate
+from glm_scale.training.micro_batch import MicroBatch
 
 __all__ = ["evaluate_model"]
 

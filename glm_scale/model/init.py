@@ -15,11 +15,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from glm_scale.layers.embedding import is_token_embedding
 from glm_scale.layers.projection import is_projection
@@ -31,6 +33,17 @@ def parameter_generator(seed: int, name: str) -> torch.Generator:
     """The generator, on the CPU, that draws the parameter `name`."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Undrawn(TorchFunctionMode):
+    """While active, modules do not draw the weights of projections and embeddings, which `initialize` draws again."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function in (nn.init.kaiming_uniform_, nn.init.normal_):
+            return keywords["tensor"] if keywords and "tensor" in keywords else arguments[0]
+        return function(*arguments, **(keywords or {}))
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from glm_scale.layers.sequence import Sequence
 from glm_scale.model.block import Block, BlockCache
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.head import LanguageModelHead
-from glm_scale.model.init import initialize
+from glm_scale.model.init import Undrawn, initialize
 from glm_scale.parallel.axis import SequenceAxis, TensorAxis
 from glm_scale.parallel.tensor.splitting import entering
 
@@ -42,10 +42,11 @@ class LanguageModel(nn.Module):
         self.sequence_axis: SequenceAxis | None = None
         self.rotary = Rotary(config.head_size, config.rotary_base)
         self.tensor = tensor
-        self.embedding = token_embedding(config.vocab_size, config.width, tensor)
-        self.blocks = nn.ModuleList(Block(config, mixer, tensor) for mixer in config.layer_mixers())
-        self.norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
-        self.head = LanguageModelHead(config.width, config.vocab_size, tensor)
+        with Undrawn():
+            self.embedding = token_embedding(config.vocab_size, config.width, tensor)
+            self.blocks = nn.ModuleList(Block(config, mixer, tensor) for mixer in config.layer_mixers())
+            self.norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
+            self.head = LanguageModelHead(config.width, config.vocab_size, tensor)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         initialize(self, width=config.width, layers=config.layers, seed=seed, tensor=tensor)

@@ -231,7 +231,9 @@ class _Session:
     def _train(self, engine: Engine, saver: Saver, counters: Counters, step_log: StepLog) -> FinalStatus:
         training, history = self.config.training, self.checkpoint.state.spikes if self.checkpoint else None
         spikes = SpikeWatch(training.spikes, history) if training.spikes else None
-        data = StepData(self.sequences, self.ranks, training.micro_batch, self.accumulation, self.progress.say)
+        data = StepData(
+            self.sequences, self.ranks, training.micro_batch, self.accumulation, engine.upload, self.progress.say
+        )
         with contextlib.closing(data):
             trainer = Trainer(
                 training, engine, data, self._validator(), saver, spikes, step_log, self.oversight, counters

@@ -1,38 +1,27 @@
 """One optimizer step over DeepSpeed: the same path for CPU and GPU, fp32 and bf16, ZeRO 0 to 3."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from glm_kernels import Packing
 from glm_scale.parallel.mesh import Mesh
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.flat_norm import take_norm_of_flat_buffers
-from glm_scale.training.host import HostRead, on_device
+from glm_scale.training.host import HostRead
+from glm_scale.training.micro_batch import DeviceBatch, MicroBatch
 from glm_scale.training.optimizer import build_optimizer
 from glm_scale.training.profiling.trace import BACKWARD, FORWARD, OPTIMIZER
 from glm_scale.training.zero_state import LogicalState
 
-__all__ = ["Engine", "Limits", "MicroBatch", "StepResult"]
+__all__ = ["Engine", "Limits", "StepResult"]
 
 _LARGEST_BUCKET = 200_000_000
-
-
-class MicroBatch(Protocol):
-    """What the engine reads of a batch, all [B, T]: int64 `tokens` and `labels` (−100: not counted), int32 starts."""
-
-    @property
-    def tokens(self) -> Tensor: ...
-    @property
-    def labels(self) -> Tensor: ...
-    @property
-    def document_starts(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +47,10 @@ class StepResult:
     applied: bool
     spike: str = ""
     peak_bytes: int = 0
+
+
+def _nothing() -> None:
+    pass
 
 
 class Engine:
@@ -110,27 +103,29 @@ class Engine:
         """The model itself, for what needs no gradient; its weights are in the training precision."""
         return self.deepspeed.module
 
-    def forward(self, batch: MicroBatch) -> Tensor:
+    def upload(self, batch: MicroBatch) -> DeviceBatch:
+        """A batch on the device. Waits for nothing that the device has to do."""
+        return DeviceBatch.of(batch, self.device, packed=self._knows_documents)
+
+    def forward(self, batch: MicroBatch | DeviceBatch) -> Tensor:
         """Sum of the token losses of a batch in nats, fp32 scalar on the device."""
+        batch = batch if isinstance(batch, DeviceBatch) else self.upload(batch)
         with record_function(FORWARD):
-            return self.deepspeed(
-                on_device(batch.tokens, self.device),
-                document_starts=on_device(batch.document_starts, self.device),
-                labels=on_device(batch.labels, self.device),
-                **({"packing": Packing.of(batch.document_starts, self.device)} if self._knows_documents else {}),
-            )
+            return self.deepspeed(batch.tokens, **batch.keywords())
 
     def step(
         self,
-        batches: Sequence[MicroBatch],
+        batches: Sequence[MicroBatch | DeviceBatch],
         learning_rate: float,
         clock: Clock | None = None,
         limits: Limits | None = None,
+        meanwhile: Callable[[], None] = _nothing,
     ) -> StepResult:
         """One optimizer step on the mean loss over all valid tokens of `batches` (and of every rank).
 
         The labels of the whole step are counted first, so each micro-batch weighs by its valid tokens and the
-        gradient is that of one large batch however it is cut. A step over `limits` is not applied.
+        gradient is that of one large batch however it is cut. A step over `limits` is not applied. `meanwhile` is
+        called once the device has all of forward and backward before it, and the host would wait for that.
         """
         if len(batches) != self._accumulation:
             raise ValueError(f"a step takes {self._accumulation} micro-batches, got {len(batches)}")
@@ -138,10 +133,11 @@ class Engine:
         self._set_learning_rate(learning_rate)
         self._limits, self._refused, self._norm_read = limits, None, None
         with clock.phase("forward_backward"):
-            weight = self._weight(batches)
+            uploaded = [batch if isinstance(batch, DeviceBatch) else self.upload(batch) for batch in batches]
+            weight = self._weight(uploaded)
         total = torch.zeros((), device=self.device)
         loss_read: HostRead | None = None
-        for index, batch in enumerate(batches):
+        for index, batch in enumerate(uploaded):
             with clock.phase("forward_backward"):
                 loss = self.forward(batch) * weight
                 total += loss.detach()
@@ -151,15 +147,18 @@ class Engine:
                     self.deepspeed.backward(loss, scale_wrt_gas=False)
                 if index == len(batches) - 1:
                     loss_read = HostRead(self._mean(total))
+            if index == len(batches) - 1:
+                with clock.phase("data"):
+                    meanwhile()
             with clock.phase("optimizer"), record_function(OPTIMIZER):
                 self.deepspeed.step()
         with clock.phase("optimizer"):
             assert loss_read is not None
             return self._result(float(loss_read))
 
-    def _weight(self, batches: Sequence[MicroBatch]) -> Tensor | float:
+    def _weight(self, batches: Sequence[DeviceBatch]) -> Tensor | float:
         """What turns the sum of a micro-batch's losses into its part of the mean over the step."""
-        valid = self.sum_over_replicas(sum((batch.labels >= 0).sum() for batch in batches))
+        valid = self.sum_over_replicas(sum(batch.counted for batch in batches))
         # DeepSpeed averages gradients over replicas; the factor turns that average into the sum.
         if self._replicas == 1:
             return 1 / max(int(valid), 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from glm_scale.errors import UserError
-from glm_scale.training.engine import MicroBatch
+from glm_scale.training.micro_batch import MicroBatch
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -58,7 +58,8 @@ class Trainer:
             with self.clock.phase("data"):
                 batches = self.data.next()
             rate = self.learning_rate()
-            result = self.engine.step(batches, rate, self.clock, self.spikes.limits if self.spikes else None)
+            limits = self.spikes.limits if self.spikes else None
+            result = self.engine.step(batches, rate, self.clock, limits, meanwhile=self.data.prepare)
             with self.clock.phase("logging"):
                 self.validation_loss = None
                 self.counters = self.counters.after(

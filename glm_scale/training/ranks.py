@@ -12,6 +12,7 @@ from torch import distributed as dist
 from glm_data import Batch, PackedSequences, batches
 from glm_scale.errors import UserError
 from glm_scale.parallel.mesh import Mesh
+from glm_scale.training.micro_batch import DeviceBatch
 
 __all__ = ["LostRankError", "OtherRankError", "Ranks"]
 
@@ -123,7 +124,7 @@ class Ranks:
         finally:
             stream.close()  # type: ignore[attr-defined]  # ends the worker processes
 
-    def sequences_of(self, batches: Sequence[Batch]) -> int:
+    def sequences_of(self, batches: Sequence[Batch | DeviceBatch]) -> int:
         """Sequences that all ranks together have when this one has these."""
         return sum(len(batch.tokens) for batch in batches) * (self.mesh.layout.data if self.mesh else 1)
 

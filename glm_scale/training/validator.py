@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from glm_scale.training.config import EvaluationConfig
-from glm_scale.training.engine import Engine, MicroBatch
+from glm_scale.training.engine import Engine
 from glm_scale.training.evaluation import Evaluation, evaluate
+from glm_scale.training.micro_batch import MicroBatch
 
 __all__ = ["Validator"]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from glm_data import Batch
 from glm_scale.checkpoint import Counters
 from glm_scale.model import LanguageModel
 from glm_scale.run.train import train
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
 from glm_scale.training.loop import DivergenceError
+from glm_scale.training.micro_batch import DeviceBatch
 from glm_scale.training.steps import StepData
 from tests.tiny_run import LENGTH, tiny_config
 from tests.whole_runs import CrashError, Tree, config, curve, run_of
@@ -55,11 +55,11 @@ def state(run: RunDirectory, name: str = f"step-{STEPS:08d}") -> dict[str, Any]:
     return dict(json.loads((run.checkpoints / name / "manifest.json").read_text())["state"])
 
 
-def jumping(next_step: Callable[[StepData], Sequence[Batch]]) -> Callable[[StepData], Sequence[Batch]]:
+def jumping(next_step: Callable[[StepData], Sequence[DeviceBatch]]) -> Callable[[StepData], Sequence[DeviceBatch]]:
     """The data without what is read between the checkpoint and the divergence."""
     steps = itertools.count()
 
-    def jump(self: StepData) -> Sequence[Batch]:
+    def jump(self: StepData) -> Sequence[DeviceBatch]:
         if next(steps) == CHECKPOINT:
             self.start(DIVERGED * BATCH)
         return next_step(self)
