@@ -73,13 +73,6 @@ def layout_problems(config: RunConfig, layout: Layout) -> Iterator[Problem]:
             f"has {tokens}",
             model.conv_width,
         )
-    if training.compile and layout.tensor * layout.sequence > 1:
-        yield Problem(
-            "training.compile",
-            "compiles blocks in which ranks of parallel.tensor and parallel.sequence (tensor and context parallelism) "
-            "exchange, which breaks them into pieces; set false",
-            value=True,
-        )
     yield from _mixer_problems(config, layout)
 
 

@@ -19,7 +19,9 @@ from glm_scale.layers.projection import is_projection, projection_flops, residua
 from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable
 from glm_scale.mixers.structure import Structure
+from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.sequence.costs import Spread
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
 class HeadMixing(nn.Module, Spreadable):
@@ -94,10 +96,7 @@ class MultiHead(Mixer):
         axis = sequence.axis
         if axis is None or axis.strategy is not None:
             return sequence
-        batch, length, heads, head_dim = v.shape
-        spread = Spread(axis.ranks.size, batch, length, heads, head_dim, v.element_size())
-        chosen, _ = stage.choose_strategy(spread)
-        return replace(sequence, axis=replace(axis, strategy=chosen))
+        return replace(sequence, axis=replace(axis, strategy=_cheapest(stage, axis.ranks.size, v)))
 
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         values = split_heads(self.v(x), self.heads)
@@ -135,6 +134,12 @@ class MultiHead(Mixer):
     def cache_rows(self, length: int) -> int | None:
         rows = [stage.cache_rows(length) for stage in self._stages()]
         return sum(filter(None, rows)) if any(count is not None for count in rows) else None
+
+
+@between_graphs
+def _cheapest(stage: HeadMixing, ranks: int, v: Tensor) -> SequenceStrategy:
+    batch, length, heads, head_dim = v.shape
+    return stage.choose_strategy(Spread(ranks, batch, length, heads, head_dim, v.element_size()))[0]
 
 
 @dataclass(frozen=True)

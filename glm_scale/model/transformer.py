@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -78,6 +79,19 @@ class LanguageModel(nn.Module):
             else:
                 x = block(x, sequence)
         return self.head(entering(self.norm(x), self.tensor), labels)
+
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Have torch compile the blocks when they are first called, one by one: the graphs of one serve all layers of
+        its kind, and compiling takes seconds instead of minutes.
+        """
+        import torch._dynamo
+
+        # Kinds of layers share their code; it is compiled for each with and without gradients, and for the last, fewer
+        # sequences of an evaluation. What comes after the limit would not be compiled at all.
+        kinds = len(set(self.config.layer_mixers()))
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * kinds)
+        for block in self.blocks:
+            block.compile(backend=backend, dynamic=False)
 
     def prefill(self, tokens: Tensor, caches: ModelCache, *, last_only: bool = False) -> tuple[Tensor, ModelCache]:
         """Logits of T more tokens `[B, T]` of the documents in `caches`, one for each sequence, and the caches after

@@ -119,7 +119,7 @@ def _changes(config: RunConfig, layout: Layout) -> Iterator[list[dict[str, Any]]
     again: dict[str, Any] = {"activation_checkpointing": True}
     if not training.activation_checkpointing:
         yield [again, *(again | fewer_sequences for fewer_sequences in fewer)]
-    if layout.data * layout.sequence > 1 and training.zero_stage < 3 and not training.compile:
+    if layout.data * layout.sequence > 1 and training.zero_stage < 3:
         yield [{"zero_stage": 3}, *(again | {"zero_stage": 3} | fewer_sequences for fewer_sequences in fewer)]
 
 

@@ -145,8 +145,7 @@ def _plan(config: RunConfig, layout: Layout, activations: Activations, gpu: GPU)
     """As configured; if that does not fit, with the settings that need less and cost the least time."""
     training = config.training
     plans = []
-    # Compiled blocks cannot wait for weights of ZeRO-3.
-    for stage in range(training.zero_stage, 3 if training.compile else 4):
+    for stage in range(training.zero_stage, 4):
         for recomputes in sorted({training.activation_checkpointing, True}):
             changed = []
             if stage != training.zero_stage:

@@ -282,10 +282,8 @@ class _Session:
             model = LanguageModel(self.config.model, seed=training.seed, tensor=mesh.tensor if mesh else None)
         model.activation_checkpointing = training.activation_checkpointing
         model.sequence_axis = mesh.sequence if mesh else None
-        if training.compile:
-            # Block by block: one graph serves all layers of a kind, and compiling takes seconds instead of minutes.
-            for block in model.blocks:
-                block.compile()
+        if training.compiles(self.device.type):
+            model.compile_blocks()
         if not mesh:
             tell_about_compiling(self.device, self.progress)
         with clock.phase("engine"), libraries_logging_to(self.run.log, self.ranks.first):

@@ -82,7 +82,8 @@ class TrainingConfig(Settings):
     `bad_step_limit`: so many consecutive steps with a non-finite loss or gradient end the run. `spikes`: which other
     steps are skipped, and when the run goes back to a checkpoint instead of ending; null: none, and never; {}: as by
     the defaults of that group. `deterministic`: the same bits from the same layout on GPUs too, at some cost; on CPUs
-    it is always so. `time_limit_minutes`: after so long the process saves at the next step, and ends with the exit code
+    it is always so. `compile`: torch compiles the layers, which costs some seconds at the start; auto: on GPUs alone.
+    `time_limit_minutes`: after so long the process saves at the next step, and ends with the exit code
     that asks to be started again. `check_memory`: a run that needs more memory than the machine has is refused before
     it starts; false starts it all the same.
     """
@@ -95,7 +96,7 @@ class TrainingConfig(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Annotated[Literal[0, 1, 2, 3], OnResume.ROUNDING] = 1
     activation_checkpointing: Annotated[bool, OnResume.ROUNDING] = False
-    compile: Annotated[bool, OnResume.ROUNDING] = False
+    compile: Annotated[Literal["auto", True, False], OnResume.ROUNDING] = "auto"
     deterministic: Annotated[bool, OnResume.FREE] = False
     time_limit_minutes: Annotated[float | None, OnResume.FREE] = Field(None, gt=0)
     check_memory: Annotated[bool, OnResume.FREE] = True
@@ -103,6 +104,10 @@ class TrainingConfig(Settings):
     device: Annotated[Literal["auto", "cpu", "cuda"], OnResume.ROUNDING] = "auto"
     bad_step_limit: Annotated[int, OnResume.FREE] = Field(10, gt=0)
     spikes: Annotated[SpikeConfig | None, OnResume.FREE] = None
+
+    def compiles(self, device: str) -> bool:
+        """Whether blocks are compiled on "cpu" or "cuda"."""
+        return device == "cuda" if self.compile == "auto" else self.compile
 
     @property
     def steps(self) -> int:
@@ -115,15 +120,6 @@ class TrainingConfig(Settings):
             raise ValueError(
                 "precision: bf16 needs zero_stage 1, 2 or 3 (fp32 master weights live in the ZeRO optimizer; "
                 "DeepSpeed's bf16 without ZeRO trains wrongly): set zero_stage: 1"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _compile_needs_whole_weights(self) -> Self:
-        if self.compile and self.zero_stage == 3:
-            raise ValueError(
-                "compile: true needs zero_stage 0, 1 or 2 (ZeRO-3 fetches weights by hooks inside the compiled blocks, "
-                "which break them into pieces): set zero_stage: 2 or compile: false"
             )
         return self
 

@@ -17,6 +17,7 @@ from glm_scale.training.host import HostRead
 from glm_scale.training.micro_batch import DeviceBatch, MicroBatch
 from glm_scale.training.optimizer import build_optimizer
 from glm_scale.training.profiling.trace import BACKWARD, FORWARD, OPTIMIZER
+from glm_scale.training.zero_hooks import run_hooks_between_graphs
 from glm_scale.training.zero_state import LogicalState
 
 __all__ = ["Engine", "Limits", "StepResult"]
@@ -84,6 +85,8 @@ class Engine:
             mpu=mesh.mpu() if mesh else None,
             dist_init_required=False,
         )
+        if config.zero_stage == 3:
+            run_hooks_between_graphs(model)
         if tensor is None:  # tensor ranks have to leave out what another one counts
             take_norm_of_flat_buffers(self.deepspeed.optimizer)
         self._replica_group = mesh.replica_group if mesh else None

@@ -80,7 +80,7 @@ def test_a_value_from_the_file_is_not_blamed_on_the_command_line(path: Path) -> 
         (["training.precision=bf16", "training.zero_stage=0"], "training", "zero_stage: 1"),
         (["training.micro_batch=3"], "", "nearest: 96"),
         (["training.schedule={kind: cosine, decay_tokens: 5}"], "training.schedule", "belongs to kind: wsd"),
-        (["training.compile=true", "training.zero_stage=3"], "training", "zero_stage: 2"),
+        (["training.compile=maybe"], "training.compile", "'auto'"),
         (["training.schedule.warmup_tokens=100000"], "training", "warmup and decay take 100000 tokens"),
         (["training.batch_tokens=8192"], "training", "exceeds the budget"),
         (["training.tokens=true"], "training.tokens", "must be an integer"),

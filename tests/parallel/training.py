@@ -76,6 +76,8 @@ class Setup:
     checkpointing: bool = False
     precision: str = "fp32"
     tied: bool = False
+    backend: str = ""
+    """By which blocks are compiled, if they are."""
 
     def is_legal(self) -> bool:
         """Whether every mixer can be spread in this way."""
@@ -149,6 +151,8 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
     _make_different(model, mesh.tensor)
     model.activation_checkpointing = setup.checkpointing
     model.sequence_axis = mesh.sequence
+    if setup.backend:
+        model.compile_blocks(setup.backend)
     rows, columns = ROWS // mesh.layout.data, LENGTH // setup.sequence
     config = TrainingConfig.model_validate(
         {

@@ -282,13 +282,13 @@ def test_a_gpu_is_compared_with_what_its_rank_needs(monkeypatch):
     monkeypatch.setattr(fitting, "_device", lambda config: "cuda")
     rooms = [Room(int(free * 1e9), f"of GPU {free}") for free in (80, 20)]
     monkeypatch.setattr(fitting, "gpu_rooms", lambda count: rooms[:count])
-    run = shipped("160m")
+    run = shipped("160m", "training.compile=false")
     layout = layout_of(run)
     assert fitting.check_memory_here(run, layout, 1) == ""
     with pytest.raises(UserError, match=r"on the GPU, but 20\.0 GB are free of GPU 20"):
         fitting.check_memory_here(run, Layout.of(2), 2)
     # How much compiled blocks keep is not known.
-    assert fitting.check_memory_here(shipped("160m", "training.compile=true"), Layout.of(2), 2) == ""
+    assert fitting.check_memory_here(shipped("160m"), Layout.of(2), 2) == ""
 
 
 # What is predicted is what happens -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch import Tensor
 from glm_kernels import attention
 from glm_kernels.precision import accumulation_dtype
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
+from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, tokens_to_heads
 from glm_scale.parallel.sequence.reach import first_in_window
 from glm_scale.parallel.sequence.saving import save, saved
@@ -28,6 +29,7 @@ _TILE = 1024
 """Queries and keys whose scores exist at a time."""
 
 
+@between_graphs
 def sharded_attention(
     q: Tensor,
     k: Tensor,

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from glm_scale.parallel.collectives.communicator import Communicator
+from glm_scale.parallel.graph_breaks import between_graphs
 
 
+@between_graphs
 def gathered_tokens(x: Tensor, ranks: Communicator) -> Tensor:
     """`[B, P · L, …]` of every rank's x `[B, L, …]`; without gradients."""
     return ranks.all_gather(x.contiguous()).wait().transpose(0, 1).flatten(1, 2)
@@ -20,6 +22,7 @@ def own_tokens(x: Tensor, ranks: Communicator) -> Tensor:
     return x.chunk(ranks.size, 1)[ranks.rank]
 
 
+@between_graphs
 def tokens_to_heads(x: Tensor, ranks: Communicator) -> Tensor:
     """From this rank's tokens of all heads `[B, L, H, …]` to all tokens of its heads `[B, P · L, H / P, …]`.
 
@@ -33,11 +36,13 @@ def tokens_to_heads(x: Tensor, ranks: Communicator) -> Tensor:
     return _Exchange.apply(x, ranks, True)
 
 
+@between_graphs
 def heads_to_tokens(x: Tensor, ranks: Communicator) -> Tensor:
     """The way back."""
     return _Exchange.apply(x, ranks, False)
 
 
+@between_graphs
 def tokens_before(x: Tensor, count: int, ranks: Communicator) -> Tensor:
     """The last tokens `[B, count, …]` of the rank before this one, whose own are x `[B, L, …]`; zeros on the first
     rank.
@@ -49,6 +54,7 @@ def tokens_before(x: Tensor, count: int, ranks: Communicator) -> Tensor:
     return _RowsBefore.apply(x, count, ranks)
 
 
+@between_graphs
 def receive_from(source: int, ranks: Communicator, anchor: Tensor, *like: Tensor) -> tuple[Tensor, ...]:
     """Tensors like these, which `send_to` sends on rank `source`; their gradients are sent back to it.
 
@@ -57,6 +63,7 @@ def receive_from(source: int, ranks: Communicator, anchor: Tensor, *like: Tensor
     return _Receive.apply(source, ranks, anchor, *like)
 
 
+@between_graphs
 def send_to(to: int, ranks: Communicator, y: Tensor, *tensors: Tensor) -> Tensor:
     """Sends tensors to rank `to`, and gives y: their gradients come back when y's is there."""
     return _Send.apply(to, ranks, y, *tensors)

@@ -29,6 +29,7 @@ from glm_kernels.patterns import Dense, Offsets
 from glm_kernels.precision import accumulation_dtype
 from glm_kernels.sharding import recurrence as shards
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
+from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, receive_from, send_to, tokens_to_heads
 from glm_scale.parallel.sequence.reach import Spans, spans_read
 from glm_scale.parallel.sequence.saving import save, saved
@@ -56,6 +57,7 @@ class ShardedRecurrence:
                 "any later time; they can by 'a2a' or 'ring'"
             )
 
+    @between_graphs
     def begin(self, k: Tensor, document_starts: Tensor | None = None) -> Begun:
         """k `[B, L, H, K]`: keys of this rank's tokens. document_starts: int `[B, P · L]`, of the tokens of all
         ranks."""
@@ -65,6 +67,7 @@ class ShardedRecurrence:
         keys = self.ranks.all_gather(shards.outgoing_keys(k.detach(), shard).contiguous())
         return Begun(k, document_starts, shard, keys)
 
+    @between_graphs
     def finish(self, begun: Begun, q: Tensor, v: Tensor, d: Tensor, *, scale: float | None = None) -> Tensor:
         """y `[B, L, H, V]` of this rank's tokens; q, v, d as in `glm_kernels.recurrence`."""
         scale = q.shape[3] ** -0.5 if scale is None else scale

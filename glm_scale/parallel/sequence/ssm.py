@@ -12,11 +12,13 @@ from glm_kernels import ssm
 from glm_kernels.precision import accumulation_dtype
 from glm_kernels.sharding.ssm import ssm_shard_of
 from glm_scale.parallel.collectives.communicator import Communicator
+from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.sequence.exchange import heads_to_tokens, own_tokens, receive_from, send_to, tokens_to_heads
 from glm_scale.parallel.sequence.saving import save, saved
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
+@between_graphs
 def sharded_ssm(
     q: Tensor,
     k: Tensor,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from torch import Tensor
+from torch.nn import functional as F
 
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.megatron import answer_cpu_without_cuda, layer_config, no_values
-from glm_scale.parallel.tensor.splitting import mark_split
+from glm_scale.parallel.tensor.splitting import mark_split, summed
 
 answer_cpu_without_cuda()
 
@@ -32,7 +33,7 @@ class ColumnProjection(ColumnParallelLinear):
         mark_split(self.weight, axis, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[0]
+        return F.linear(x, self.weight, self.bias)
 
 
 class RowProjection(RowParallelLinear):
@@ -46,13 +47,11 @@ class RowProjection(RowParallelLinear):
             init_method=no_values, input_is_parallel=True, skip_bias_add=False, tp_group=axis.group,
         )  # fmt: skip
         self.in_features, self.out_features = inputs, outputs
-        self._shards_tokens = axis.shards_tokens
+        self._axis = axis
         mark_split(self.weight, axis, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._shards_tokens:
-            return super().forward(x)[0]
-        return super().forward(x.transpose(0, 1))[0].transpose(0, 1)
+        return summed(F.linear(x, self.weight), self._axis)
 
 
 class TokenEmbedding(VocabParallelEmbedding):

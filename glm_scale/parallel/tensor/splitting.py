@@ -7,12 +7,11 @@ Tokens `[B, T, D]`; with `TensorAxis.shards_tokens` each rank has `[B, T / size,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.tensor.megatron import mappings
 
 
@@ -20,28 +19,19 @@ def entering(x: Tensor, axis: TensorAxis | None) -> Tensor:
     """All tokens, at the beginning of a split layer."""
     if axis is None:
         return x
-    if axis.shards_tokens:
-        return _along_rows(
-            x, lambda rows: mappings().gather_from_sequence_parallel_region(rows, group=axis.group)
-        )  # fmt: skip
-    return copied(x, axis)
+    return _gathered(x, axis, every_rank_differs=True) if axis.shards_tokens else _copied(x, axis)
 
 
 def copied(x: Tensor, axis: TensorAxis | None) -> Tensor:
     """x, the same on all ranks, whose gradient is the sum of all ranks' gradients."""
-    return x if axis is None else mappings().copy_to_tensor_model_parallel_region(x, group=axis.group)
+    return x if axis is None else _copied(x, axis)
 
 
 def all_tokens(x: Tensor, axis: TensorAxis | None) -> Tensor:
     """All tokens where all ranks do the same with them, so that each needs the gradient of its own tokens alone."""
     if axis is None or not axis.shards_tokens:
         return x
-    return _along_rows(
-        x,
-        lambda rows: mappings().gather_from_sequence_parallel_region(
-            rows, tensor_parallel_output_grad=False, group=axis.group
-        ),
-    )
+    return _gathered(x, axis, every_rank_differs=False)
 
 
 def of_all_tokens(weight: Tensor, axis: TensorAxis | None) -> Tensor:
@@ -49,9 +39,26 @@ def of_all_tokens(weight: Tensor, axis: TensorAxis | None) -> Tensor:
     return copied(weight, axis) if axis is not None and axis.shards_tokens else weight
 
 
-def _along_rows(x: Tensor, exchange: Callable[[Tensor], Tensor]) -> Tensor:
-    """megatron-core exchanges along the first dimension."""
-    return exchange(x.transpose(0, 1).contiguous()).transpose(0, 1)
+@between_graphs
+def summed(x: Tensor, axis: TensorAxis) -> Tensor:
+    """The sum over ranks of x `[B, T, D]`: of all tokens, or with `TensorAxis.shards_tokens` of this rank's."""
+    if not axis.shards_tokens:
+        return mappings().reduce_from_tensor_model_parallel_region(x, group=axis.group)
+    rows = x.transpose(0, 1).contiguous()
+    return mappings().reduce_scatter_to_sequence_parallel_region(rows, group=axis.group).transpose(0, 1)
+
+
+@between_graphs
+def _copied(x: Tensor, axis: TensorAxis) -> Tensor:
+    return mappings().copy_to_tensor_model_parallel_region(x, group=axis.group)
+
+
+@between_graphs
+def _gathered(x: Tensor, axis: TensorAxis, *, every_rank_differs: bool) -> Tensor:
+    """All tokens `[B, T, D]` of those of each rank; their gradients are summed where ranks do different things."""
+    rows = x.transpose(0, 1).contiguous()  # megatron-core exchanges along the first dimension
+    gather = mappings().gather_from_sequence_parallel_region
+    return gather(rows, tensor_parallel_output_grad=every_rank_differs, group=axis.group).transpose(0, 1)
 
 
 # Parts of parameters ---------------------------------------------------------------------------------------------
