@@ -104,7 +104,7 @@ def measure(part: Part, setting: Setting) -> Measured:
     times = [step.time for step in steps]
     return Measured(
         part=str(part),
-        tokens_per_step=SIZES[setting.size].tokens,
+        tokens_per_step=SIZES[setting.size].sequences(part.length) * part.length,
         step_seconds=[after - before for before, after in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)],
         first_step_seconds=times[0] - began,
         peak_bytes=int(max(step.peak_bytes for step in steps)),
@@ -130,6 +130,7 @@ def run_config(part: Part, setting: Setting, folder: Path) -> dict[str, Any]:
     """The configuration of our run: the shape and the batch of the plain transformer, and a budget of more steps than
     are measured, so that it makes no checkpoint."""
     size = SIZES[setting.size]
+    sequences = size.sequences(part.length)
     return {
         "name": "bench",
         "run_root": str(folder),
@@ -139,7 +140,7 @@ def run_config(part: Part, setting: Setting, folder: Path) -> dict[str, Any]:
         },
         "data": {"sources": [{"path": str(setting.data.absolute())}], "sequence_length": part.length},
         "training": {
-            "tokens": 1000 * size.tokens, "batch_tokens": size.tokens, "micro_batch": size.tokens // part.length,
+            "tokens": 1000 * sequences * part.length, "batch_tokens": sequences * part.length, "micro_batch": sequences,
             "precision": "bf16", "check_memory": False,
         },
         "tracking": {"enabled": False},

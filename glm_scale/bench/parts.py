@@ -15,7 +15,8 @@ __all__ = ["SIZES", "Part", "Size"]
 
 @dataclass(frozen=True)
 class Size:
-    """A shape of model: `vocabulary` tokens, `hidden` units of the MLP, `tokens` of one optimizer step."""
+    """A shape of model: `vocabulary` tokens, `hidden` units of the MLP, `tokens` of one optimizer step, which is one
+    sequence if that is longer."""
 
     vocabulary: int
     layers: int
@@ -28,6 +29,10 @@ class Size:
     def matrix_parameters(self) -> int:
         """Weights that every token is multiplied by, if a mixer has four projections; the head among them."""
         return self.layers * self.width * (4 * self.width + 3 * self.hidden) + self.vocabulary * self.width
+
+    def sequences(self, length: int) -> int:
+        """Of one optimizer step."""
+        return max(1, self.tokens // length)
 
     def plain_flops_per_token(self, length: int) -> float:
         """Forward and backward FLOPs of the plain transformer: 6 a weight, and causal attention."""

@@ -112,12 +112,12 @@ def train(
         yield before.item()
 
 
-def _batches(path: str, length: int, tokens: int, steps: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def _batches(path: str, length: int, sequences: int, steps: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Those of the first steps of a run of ours, on the device."""
     from glm_data import DataConfig, PackedSequences, SourceConfig, batches
 
     config = DataConfig(sources=[SourceConfig(path=path)], sequence_length=length, workers=0)
-    read = itertools.islice(batches(PackedSequences(config, "train"), 0, tokens // length), steps)
+    read = itertools.islice(batches(PackedSequences(config, "train"), 0, sequences), steps)
     return [(batch.tokens.to(device), batch.labels.to(device)) for batch in read]
 
 
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     given = parser.parse_args()
     size, device = SIZES[given.size], torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    read = _batches(given.data, given.length, size.tokens, given.steps, device)
+    read = _batches(given.data, given.length, size.sequences(given.length), given.steps, device)
     losses = train(size, read, masters=given.masters, learning_rate=given.learning_rate, device=device)
     for step, loss in enumerate(losses, start=1):
         peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0

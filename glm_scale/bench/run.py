@@ -47,8 +47,8 @@ def _ordered(spellings: Sequence[str], setting: Setting) -> list[Part]:
         raise UserError(f"--size {setting.size}: known are {', '.join(SIZES)}")
     asked = [Part.parse(spelling) for spelling in spellings]
     for part in asked:
-        if size.tokens % part.length:
-            raise UserError(f"{part}: {part.length} does not divide the {size.tokens} tokens of a step")
+        if size.tokens % part.length and part.length % size.tokens:
+            raise UserError(f"{part}: {part.length} is no part and no multiple of the {size.tokens} tokens of a step")
     ordered: dict[Part, None] = {}
     for length in dict.fromkeys(part.length for part in asked):
         ordered |= dict.fromkeys([Part(PLAIN[0], length), *(part for part in asked if part.length == length)])

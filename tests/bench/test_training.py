@@ -77,7 +77,7 @@ def test_losses_that_are_off_are_found() -> None:
 
 
 def test_a_length_that_no_step_holds_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="100 does not divide the 256 tokens of a step"):
+    with pytest.raises(UserError, match="100 is no part and no multiple of the 256 tokens of a step"):
         run_table(["attention@100"], Setting("tiny", data), tmp_path / "r.json", checked=False)
 
 
