@@ -2,7 +2,6 @@
 (python -m glm_kernels.bench)."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -111,7 +110,9 @@ def calibrate(
         what = f"--ranks {ranks}" if ranks else "--device cuda"
         raise UserError(f"{what}, but this machine shows {gpus} CUDA devices; give less, or --device cpu to try it")
     ranks = ranks or (gpus if device == "cuda" else 1)
-    command = shlex.join(["glm-scale", *sys.argv[1:]])
+    # Without --output: where a file was written first says nothing about what is in it.
+    options = ["--device", device, "--ranks", str(ranks), "--seconds", f"{seconds:g}"]
+    command = shlex.join(["glm-scale", "bench", "calibrate", *(operators or ()), *options])
     asked = Asked(operators or OPERATORS, device, ranks, seconds, output, command)
     found = calibrate(asked)
     typer.echo(f"wrote {output}" + (f"; {len(found.failed)} pieces could not be measured" if found.failed else ""))

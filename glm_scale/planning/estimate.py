@@ -61,7 +61,7 @@ class Seconds:
     """Of one optimizer step. `work`: all computation; without a calibration arithmetic or memory traffic, whichever
     takes longer, named by `works_on`.
 
-    parts: of `work`, if they were measured one by one. by_data_sheet: parts that were not, beside others that were.
+    parts: of `work`, if they were measured one by one. not_measured: parts that were not, and what stands in for them.
     """
 
     work: float
@@ -70,7 +70,7 @@ class Seconds:
     sequence: float
     replicas: float
     parts: dict[str, float] = field(default_factory=dict)
-    by_data_sheet: tuple[str, ...] = ()
+    not_measured: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> bool:

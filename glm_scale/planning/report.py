@@ -138,8 +138,8 @@ def likely(plan: Plan) -> str:
     if plan.seconds.calibrated:
         assert plan.calibration is not None
         text = f"Times are predictions from single operators that were measured on {plan.calibration.described}."
-        missing = ", ".join(plan.seconds.by_data_sheet)
-        return f"{text} Not measured, and taken at the best that the data sheet allows: {missing}." if missing else text
+        missing = ", ".join(plan.seconds.not_measured)
+        return f"{text} Not measured: {missing}." if missing else text
     slow, fast = (plan.seconds_at(mfu) for mfu in USUAL_MFU)
     return (
         f"These are upper bounds of speed, by data sheets; real training takes longer. At an MFU of "

@@ -1,19 +1,20 @@
 """How long pieces of a step take on a GPU, by what was measured of such pieces.
 
 Between measured sizes stands the measured time divided by the least that the data sheet allows, which varies slowly
-with sizes. Of what was not measured that least time itself is taken, and `Speeds.remarks` says so.
+with sizes. A token mixing that was not measured is taken to be as good as others of its family, anything else to take
+that least time; `Speeds.remarks` says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from glm_scale.mixers import MixerError, parse_mixer
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.sequence.costs import Collective
-from glm_scale.planning.calibration import Calibration, ExchangeTime, PassTime
+from glm_scale.planning.calibration import Calibration, ExchangeTime, OperatorTime, PassTime
 from glm_scale.planning.gpus import GPU
 from glm_scale.planning.rates import Point, between
 
@@ -50,7 +51,7 @@ class Speeds:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What has been asked for and was not measured, so that the data sheet stands in for it."""
+        """What has been asked for and was not measured, each with what stands in for it."""
         return tuple(self._remarks)
 
     # Products ------------------------------------------------------------------------------------------------------
@@ -108,20 +109,24 @@ class Speeds:
 
     def mixing(self, mixing: Mixing) -> tuple[float, float]:
         """Of the forward and of the backward pass."""
-        sizes = _sizes(mixing)
-        found = [
-            self._scaled(self._mixings(mixing.operator, kind), sizes, self._least_of(mixing), mixing.operator)
-            for kind in ("forward", "backward")
-        ]
+        sizes, least, measured = _sizes(mixing), self._least_of(mixing), self._alike(mixing.operator)
+        found = []
+        for kind in ("forward", "backward"):
+            points = [Point(_sizes(of), getattr(one, kind) / self._least_of(of)) for one, of in measured]
+            found.append(self._scaled(points, sizes, least, mixing.operator))
         return found[0], found[1]
 
-    def _mixings(self, operator: str, kind: str) -> list[Point]:
-        found = []
-        for one in self.calibration.operators:
-            if one.operator == operator:
-                mixing = Mixing(operator, one.batch, one.length, one.heads, one.key, one.value)
-                found.append(Point(_sizes(mixing), getattr(one, kind) / self._least_of(mixing)))
-        return found
+    def _alike(self, operator: str) -> list[tuple[OperatorTime, Mixing]]:
+        """What was measured of an operator, or else of others whose spellings begin as its own does."""
+        family = operator.partition(":")[0]
+        measured = self.calibration.operators
+        own = [one for one in measured if one.operator == operator]
+        others = [one for one in measured if one.operator.partition(":")[0] == family]
+        if others and not own:
+            self._remarks[f"{operator} (like {', '.join(dict.fromkeys(one.operator for one in others))})"] = None
+        return [
+            (one, Mixing(one.operator, one.batch, one.length, one.heads, one.key, one.value)) for one in own or others
+        ]
 
     def _least_of(self, mixing: Mixing) -> float:
         """Of a forward pass: arithmetic, and keys, queries, values and results once."""
@@ -181,7 +186,7 @@ class Speeds:
         return least * between(points, sizes) if points else self._by_data_sheet(least, what)
 
     def _by_data_sheet(self, value: float, what: str) -> float:
-        self._remarks[what] = None
+        self._remarks[f"{what} (by the data sheet)"] = None
         return value
 
     @property
@@ -193,8 +198,9 @@ def _sizes(mixing: Mixing) -> tuple[float, ...]:
     return mixing.batch * mixing.heads, mixing.length, mixing.key * mixing.value
 
 
+@lru_cache(maxsize=1024)
 def _flops(mixing: Mixing) -> float:
-    """Forward FLOPs of a token and head."""
+    """Forward FLOPs of a token and head; kept, since every layout of a run asks for the same ones."""
     try:
         structure = parse_mixer(mixing.operator).structure
     except MixerError:

@@ -48,7 +48,7 @@ def test_a_step_is_the_sum_of_its_pieces() -> None:
     assert parts["norm and clipping"] == pytest.approx(numbers * (0.5e-9 + 8 / 1e12))
     assert parts["host"] == 7e-3
     assert found.total == pytest.approx(sum(parts.values()))
-    assert (found.calibrated, found.bound, found.by_data_sheet) == (True, "matrix products", ())
+    assert (found.calibrated, found.bound, found.not_measured) == (True, "matrix products", ())
 
 
 def test_compiled_work_runs_at_the_bandwidth_of_compiled_kernels() -> None:
@@ -72,11 +72,20 @@ def test_gradients_that_are_not_clipped_are_not_passed_over() -> None:
 
 def test_what_was_not_measured_goes_by_the_data_sheet_and_is_named() -> None:
     found = seconds_of("lattice:2^k", made_up(host=None, heads=()))
-    assert set(found.by_data_sheet) == {"the host", "the output head", "lattice:2^k"}
+    missing = ("the host", "the output head", "lattice:2^k")
+    assert set(found.not_measured) == {f"{what} (by the data sheet)" for what in missing}
     assert found.parts["host"] == 0
     assert found.parts["head and loss"] == pytest.approx(
         MICRO_BATCHES * 6 * TOKENS * WIDTH * VOCABULARY / GPU.peak_flops("bf16")
     )
+
+
+def test_a_token_mixing_is_taken_to_be_as_good_as_others_of_its_family() -> None:
+    attention = made_up().operators[0]
+    calibration = made_up(operators=[attention.model_copy(update={"operator": "window:8"})])
+    own, other = (seconds_of(mixer, calibration) for mixer in ("window:8", "window:16"))
+    assert own.parts["token mixing"] < other.parts["token mixing"] < 2 * own.parts["token mixing"]
+    assert (own.not_measured, other.not_measured) == ((), ("window:16 (like window:8)",))
 
 
 def test_an_operator_of_another_length_takes_as_much_more_as_its_work() -> None:
@@ -139,7 +148,7 @@ def test_the_command_predicts_and_says_from_what(
     words = " ".join(text.split())
     assert code == 0
     assert "Times are predictions from single operators that were measured on NVIDIA H200, torch 2.11." in words
-    assert "Not measured, and taken at the best that the data sheet allows: lattice:2^k" in words
+    assert "Not measured: lattice:2^k (by the data sheet)." in words
     assert "matrix products" in words
     assert "tokens/s ≤" not in words
 

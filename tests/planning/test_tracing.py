@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.sequence import Sequence
+from glm_scale.model.block import Block
 from glm_scale.model.config import ModelConfig
 from glm_scale.planning.parts import Part
 from glm_scale.planning.tracing import Traced, elementwise_bytes, trace_block
@@ -23,6 +26,28 @@ def test_a_compiled_block_keeps_what_its_products_and_its_mixer_read(mixer: str,
     in fp32, and of every token and head a gate in bf16 or the sum of a softmax in fp32."""
     each = 2 * (8 * WIDTH + 3 * HIDDEN) + 2 * 4 + numbers
     assert traced(mixer).kept == TOKENS * each
+
+
+@pytest.mark.parametrize("mixer", ["lattice:2^k", "attention", "ssm:8", "local:8 > window:2"])
+def test_a_block_that_is_compiled_keeps_as_much(mixer: str) -> None:
+    """By torch.compile itself, with the same decompositions and partitioner, but without generating code."""
+    config = ModelConfig(vocab_size=16, layers=1, width=WIDTH, heads=HEADS, mlp_width=HIDDEN, mixers=(mixer,))
+    block = Block(config, config.layer_mixers()[0]).bfloat16()
+    block.compile(backend="aot_eager_decomp_partition")
+    x = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.bfloat16, requires_grad=True)
+    positions = torch.arange(LENGTH).expand(BATCH, LENGTH)
+    angles = Rotary(config.head_size, config.rotary_base)(positions)
+    known = {y.untyped_storage()._cdata for y in (*block.parameters(), *angles)}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(y: torch.Tensor) -> torch.Tensor:
+        if y.untyped_storage()._cdata not in known:
+            kept[y.untyped_storage()._cdata] = y.untyped_storage()
+        return y
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda y: y):
+        block(x, Sequence(None, positions, angles))
+    assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(traced(mixer).kept, rel=0.01)
 
 
 def test_fused_work_reads_what_comes_in_and_writes_what_others_need() -> None:
