@@ -103,9 +103,9 @@ def _measurements(clock: Clock, sizes: Sizes, structures: Sequence[Structure], r
     """The quick ones that every prediction needs come first."""
     most = max(sizes.tokens)
     yield "copies", "copies", partial(copy_times, clock, sizes.room)
-    for width, hidden, _ in sizes.models[-2:]:
-        yield "fused", f"compiled gate of {hidden}", partial(fused_gate_time, clock, most, hidden)
-        yield "fused", f"compiled norm of {width}", partial(fused_norm_time, clock, most, width)
+    width, hidden, _ = sizes.models[-2]
+    yield "fused", f"compiled gate of {hidden}", partial(fused_gate_time, clock, most, hidden)
+    yield "fused", f"compiled norm of {width}", partial(fused_norm_time, clock, most, width)
     for numbers in sizes.numbers:
         yield "updates", f"AdamW of {numbers:,}", partial(update_time, clock, numbers)
     yield from _products(clock, sizes)
@@ -127,7 +127,7 @@ def _products(clock: Clock, sizes: Sizes) -> Iterator[Measurement]:
     for shape in shapes:
         name = "product of {:,} × {:,} × {:,}".format(*shape)
         yield "matmuls", name, partial(matmul_time, clock, *shape)
-    for width, _, _ in sizes.models:
+    for width, *_ in sizes.models:
         shape = (max(sizes.tokens), width, sizes.vocabulary)
         yield "heads", f"head of {width}", partial(head_time, clock, *shape)
         yield "embeddings", f"embedding of {width}", partial(embedding_time, clock, *shape)
