@@ -1,5 +1,7 @@
-"""`glm-scale bench`: how fast training is, and figures of the operators' speed (python -m glm_kernels.bench)."""
+"""`glm-scale bench`: how fast training is, what its pieces take, and figures of the operators' speed
+(python -m glm_kernels.bench)."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +65,57 @@ def train(
 
     setting = Setting(size, data, steps, overrides=tuple(override or ()), seconds=seconds)
     run_table(parts or DEFAULT_PARTS, setting, output, check)
+
+
+def calibrate(
+    operators: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OPERATOR …]",
+            help="Token mixings, as in attention, local:128, ssm or lattice:2^k. Default: one or two of every family.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda, or cpu: tiny sizes, to try it. Default: cuda where there is one.", show_default=False),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="GPUs between which exchanges are measured; default: all of this machine."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.001, max=10, help="That every measurement takes at least.")] = 0.1,
+    output: Annotated[Path, typer.Option(metavar="FILE.json", help="Written anew.")] = Path("calibration.json"),
+) -> None:
+    """Measure what training consists of, piece by piece, on the GPU of this machine, so that `plan` can predict runs.
+
+    Matrix products of the shapes that models have, the output head with its loss, copies, compiled elementwise work,
+    AdamW, token mixings at several lengths, the host's part of a step, and with several GPUs their exchanges. No run is
+    measured, so what is said of one from it is a prediction. A few minutes. Then:
+
+    glm-scale plan CONFIG --gpu h200 --calibration calibration.json
+    """
+    is_commentary()
+    import torch
+
+    from glm_scale.bench.calibration.run import Asked, calibrate
+    from glm_scale.bench.calibration.sizes import OPERATORS
+    from glm_scale.errors import UserError
+
+    gpus = torch.cuda.device_count()
+    device = device or ("cuda" if gpus else "cpu")
+    if device not in ("cuda", "cpu"):
+        raise UserError(f"--device {device}: give cuda or cpu")
+    if device == "cuda" and gpus < (ranks or 1):
+        what = f"--ranks {ranks}" if ranks else "--device cuda"
+        raise UserError(f"{what}, but this machine shows {gpus} CUDA devices; give less, or --device cpu to try it")
+    ranks = ranks or (gpus if device == "cuda" else 1)
+    # Without --output: where a file was written first says nothing about what is in it.
+    options = ["--device", device, "--ranks", str(ranks), "--seconds", f"{seconds:g}"]
+    command = shlex.join(["glm-scale", "bench", "calibrate", *(operators or ()), *options])
+    asked = Asked(operators or OPERATORS, device, ranks, seconds, output, command)
+    found = calibrate(asked)
+    typer.echo(f"wrote {output}" + (f"; {len(found.failed)} pieces could not be measured" if found.failed else ""))
 
 
 def plot(

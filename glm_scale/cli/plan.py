@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_format
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from glm_scale.planning import Planning
+    from glm_scale.planning.calibration import Calibration
 
 _SHOWN = 12
 # Wider tables are hard to read; and where output goes to a file or a pipe, rich would assume 80 columns.
@@ -26,6 +28,14 @@ def plan(
     overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, max=2**20, help="How many GPUs; none of them is needed.")] = 1,
     gpu: Annotated[str, typer.Option(help="Their kind: h100, h200, b200, a100, l40s.")] = "h100",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="What `glm-scale bench calibrate` wrote on such a GPU; default: the file that comes with this package "
+            "for --gpu, if there is one.",
+        ),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All layouts, not only the best dozen.")] = False,
     details: Annotated[
         bool, typer.Option("--details", help="Also what ranks send, and what takes how much of a step.")
@@ -34,8 +44,10 @@ def plan(
 ) -> None:
     """Lay a run out over many GPUs: memory, bytes sent and the time of a step of every layout, best first.
 
-    Times are upper bounds of speed, by a roofline: what the GPU's data sheet allows if nothing is hidden behind
-    anything else. They tell which layout is better; real steps take longer, how long is said by a usual MFU.
+    Times are predictions where single operators have been measured on that kind of GPU (`glm-scale bench calibrate`),
+    in bf16, with a table of what takes how much. Else they are upper bounds of speed, by a roofline: what the GPU's
+    data sheet allows if nothing is hidden behind anything else; real steps take longer, how long is said by a usual
+    MFU. A prediction is kept by `--json > FILE`.
     """
     from glm_scale.config import load_config
     from glm_scale.errors import UserError
@@ -44,7 +56,8 @@ def plan(
     if gpu not in GPUS:
         raise UserError(f"--gpu {gpu} is not known; known are {', '.join(GPUS)}")
     run = load_config(config, overrides or ())
-    planning = plan_layouts(run, gpus, GPUS[gpu])
+    measured = _calibration(gpu, calibration)
+    planning = plan_layouts(run, gpus, GPUS[gpu], measured)
     if json:
         from glm_scale.planning.report import values
 
@@ -61,6 +74,24 @@ def plan(
         f"{', activation checkpointing' if training.activation_checkpointing else ''}",
     )
     _show(planning, console, None if everything else _SHOWN, details)
+    if not planning.calibrated:
+        why = "is in bf16 alone, see training.precision" if measured else "there is none; --calibration names one"
+        console.print(f"Calibration of {gpu}: {why}", markup=False, style="dim")
+
+
+def _calibration(gpu: str, path: Path | None) -> Calibration | None:
+    from glm_scale.errors import UserError
+    from glm_scale.planning import GPUS
+    from glm_scale.planning.calibration import packaged_calibration, read_calibration
+
+    if path is None:
+        return packaged_calibration(gpu)
+    found = read_calibration(path)
+    if GPUS[gpu].product not in found.gpu:
+        raise UserError(
+            f"--calibration {path} is of {found.gpu!r}, but --gpu is {gpu}; name a GPU's own file, or --gpu as it is"
+        )
+    return found
 
 
 def _show(planning: Planning, console: Console, most: int | None, details: bool) -> None:
@@ -76,9 +107,12 @@ def _show(planning: Planning, console: Console, most: int | None, details: bool)
         if details:
             console.print("sent by one rank in a step, GB", style="bold")
             console.print(report.exchanges_table(plans))
-            console.print("what takes how much of a step, at the least", style="bold")
+            console.print("what takes how much of a step", style="bold")
             console.print(report.times_table(plans))
-        for term, meaning in (report.LEGEND | (report.DETAILS if details else {})).items():
+        if plans[0].seconds.calibrated:
+            console.print("a step of the first, by component", style="bold")
+            console.print(report.parts_table(plans[0]))
+        for term, meaning in report.legend(planning, details).items():
             console.print(f"{term}: {meaning}", markup=False, style="dim")
         console.print()
     _say_how_many(len(planning.plans) - len(plans), "more layouts are possible", console)

@@ -1,8 +1,9 @@
 """What autograd keeps of one micro-batch for the backward pass.
 
-Blocks are measured, not modelled: each runs once on tensors without values, and what its operations save is added up.
-So a new mixer needs no entry here, and operators keep what they announce (`glm_kernels.library`). Around the blocks
-everything is known: what `layers.norm`, `layers.embedding` and `model.head` keep.
+Blocks are measured, not modelled: each runs once on tensors without values, and what its operations save is added up;
+of compiled ones the compiler says what they keep (`tracing`). So a new mixer needs no entry here, and operators keep
+what they announce (`glm_kernels.library`). Around the blocks everything is known: what `layers.norm`,
+`layers.embedding` and `model.head` keep.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.rotary import Rotary
 from glm_scale.layers.sequence import Sequence
 from glm_scale.model.block import Block
+from glm_scale.model.head import CHUNK_LOGITS_ON_GPU
 from glm_scale.planning.parts import Part
+from glm_scale.planning.tracing import Traced, trace_block
 
 __all__ = ["Activations"]
 
@@ -34,9 +37,9 @@ class Activations:
     """Bytes on one rank, of `batch` sequences of `length` tokens, of which the tensor ranks have all or, with
     `shards_tokens`, a part.
 
-    device: "cuda", or "cpu", where norms keep more. Approximations: windowed attention is measured as on a CPU, where
-    it keeps keys and values twice; residuals of Triton's kernels are left out, at most a byte for each value;
-    sequences are one document each.
+    device: "cuda", or "cpu", where norms keep more. compiled: block by block. Approximations: windowed attention is
+    measured as on a CPU, where it keeps keys and values twice; residuals of Triton's kernels are left out, at most a
+    byte for each value; sequences are one document each.
     """
 
     part: Part
@@ -45,6 +48,7 @@ class Activations:
     dtype: torch.dtype
     shards_tokens: bool
     device: str = "cuda"
+    compiled: bool = False
 
     def kept(self, recomputes: bool) -> int:
         """At the end of the forward pass."""
@@ -54,9 +58,29 @@ class Activations:
     @cached_property
     def of_block(self) -> dict[str, int]:
         """By mixer, with the block's input."""
+        if self.compiled:
+            return {name: traced.kept for name, traced in self.traced.items()}
         outside = 2 * self._of_norm
         inside = {name: self._measured(block) - outside for name, block in self.part.blocks.items()}
         return {name: size + outside // self._outer for name, size in inside.items()}
+
+    @cached_property
+    def traced(self) -> dict[str, Traced]:
+        """By mixer, as a compiler sees its block, or as it runs without one."""
+        config = self.part.config
+        return {
+            name: trace_block(block, self.batch, self.length, self.dtype, config, self.compiled)
+            for name, block in self.part.blocks.items()
+        }
+
+    @property
+    def of_moment(self) -> int:
+        """On a GPU: the largest tensors that come and go while all others wait: logits and their gradients, or those of
+        the hidden units of an MLP."""
+        if self.device == "cpu":
+            return 0
+        logits = min(CHUNK_LOGITS_ON_GPU, self._tokens * self.part.config.vocab_size)
+        return 2 * self.dtype.itemsize * max(logits, self._tokens * self.part.config.mlp_size)
 
     @property
     def of_block_input(self) -> int:

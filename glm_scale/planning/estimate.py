@@ -1,26 +1,34 @@
-"""What a run costs in one layout: memory and bytes of every rank, and the time of a step by a roofline.
+"""What a run costs in one layout: memory and bytes of every rank, and the time of a step, measured or by a roofline.
 
-The time is what the data sheets allow, with nothing hidden behind anything else: the larger of arithmetic at peak and
-memory traffic at full bandwidth, plus exchanges at the full bandwidth of their links and a latency for every step of
-each. Memory traffic: weights are read by the forward pass and twice by the backward pass, every activation and its
-gradient are written once and read once, the optimizer reads and writes all it has. A real step takes longer.
+Where single operators were measured on a kind of GPU, a step takes what they take together (`components`), and then its
+exchanges, none of them behind computation: DeepSpeed sums gradients behind the backward pass without ZeRO-3, and layers
+wait for what they exchange. With ZeRO-3 what replicas exchange travels while they compute.
+
+Without a measurement the time is what the data sheets allow, with nothing hidden behind anything else: the larger of
+arithmetic at peak and memory traffic at full bandwidth, plus exchanges at the full bandwidth of their links and a
+latency for every step of each. Memory traffic: weights are read by the forward pass and twice by the backward pass,
+every activation and its gradient are written once and read once, the optimizer reads and writes all it has. A real step
+takes longer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 from glm_scale.config.run import RunConfig
 from glm_scale.parallel.mesh import Layout
 from glm_scale.parallel.sequence.costs import Link, Spread
 from glm_scale.planning.activations import Activations
+from glm_scale.planning.calibration import Calibration
+from glm_scale.planning.components import Work, components
 from glm_scale.planning.exchanges import Axis, Exchange, all_gather, total
 from glm_scale.planning.gpus import GPU, NODE
 from glm_scale.planning.parts import Part
 from glm_scale.planning.sequence import SpreadBlock, spread_block
+from glm_scale.planning.speeds import Speeds
 from glm_scale.planning.tensor import tensor_exchanges
 from glm_scale.planning.zero import State, Zero
 
@@ -29,7 +37,11 @@ __all__ = ["Estimate", "Memory", "Seconds"]
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank, at most. boundary: states of earlier tokens; buffers: what is gathered or reduced at once."""
+    """Bytes of one rank, at most.
+
+    boundary: states of earlier tokens. buffers: what comes and goes while all else waits, and what is gathered or
+    reduced at once, if that finds no place where activations were.
+    """
 
     weights: int
     gradients: int
@@ -46,13 +58,24 @@ class Memory:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one optimizer step. `work`: arithmetic or memory traffic, whichever takes longer, named by `works_on`."""
+    """Of one optimizer step. `work`: all computation; without a calibration arithmetic or memory traffic, whichever
+    takes longer, named by `works_on`.
+
+    parts: of `work`, if they were measured one by one. not_measured: parts that were not, and what stands in for them.
+    """
 
     work: float
     works_on: str
     tensor: float
     sequence: float
     replicas: float
+    parts: dict[str, float] = field(default_factory=dict)
+    not_measured: tuple[str, ...] = ()
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether this is a prediction, and no lower bound."""
+        return bool(self.parts)
 
     @property
     def total(self) -> float:
@@ -62,7 +85,8 @@ class Seconds:
     @property
     def bound(self) -> str:
         """What takes the largest part."""
-        parts = {self.works_on: self.work} | {axis: getattr(self, axis) for axis in ("tensor", "sequence", "replicas")}
+        parts = self.parts or {self.works_on: self.work}
+        parts = parts | {axis: getattr(self, axis) for axis in ("tensor", "sequence", "replicas")}
         return max(parts, key=parts.__getitem__)
 
 
@@ -138,15 +162,13 @@ class Estimate:
     def memory(self) -> Memory:
         """Of the rank that needs most."""
         state = self._zero.state()
-        boundary = [self.spread[name].boundary for name in self.part.layers] if self.spread else [0]
-        return Memory(
-            state.weights,
-            state.gradients,
-            state.optimizer,
-            self.activations + (self._share(self._activations.recomputed) if self._recomputes else 0),
-            max(boundary) if self._recomputes else sum(boundary),
-            state.buffers,
-        )
+        of_blocks = [self.spread[name].boundary for name in self.part.layers] if self.spread else [0]
+        boundary = max(of_blocks) if self._recomputes else sum(of_blocks)
+        activations = self.activations + (self._share(self._activations.recomputed) if self._recomputes else 0)
+        moment = self._share(self._activations.of_moment)
+        late = max(0, state.late_buffers - activations - boundary - moment)
+        buffers = state.buffers + late + moment
+        return Memory(state.weights, state.gradients, state.optimizer, activations, boundary, buffers)
 
     @property
     def activations(self) -> int:
@@ -189,12 +211,49 @@ class Estimate:
         passes = (3 + self._recomputes) * weights + 2 * weights + (4 + 2 * self._recomputes) * activations
         return self.accumulation * passes + 2 * state.optimizer + state.gradients + state.weights
 
-    def seconds(self, gpu: GPU) -> Seconds:
-        """Of one optimizer step on a kind of GPU, by its data sheet: a lower bound."""
+    def seconds(self, gpu: GPU, calibration: Calibration | None = None) -> Seconds:
+        """Of one optimizer step on a kind of GPU: by what was measured on it, or by its data sheet, a lower bound.
+
+        Everything is measured in bf16, so that fp32 goes by the data sheet.
+        """
+        if calibration is None or self.config.training.precision != "bf16":
+            return self._at_least(gpu)
+        speeds = Speeds(calibration, gpu)
+        parts = components(self._work, speeds)
+        spent = self._exchanging(gpu, speeds)
+        computing = sum(parts.values())
+        if self.config.training.zero_stage == 3:
+            spent["replicas"] = max(0.0, spent["replicas"] - computing)
+        exchanging = spent["tensor"], spent["sequence"], spent["replicas"]
+        return Seconds(computing, "computation", *exchanging, parts, speeds.remarks)
+
+    @property
+    def _work(self) -> Work:
+        training = self.config.training
+        return Work(
+            part=self.part, batch=self._sequences, length=self.config.data.sequence_length,
+            sequence_ranks=self.layout.sequence, accumulation=self.accumulation, recomputes=self._recomputes,
+            compiled=self._activations.compiled, itemsize=self._itemsize, traced=self._activations.traced,
+            passes=self._zero.passes, own=self._zero.updated, normed=self._zero.normed,
+            clips=training.optimizer.clip is not None,
+        )  # fmt: skip
+
+    def _at_least(self, gpu: GPU) -> Seconds:
         arithmetic = self.flops / gpu.peak_flops(self.config.training.precision)
         traffic = self.memory_traffic / gpu.memory_bandwidth
+        works_on = "compute" if arithmetic >= traffic else "memory bandwidth"
+        spent = self._exchanging(gpu, None)
+        work = max(arithmetic, traffic)
+        return Seconds(work, works_on, spent["tensor"], spent["sequence"], spent["replicas"])
+
+    def _exchanging(self, gpu: GPU, speeds: Speeds | None) -> dict[Axis, float]:
+        """Seconds of a step by axis; within a machine as measured, if it was."""
         spent: dict[Axis, float] = {"tensor": 0.0, "sequence": 0.0, "replicas": 0.0}
         for exchange in self.exchanges():
+            measured = self._measured(exchange, speeds)
+            if measured is not None:
+                spent[exchange.axis] += measured
+                continue
             link = self._link(gpu, exchange)
             spent[exchange.axis] += exchange.sent / link.bytes_per_second
             if exchange.axis != "sequence":
@@ -204,8 +263,20 @@ class Estimate:
                 link = self._link(gpu, Exchange("sequence", next(iter(traffic_of.forward_sent)), 0))
                 waiting = traffic_of.fill / link.bytes_per_second + traffic_of.steps * link.seconds_per_step
                 spent["sequence"] += self.accumulation * waiting * (1.5 if self._recomputes else 1)
-        works_on = "compute" if arithmetic >= traffic else "memory bandwidth"
-        return Seconds(max(arithmetic, traffic), works_on, **spent)
+        return spent
+
+    def _measured(self, exchange: Exchange, speeds: Speeds | None) -> float | None:
+        ranks = self._ranks(exchange.axis)
+        if speeds is None or not self._inside(exchange.axis):
+            return None
+        return speeds.exchange(exchange.collective, ranks, exchange.sent, exchange.calls)
+
+    def _inside(self, axis: Axis) -> bool:
+        """Whether the ranks of an axis are on one machine."""
+        return self._ranks(axis) * self._stride(axis) <= NODE
+
+    def _stride(self, axis: Axis) -> int:
+        return 1 if axis == "tensor" else self.layout.tensor
 
     def _ranks(self, axis: Axis) -> int:
         layout = self.layout
@@ -221,8 +292,8 @@ class Estimate:
 
         All-to-all sends almost everything elsewhere, so that each has its own share of the network alone.
         """
-        ranks, stride = self._ranks(exchange.axis), 1 if exchange.axis == "tensor" else self.layout.tensor
-        if ranks * stride <= NODE:
+        ranks, stride = self._ranks(exchange.axis), self._stride(exchange.axis)
+        if self._inside(exchange.axis):
             return Link(gpu.inside, gpu.inside_latency)
         together = 1 if exchange.collective == "all_to_all" else max(1, min(ranks, NODE // stride))
         return Link(min(gpu.inside, together * gpu.outside), gpu.outside_latency)

@@ -54,8 +54,8 @@ class Need:
 def need_of(config: RunConfig, layout: Layout, device: str) -> Need:
     """device: "cpu" or "cuda". On a GPU its own memory alone, as in `planning.estimate`."""
     if device == "cuda" and config.training.compiles(device):
-        # How much compiled blocks keep is known to torch alone; it is not less than their inputs.
-        training = config.training.model_copy(update={"activation_checkpointing": True})
+        # To ask the compiler how much its blocks keep takes seconds; it is not less than their inputs.
+        training = config.training.model_copy(update={"activation_checkpointing": True, "compile": False})
         config = config.model_copy(update={"training": training})
     estimate = Estimate(config, layout, activations_of(config, layout, device))
     planned = asdict(estimate.memory)

@@ -13,6 +13,7 @@ from glm_scale.config.layout import layout_problems
 from glm_scale.config.run import RunConfig
 from glm_scale.parallel.mesh import Layout
 from glm_scale.planning.activations import Activations
+from glm_scale.planning.calibration import Calibration
 from glm_scale.planning.estimate import Estimate, Memory, Seconds
 from glm_scale.planning.exchanges import Exchange
 from glm_scale.planning.gpus import GPU
@@ -35,6 +36,7 @@ class Plan:
     changed: tuple[str, ...]
     estimate: Estimate
     gpu: GPU
+    calibration: Calibration | None = None
 
     @cached_property
     def memory(self) -> Memory:
@@ -53,8 +55,8 @@ class Plan:
 
     @cached_property
     def seconds(self) -> Seconds:
-        """Of one optimizer step, by what they are for: a lower bound."""
-        return self.estimate.seconds(self.gpu)
+        """Of one optimizer step, by what they are for; a lower bound unless they are `calibrated`."""
+        return self.estimate.seconds(self.gpu, self.calibration)
 
     def mfu(self, seconds: float) -> float:
         """Model FLOPs utilisation, if a step takes so long."""
@@ -100,6 +102,11 @@ class Planning:
     plans: Sequence[Plan]
     impossible: Sequence[Impossible]
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether times are predictions, and no lower bounds."""
+        return any(plan.seconds.calibrated for plan in self.plans)
+
 
 def layouts_over(gpus: int) -> Iterator[Layout]:
     """Every way to write their number as data × sequence × tensor."""
@@ -108,8 +115,11 @@ def layouts_over(gpus: int) -> Iterator[Layout]:
             yield Layout(tensor, sequence, gpus // tensor // sequence)
 
 
-def plan_layouts(config: RunConfig, gpus: int, gpu: GPU) -> Planning:
-    """The layouts of a run over so many GPUs, whatever `config.parallel` says about their numbers."""
+def plan_layouts(config: RunConfig, gpus: int, gpu: GPU, calibration: Calibration | None = None) -> Planning:
+    """The layouts of a run over so many GPUs, whatever `config.parallel` says about their numbers.
+
+    calibration: of that kind of GPU; without one times are lower bounds by its data sheet.
+    """
     plans: list[Plan] = []
     impossible: list[Impossible] = []
     measured: dict[int, Activations] = {}
@@ -121,7 +131,7 @@ def plan_layouts(config: RunConfig, gpus: int, gpu: GPU) -> Planning:
             continue
         if layout.tensor not in measured:
             measured[layout.tensor] = activations_of(laid_out, layout)
-        plans.append(_plan(laid_out, layout, measured[layout.tensor], gpu))
+        plans.append(_plan(laid_out, layout, measured[layout.tensor], gpu, calibration))
     plans.sort(key=lambda plan: (not plan.fits, plan.seconds.total if plan.fits else plan.memory.total))
     return Planning(plans, impossible)
 
@@ -132,6 +142,7 @@ def activations_of(config: RunConfig, layout: Layout, device: str = "cuda") -> A
     return Activations(
         Part(config.model, layout.tensor), config.training.micro_batch, config.data.sequence_length, dtype,
         config.parallel.shard_activations and layout.tensor > 1, device,
+        config.training.compiles(device),
     )  # fmt: skip
 
 
@@ -141,7 +152,9 @@ def _laid_out(config: RunConfig, layout: Layout) -> RunConfig:
     return _with(config, "parallel", tensor=layout.tensor, sequence=layout.sequence, shard_activations=shards)
 
 
-def _plan(config: RunConfig, layout: Layout, activations: Activations, gpu: GPU) -> Plan:
+def _plan(
+    config: RunConfig, layout: Layout, activations: Activations, gpu: GPU, calibration: Calibration | None
+) -> Plan:
     """As configured; if that does not fit, with the settings that need less and cost the least time."""
     training = config.training
     plans = []
@@ -153,7 +166,7 @@ def _plan(config: RunConfig, layout: Layout, activations: Activations, gpu: GPU)
             if recomputes != training.activation_checkpointing:
                 changed.append("training.activation_checkpointing=true")
             settings = _with(config, "training", zero_stage=stage, activation_checkpointing=recomputes)
-            plans.append(Plan(layout, tuple(changed), Estimate(settings, layout, activations), gpu))
+            plans.append(Plan(layout, tuple(changed), Estimate(settings, layout, activations), gpu, calibration))
             if plans[0].fits:
                 return plans[0]
     fitting = [plan for plan in plans if plan.fits]

@@ -13,8 +13,8 @@ from rich.table import Table
 from glm_scale.planning.plan import Impossible, Plan, Planning
 
 __all__ = [
-    "DETAILS", "LEGEND", "USUAL_MFU", "exchanges_table", "likely", "memory_table", "summary_table", "times_table",
-    "values",
+    "DETAILS", "LEGEND", "USUAL_MFU", "exchanges_table", "legend", "likely", "memory_table", "parts_table",
+    "summary_table", "times_table", "values",
 ]  # fmt: skip
 
 USUAL_MFU = (0.15, 0.4)
@@ -31,24 +31,41 @@ LEGEND = {
     "with": "settings of training.… that differ from the configuration's, because it would not fit without",
     "weights … total": "weights as they compute; gradients; fp32 weights and moments of the optimizer; activations "
     "that wait for the backward pass; boundary, what sequence ranks get of earlier tokens; buffers, what ZeRO gathers "
-    "or reduces at a time",
+    "or reduces at a time, and tensors that come and go",
 }
 DETAILS = {
     "all-reduce … send": "GB that one rank sends in a step, by collective",
     "B/token": "bytes that it sends for each token it works on",
     "TFLOP": "10¹² operations of one rank in a step, recomputation counted",
-    "work": "arithmetic or memory traffic of the step; tensor, sequence and replicas are its exchanges",
+    "work": "computation of the step; tensor, sequence and replicas are its exchanges",
     "spread by": "how mixers exchange over sequence ranks",
 }
 """What the columns mean."""
+_PREDICTED = {
+    "step, tokens/s": "of all GPUs: what single operators, copies and exchanges took on such a GPU, put together",
+    "MFU": "share of the GPUs' peak FLOP/s that the model's own arithmetic then has (recomputation not counted)",
+    "bound by": "what takes most of that time: a component of the computation, or the exchanges of tensor ranks, of "
+    "sequence ranks, or of replicas: the data × sequence ranks with the same weights, which sum their gradients",
+}
 
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
 _GB = 1e9
 
 
+def legend(planning: Planning, details: bool) -> dict[str, str]:
+    """What the columns mean that are shown of a planning."""
+    meant = dict(LEGEND)
+    if planning.calibrated:
+        meant = _PREDICTED | {term: meaning for term, meaning in meant.items() if "≥" not in term and "≤" not in term}
+        meant["bound by"] = _PREDICTED["bound by"]
+    return meant | (DETAILS if details else {})
+
+
 def summary_table(plans: Sequence[Plan]) -> Table:
     """What a layout takes at the least, and whether it fits."""
-    table = _table("step ≥", "tokens/s ≤", "MFU ≤", "bound by", "GB", "fits")
+    calibrated = any(plan.seconds.calibrated for plan in plans)
+    times = ("step", "tokens/s", "MFU") if calibrated else ("step ≥", "tokens/s ≤", "MFU ≤")
+    table = _table(*times, "bound by", "GB", "fits")
     table.add_column("with", overflow="fold")
     for number, plan in enumerate(plans, 1):
         seconds = plan.seconds
@@ -99,8 +116,30 @@ def times_table(plans: Sequence[Plan]) -> Table:
     return table
 
 
+def parts_table(plan: Plan) -> Table:
+    """What takes how much of a step in one layout, the largest first."""
+    seconds = plan.seconds
+    parts = seconds.parts | {
+        f"exchanges: {axis}": getattr(seconds, axis) for axis in ("tensor", "sequence", "replicas")
+    }
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("component")
+    for column in ("ms", "of the step"):
+        table.add_column(column, justify="right")
+    for name, taken in sorted(parts.items(), key=lambda part: -part[1]):
+        if taken:
+            table.add_row(name, f"{1e3 * taken:.2f}", f"{taken / seconds.total:.1%}")
+    table.add_row("total", f"{1e3 * seconds.total:.2f}", "")
+    return table
+
+
 def likely(plan: Plan) -> str:
-    """What to expect instead of the bound, by a usual utilisation."""
+    """What the times are: predictions, by which measurements; or bounds, with what to expect by a usual utilisation."""
+    if plan.seconds.calibrated:
+        assert plan.calibration is not None
+        text = f"Times are predictions from single operators that were measured on {plan.calibration.described}."
+        missing = ", ".join(plan.seconds.not_measured)
+        return f"{text} Not measured: {missing}." if missing else text
     slow, fast = (plan.seconds_at(mfu) for mfu in USUAL_MFU)
     return (
         f"These are upper bounds of speed, by data sheets; real training takes longer. At an MFU of "
@@ -113,10 +152,17 @@ def likely(plan: Plan) -> str:
 def values(planning: Planning) -> dict[str, Any]:
     """Everything, in bytes, seconds and FLOPs of one rank and step."""
     return {
-        "times": "lower bounds by data sheets; real steps take longer",
+        "times": _meaning_of_times(planning),
         "plans": [_values_of(plan) for plan in planning.plans],
         "impossible": [_layout(plan) | {"reasons": list(plan.reasons)} for plan in planning.impossible],
     }
+
+
+def _meaning_of_times(planning: Planning) -> str:
+    measured = {plan.calibration.described for plan in planning.plans if plan.calibration and plan.seconds.calibrated}
+    if not measured:
+        return "lower bounds by data sheets; real steps take longer"
+    return f"predictions from single operators measured on {', '.join(sorted(measured))}"
 
 
 def _values_of(plan: Plan) -> dict[str, Any]:
@@ -131,7 +177,12 @@ def _values_of(plan: Plan) -> dict[str, Any]:
         "sent": [asdict(exchange) for exchange in plan.exchanges],
         "sent_per_token": plan.sent_per_token,
         "flops": plan.estimate.flops,
-        "seconds": asdict(plan.seconds) | {"total": plan.seconds.total, "bound": plan.seconds.bound},
+        "seconds": asdict(plan.seconds)
+        | {
+            "total": plan.seconds.total,
+            "bound": plan.seconds.bound,
+            "calibrated": plan.seconds.calibrated,
+        },
         "tokens_per_second": plan.tokens_per_step / plan.seconds.total,
         "mfu": plan.mfu(plan.seconds.total),
     }

@@ -15,6 +15,7 @@ from itertools import accumulate
 from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
 from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
+from glm_scale.planning.updating import Passes, passes
 
 __all__ = ["State", "Zero"]
 
@@ -31,12 +32,14 @@ _PERSISTS = 100_000
 @dataclass(frozen=True)
 class State:
     """Bytes that a rank holds from step to step, and gradients: as many as there are before the optimizer's step or, if
-    that is more, between two micro-batches. buffers: the largest that ZeRO fills with gradients or gathered weights."""
+    that is more, between two micro-batches. buffers: the largest that ZeRO fills with gradients or gathered weights;
+    late_buffers: those that it fills when the backward pass is over, and activations are gone."""
 
     weights: int
     gradients: int
     optimizer: int
     buffers: int
+    late_buffers: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,21 @@ class Zero:
     @property
     def _itemsize(self) -> int:
         return 2 if self.precision == "bf16" else 4
+
+    @property
+    def passes(self) -> Passes:
+        """What the update of the weights moves beside AdamW."""
+        return passes(self.stage, self._itemsize, self.part.numbers, self.updated, self.ranks)
+
+    @property
+    def updated(self) -> int:
+        """Numbers that a rank updates, padding among them."""
+        return self.part.numbers if self.stage == 0 else sum(self._partitions)
+
+    @property
+    def normed(self) -> int:
+        """Numbers of the gradients of which a rank takes the norm."""
+        return self.ranks * self.updated if self._sums_everything else self.updated
 
     @property
     def _sums_everything(self) -> bool:
@@ -96,7 +114,7 @@ class Zero:
         if self.stage == 0:
             # Moments, and the number of steps of each parameter.
             moments = 8 * numbers + 4 * len(self.part.weights)
-            return State(4 * numbers, 4 * numbers, moments, 4 * min(numbers, _ENGINE_BUCKET))
+            return State(4 * numbers, 4 * numbers, moments, 0, 4 * min(numbers, _ENGINE_BUCKET))
         own, steps = sum(self._partitions), 4 * len(self._groups)
         # The fp32 weights that are updated, and their moments.
         optimizer = 3 * 4 * own + steps
@@ -110,7 +128,7 @@ class Zero:
             # Sums are sent in bf16, and what fits into one bucket is put together before.
             summed = own * ranks
             together = 4 * summed if summed <= _ENGINE_BUCKET else 0
-            return State(weights, 4 * summed + size * numbers, optimizer, size * summed + together)
+            return State(weights, 4 * summed + size * numbers, optimizer, 0, size * summed + together)
         if self.stage == 2 and self.precision == "bf16":
             return State(weights, 4 * own, optimizer, bucket)
         # A gradient of which this rank needs a part is kept whole.

@@ -1,6 +1,7 @@
 """The benchmark: its gate, what it counts as work, and what it reports."""
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from glm_kernels import parse_pattern
-from glm_kernels.bench import cases, gate, main, work
+from glm_kernels.bench import cases, gate, main, timing, work
 
 SMALL = ["--lengths", "96", "--heads", "1", "--width", "8", "--rounds", "1"]
 
@@ -105,3 +106,15 @@ def test_the_first_step_is_measured_in_new_processes(capsys):
     (step,) = json.loads(capsys.readouterr().out)["first_steps"]
     assert 0 < step["warm_s"] < 60
     assert 0 < step["cold_s"] < 60
+
+
+def test_sustained_seconds_are_those_of_one_call() -> None:
+    calls: list[float] = []
+
+    def work() -> None:
+        calls.append(1)
+        time.sleep(0.002)
+
+    assert 0.002 <= timing.sustained_seconds(work, "cpu", 0.05) < 0.05
+    # One that compiles, two for a first guess, then five rows.
+    assert (len(calls) - 3) % 5 == 0

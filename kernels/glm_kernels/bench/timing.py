@@ -1,7 +1,8 @@
-"""The clock: milliseconds forward and forward+backward, peak memory, copy bandwidth."""
+"""The clock: milliseconds forward and forward+backward, peak memory, copy bandwidth, seconds under sustained load."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from glm_kernels.bench.cases import Case, Operands
 
 _FEWEST = 3
 _SECONDS_A_CASE = 4.0  # a case so slow that all rounds would take longer gets fewer
+_ROWS = 5
 _CYCLES_A_SECOND = 2e9  # no GPU's clock is much faster, so a device never sleeps shorter than asked
 
 
@@ -114,6 +116,34 @@ def peak_memory(case: Case, operands: Operands) -> float | None:
     results = [y, *case.gradients(y, operands)]
     beyond = torch.cuda.max_memory_allocated() - before - sum(x.untyped_storage().nbytes() for x in results)
     return beyond / (operands.v.numel() * operands.v.element_size())
+
+
+def sustained_seconds(function: Callable[[], object], device: str, at_least: float) -> float:
+    """Of one call among many in a row: the median of five rows, which take `at_least` seconds together.
+
+    A GPU that works without a pause runs slower than one that is asked now and then, and so does training. The first
+    call, which compiles and allocates, is not counted.
+    """
+    function()
+    once = row_seconds(function, device, 2)
+    count = max(1, min(1000, math.ceil(at_least / _ROWS / max(once, 1e-6))))
+    return statistics.median(row_seconds(function, device, count) for _ in range(_ROWS))
+
+
+def row_seconds(function: Callable[[], object], device: str, count: int) -> float:
+    """Of a call, the mean over `count` of them in a row."""
+    if device != "cuda":
+        begun = time.perf_counter()
+        for _ in range(count):
+            function()
+        return (time.perf_counter() - begun) / count
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(count):
+        function()
+    last.record()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(last)) / 1e3 / count
 
 
 def copy_bandwidth(device: str) -> float:

@@ -1,0 +1,1 @@
+"""What single operators, copies and exchanges take on the GPU of this machine (`glm-scale bench calibrate`)."""

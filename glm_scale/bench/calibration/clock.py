@@ -1,0 +1,58 @@
+"""The clock of all measurements: seconds of a call under sustained load, and a look at what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glm_kernels.bench.timing import sustained_seconds
+
+__all__ = ["Clock", "NotFiniteError"]
+
+_WARM_UP_SECONDS = 3.0
+_WARM_UP_SIZE = 8192
+
+
+class NotFiniteError(RuntimeError):
+    """What was measured gives values that are not finite, so that its time means nothing."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """device: "cuda" or "cpu". at_least: seconds that a measurement takes."""
+
+    device: str
+    at_least: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations."""
+        return torch.bfloat16
+
+    def seconds(self, function: Callable[[], Any]) -> float:
+        """Of a call. Raises NotFiniteError if it gives values that are not finite."""
+        if not all(bool(x.isfinite().all()) for x in _tensors(function())):
+            raise NotFiniteError("it gives values that are not finite")
+        return sustained_seconds(function, self.device, self.at_least)
+
+    def random(self, *shape: int, scale: float = 1.0) -> Tensor:
+        """A leaf of normal numbers: how much power products take, and so their speed, depends on the values."""
+        return (torch.randn(*shape, device=self.device) * scale).to(self.dtype)
+
+    def warm_up(self) -> None:
+        """Bring a GPU to the clock and the temperature at which it trains."""
+        if self.device == "cuda":
+            a, b = (self.random(_WARM_UP_SIZE, _WARM_UP_SIZE) for _ in range(2))
+            sustained_seconds(lambda: a @ b, self.device, _WARM_UP_SECONDS)
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
