@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from glm_data.builder import build
     from glm_data.errors import DataError
     from glm_data.index import DatasetIndex, load_index
-    from glm_data.loader import Batch, batches
+    from glm_data.loader import Batch, batches, start_early
     from glm_data.sequences import DataConfig, PackedSequence, PackedSequences, SourceConfig
     from glm_data.tokenizer import Tokenizer
     from glm_data.tokenizer_training import train_tokenizer
@@ -30,6 +30,7 @@ _HOMES = {
     "batches": "loader",
     "build": "builder",
     "load_index": "index",
+    "start_early": "loader",
     "train_tokenizer": "tokenizer_training",
 }
 
@@ -46,6 +47,7 @@ __all__ = [
     "batches",
     "build",
     "load_index",
+    "start_early",
     "train_tokenizer",
 ]
 

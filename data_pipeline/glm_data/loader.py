@@ -7,7 +7,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 
 import numpy as np
 import torch
@@ -63,6 +63,16 @@ class Batch:
             self.samples,
             self.problems,
         )
+
+
+def start_early() -> None:
+    """Have the process that workers are forked from begin with its imports, for which `batches` would wait.
+
+    If it cannot be started, `batches` tells why.
+    """
+    with contextlib.suppress(OSError), _blocked_signals():
+        _context()
+        forkserver.ensure_running()
 
 
 def batches(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from glm_data import Batch, DataError
+from glm_data import Batch, DataError, start_early
 from glm_scale.checkpoint import Checkpoint, CheckpointStore, Counters, Retention
 from glm_scale.config import RunConfig, check_layout, layout_of
 from glm_scale.errors import UserError
@@ -155,6 +155,8 @@ class _Session:
 
     def run_to_end(self, profile: bool) -> FinalStatus:
         torch.manual_seed(self.config.training.seed)
+        if self.config.data.workers:
+            start_early()
         clock = self.oversight.clock
         with clock.phase("opening"):
             summary = self.ranks.from_first(self._record)
