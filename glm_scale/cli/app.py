@@ -64,8 +64,11 @@ def assemble() -> Commands:
     tracking = Commands(no_args_is_help=True, help="The MLflow side of runs.")
     tracking.command()(track.sync)
     app.add_typer(tracking, name="track", rich_help_panel="Look at runs")
-    benchmarks = Commands(no_args_is_help=True, help="The speed of training, and figures of that of operators.")
+    benchmarks = Commands(
+        no_args_is_help=True, help="The speed of training and decoding, and figures of that of operators."
+    )
     benchmarks.command()(bench.train)
+    benchmarks.command()(bench.decode)
     benchmarks.command()(bench.plot)
     app.add_typer(benchmarks, name="bench", rich_help_panel="Prepare")
     return app

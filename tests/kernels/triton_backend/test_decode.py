@@ -148,8 +148,8 @@ def test_a_step_of_attention_equals_attention(window, parts, turned, monkeypatch
     tokens = [token(2, seed) for seed in range(length)]
     q, k, v = (torch.cat([operands[i] for operands in tokens], 1) for i in range(3))
     if turned:
-        whole = tuple(x.transpose(0, 1) for x in angles_of(list(range(length))))
-        q, k = rotated(q, whole), rotated(k, whole)
+        cos, sin = (x.transpose(0, 1) for x in angles_of(list(range(length))))
+        q, k = rotated(q, (cos, sin)), rotated(k, (cos, sin))
     expected = attention(q, k, v, window=window)
     for backend in ("torch", "triton"):
         state = empty_state(rows_read(window), 2, HEADS, KEY_DIM, VALUE_DIM, length=length, device=DEVICE)
