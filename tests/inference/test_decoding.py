@@ -140,11 +140,9 @@ class TestGraphs:
     pytestmark = gpu
 
     @pytest.mark.parametrize("spelling", SPELLINGS)
-    @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["two documents", "one document"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize("temperature", [0.0, 1.0])
-    def test_replayed_steps_equal_eager_ones(self, spelling, prompts, dtype, temperature):
-        whole = model((spelling,), conv_width=3, width=32).to(DEVICE, dtype)
+    @pytest.mark.parametrize(("prompts", "temperature"), [(PROMPTS, 1.0), (PROMPTS[:1], 0.0)], ids=["two", "one"])
+    def test_replayed_steps_equal_eager_ones(self, spelling, prompts, temperature):
+        whole = model((spelling,), conv_width=3, width=32).to(DEVICE, torch.bfloat16)
         sampling = Sampling(temperature=temperature, top_k=20, top_p=0.9)
         decoder = Decoder(whole, batch=len(prompts), length=60, sampling=sampling)
         tokens, logits = decoded(decoder, decoder.step, 40, prompts)
@@ -165,8 +163,10 @@ class TestGraphs:
 
     def test_a_step_that_waits_for_the_device_cannot_be_recorded(self):
         whole = model(("lattice:2^k",)).to(DEVICE)
-        norm = whole.blocks[0].mlp_norm
-        norm.register_forward_pre_hook(lambda module, x: float(x[0].sum()))
-        whole.blocks[0].mlp_norm.groups = 2  # asked for as a module
+
+        def ask(module, arguments):
+            assert arguments[0].sum().item() < 1e9
+
+        whole.embedding.register_forward_pre_hook(ask)
         with pytest.raises(UserError, match="cannot be recorded as a CUDA graph"):
             GraphedStep(Decoder(whole, batch=2, length=20))

@@ -69,6 +69,8 @@ class Measured:
 def measure(case: Case, model: LanguageModel, setting: Setting, bandwidth: float) -> Measured:
     """Check a case and measure it. Raises RefusedError if it cannot fit, UserError if it is wrong."""
     device = model.embedding.weight.device
+    if setting.graph and device.type != "cuda":
+        raise UserError(f"{case}: --graph needs a GPU, and this is {device}; leave it out")
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

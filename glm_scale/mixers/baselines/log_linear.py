@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glm_scale.layers.fused import in_one_kernel
 from glm_scale.layers.projection import Projection, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
@@ -19,7 +20,7 @@ from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
 from glm_scale.mixers.contract import Look, MixerDims, MixerError
 from glm_scale.mixers.heads import StageSpec
-from glm_scale.mixers.ssm.mixing import decay_parameters
+from glm_scale.mixers.ssm.mixing import decay_parameters, discretized
 from glm_scale.mixers.ssm.spec import spelled, state_of
 
 
@@ -59,10 +60,10 @@ class LogLinearMixing(FlaMixing):
         self.log_rate, self.dt_bias = decay_parameters(dims)
 
     def _operands(self, project: Project, v: Tensor) -> tuple[Tensor, ...]:
-        step = F.softplus(project(self.dt).float() + self.dt_bias.float())
         q, k = split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
         level = F.softplus(self.level_scale * split_heads(project(self.level), self.heads)).to(v.dtype)
-        return q, k * step[..., None].to(k.dtype), v, -step * self.log_rate.float().exp(), level
+        k, log_decay = in_one_kernel(discretized, project(self.dt), k, self.dt_bias, self.log_rate)
+        return q, k, v, log_decay, level
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         project = projecting(x)

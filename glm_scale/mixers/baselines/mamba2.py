@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
 from glm_scale.layers.conv import ShortConv
+from glm_scale.layers.fused import in_one_kernel
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, split_heads
 from glm_scale.layers.rotary import Rotation
@@ -24,7 +25,7 @@ from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
-from glm_scale.mixers.ssm.mixing import decay_parameters, mixed_by_ssm
+from glm_scale.mixers.ssm.mixing import decay_parameters, discretized, mixed_by_ssm
 from glm_scale.mixers.ssm.spec import first_order
 from glm_scale.mixers.ssm.traffic import ssm_traffic
 from glm_scale.mixers.structure import Structure
@@ -71,10 +72,10 @@ class Mamba2Mixing(HeadMixing):
         """q, k `[B, T, H, N]`, the values and the values times Δ `[B, T, H, head_dim]`, log decay `[B, T, H]`."""
         mixed = F.silu(mixed)
         v, q, k = mixed.split([self.heads * self.head_dim, self.state_dim, self.state_dim], -1)
-        step = F.softplus(project(self.dt).float() + self.dt_bias.float())
         v = split_heads(v, self.heads)
         q, k = (y.unsqueeze(2).expand(-1, -1, self.heads, -1) for y in (q, k))
-        return q, k, v, v * step[..., None].to(v.dtype), -step * self.log_rate.float().exp()
+        stepped, log_decay = in_one_kernel(discretized, project(self.dt), v, self.dt_bias, self.log_rate)
+        return q, k, v, stepped, log_decay
 
     def _output(self, project: Project, y: Tensor, v: Tensor) -> Tensor:
         gated = (y + self.skip[:, None] * v).flatten(-2) * F.silu(project(self.gate))

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
-from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.fused import in_one_kernel
+from glm_scale.layers.norm import RMSNorm, rms_norm
 from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
@@ -66,13 +67,13 @@ class SSMMixing(HeadMixing):
 
     def _coefficients(self, project: Project) -> tuple[Tensor, Tensor, Tensor]:
         """q, k `[B, T, H, N]` and the logarithm of the decay `[B, T, H]`, fp32."""
-        step = F.softplus(project(self.dt).float() + self.dt_bias.float())
         q, k = split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
-        return q, k * step[..., None].to(k.dtype), -step * self.log_rate.float().exp()
+        k, log_decay = in_one_kernel(discretized, project(self.dt), k, self.dt_bias, self.log_rate)
+        return q, k, log_decay
 
     def _output(self, project: Project, y: Tensor, v: Tensor) -> Tensor:
-        mixed = self.norm((y + self.skip[:, None] * v).flatten(-2)) * F.silu(project(self.gate))
-        return split_heads(mixed, self.heads)
+        norm = self.norm
+        return in_one_kernel(_normed_and_gated, y, v, project(self.gate), self.skip, norm.weight, norm.eps)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         project = projecting(x)
@@ -99,6 +100,18 @@ class SSMMixing(HeadMixing):
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return ssm_traffic(strategy, spread, self.state_dim)
+
+
+def discretized(dt: Tensor, x: Tensor, dt_bias: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Δ x of keys or values x `[B, T, H, …]`, and the logarithm of the decay `[B, T, H]`, fp32; dt `[B, T, H]`."""
+    step = F.softplus(dt.float() + dt_bias.float())
+    return x * step[..., None].to(x.dtype), -step * log_rate.float().exp()
+
+
+def _normed_and_gated(y: Tensor, v: Tensor, gate: Tensor, skip: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`[B, T, H, head_dim]` of y and v of that shape and gate `[B, T, H · head_dim]`, every head normed by itself."""
+    mixed = rms_norm((y + skip[:, None] * v).flatten(-2), weight, eps, groups=y.shape[2])
+    return split_heads(mixed * F.silu(gate), y.shape[2])
 
 
 def mixed_by_ssm(
