@@ -120,14 +120,18 @@ def decode(
     run_table(cases, setting, output, seconds)
 
 
+_DIGITS = 15
+"""Of a number that can be meant."""
+
+
 def _numbers(option: str, text: str) -> list[int]:
     from glm_scale.errors import UserError
 
     pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
-    wrong = [piece for piece in pieces if not piece.isdecimal()]
+    wrong = [piece for piece in pieces if not piece.isdecimal() or len(piece) > _DIGITS]
     if wrong or not pieces:
         raise UserError(
-            f"{option} {text}: {wrong[0] if wrong else 'nothing'!r} is no whole number; give some, as in 1,64"
+            f"{option} {text}: {wrong[0] if wrong else 'nothing'!r} is no number of them; give some, as in 1,64"
         )
     return [int(piece) for piece in pieces]
 

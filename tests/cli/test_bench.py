@@ -84,8 +84,8 @@ def test_an_unwritable_figure_names_the_option(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch", "1,x"], "--batch 1,x: 'x' is no whole number; give some, as in 1,64"),
-        (["--contexts", ","], "--contexts ,: 'nothing' is no whole number"),
+        (["--batch", "1,x"], "--batch 1,x: 'x' is no number of them; give some, as in 1,64"),
+        (["--contexts", ","], "--contexts ,: 'nothing' is no number of them"),
         (["--contexts", "100"], "--contexts 100: 164 tokens of each context are decoded"),
         (["--mixers", "latice:2^k"], "--mixers: unknown mixer 'latice' in 'latice:2^k' (did you mean 'lattice:f'?)"),
         (["--size", "2b"], "--size 2b: known are 1.3b, 160m, tiny"),

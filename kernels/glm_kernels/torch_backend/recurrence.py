@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from glm_kernels.kernel_interface import RecurrenceCall
-from glm_kernels.patterns import Pattern
+from glm_kernels.patterns import Dense, Pattern
 from glm_kernels.precision import accumulation_dtype
 from glm_kernels.state import RecurrenceState, grown
 from glm_kernels.torch_backend import chunkwise
@@ -129,6 +129,7 @@ def _reads_of_step(pattern: Pattern, positions: list[int], slots: int, device: t
     """bool `[N, S]`, the slots that the next row of each document reads, and int64 `[N]`, the slot it is put in."""
     reads = torch.zeros(len(positions), slots, dtype=torch.bool)
     for n, position in enumerate(positions):
-        reads[n, pattern.slots(position)[pattern.reads(position)]] = True
+        all_before = isinstance(pattern, Dense)
+        reads[n, slice(position) if all_before else pattern.slots(position)[pattern.reads(position)]] = True
     slot = torch.stack([pattern.slots(position + 1)[position] for position in positions])
     return reads.to(device), slot.to(device)
