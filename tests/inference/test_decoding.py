@@ -1,9 +1,13 @@
 """Decoding: steps say what the whole model says, leave their state where it is, and replayed from a graph the same."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from glm_kernels import dispatch
+from glm_kernels.triton_backend.decode import launch, projections
 from glm_scale.errors import UserError
 from glm_scale.inference import decoding
 from glm_scale.inference.decoding import Decoder, GraphedStep
@@ -73,6 +77,46 @@ def test_a_prompt_read_in_pieces_is_the_prompt_read_at_once_and_token_by_token(s
         found.append(decoded(decoder, decoder.step, 5, [prompt])[1])
     for logits in found[1:]:
         assert_close(logits, found[0], rounding(torch.float32, OPERATIONS))
+
+
+@pytest.mark.parametrize("spelling", ["attention", "local:5", "ssm:4", "lattice:2^k", "offsets:2^k", "local:3 > dense"])
+@pytest.mark.parametrize("documents", [1, 2])
+def test_steps_by_triton_say_what_steps_by_torch_say(spelling, documents, monkeypatch):
+    """As on a GPU: one document takes Triton's products of a token, too."""
+    decoder = Decoder(model((spelling,)), batch=documents, length=30)
+    prompts = PROMPTS[:documents]
+    tokens, logits = decoded(decoder, decoder.step, 3, prompts)
+
+    again, found = decoded(decoder, lambda: by_triton(decoder, monkeypatch), 3, prompts)
+    assert torch.equal(again, tokens)
+    assert_close(found, logits, rounding(torch.float32, OPERATIONS))
+
+
+def by_triton(decoder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, "_asks_triton", lambda x, backend: backend in ("auto", "triton"))
+        decoder.step()
+
+
+@pytest.mark.skipif(not dispatch.interpreted(), reason="counts what the interpreter runs")
+@pytest.mark.parametrize("spelling", ["attention", "lattice:2^k"])
+def test_a_layer_takes_one_document_in_five_launches(spelling, monkeypatch):
+    decoder = Decoder(model((spelling,)), length=20)
+    launched: Counter[str] = Counter()
+
+    for module, name in ((projections, "matvec_pass"), (launch, "step_pass"), (launch, "combine_pass")):
+        monkeypatch.setattr(module, name, _Counting(getattr(module, name), launched))
+    by_triton(decoder, monkeypatch)
+    assert launched == {"matvec_pass": 2 * 4 + 1, "step_pass": 2}  # two layers, and the head
+
+
+class _Counting:
+    def __init__(self, kernel, launched):
+        self.kernel, self.launched = kernel, launched
+
+    def __getitem__(self, grid):
+        self.launched[self.kernel.fn.__name__] += 1
+        return self.kernel[grid]
 
 
 @torch.no_grad()
