@@ -50,7 +50,8 @@ class Results:
             f"{measured.cache_bytes / 2**20:,.1f} MiB",
             f"{measured.peak_bytes / 2**30:.1f} GiB" if measured.peak_bytes else "",
             f"{speed:,.0f} tokens/s" if speed else "random caches",
-            *("not checked" if error is None else f"{error:.1e}" for error in (measured.error, measured.graph_error)),
+            "not checked" if measured.error is None else f"{measured.error:.1e}",
+            "" if measured.graph_error is None else f"{measured.graph_error:.1e}",
         ]  # fmt: skip
 
     def _shortest(self, case: Case) -> float:

@@ -41,7 +41,7 @@ class Measured:
     what is allocated. bandwidth: bytes a second of a large copy, read and written ones counted, in the same process.
     prefilled: tokens read in `prefill_seconds` to come to the context; 0 if caches were filled with random numbers.
     error: of the logits beside training's, graph_error: of a graph's beside those of eager steps; None if nothing was
-    checked. peak_bytes: 0 on a CPU."""
+    checked, or there is no graph. peak_bytes: 0 on a CPU."""
 
     case: str
     round_ms: list[float]
@@ -117,7 +117,7 @@ def _must_fit(case: Case, model: LanguageModel) -> None:
         )
 
 
-def _checked(case: Case, decoder: Decoder, step: Callable[[], None]) -> tuple[float, float]:
+def _checked(case: Case, decoder: Decoder, step: Callable[[], None]) -> tuple[float, float | None]:
     """The errors of eager steps' logits beside training's, and of a graph's beside those; relative, root mean square.
 
     Raises UserError if one is larger than rounding explains.
@@ -126,7 +126,7 @@ def _checked(case: Case, decoder: Decoder, step: Callable[[], None]) -> tuple[fl
         decoder.vocabulary, (min(64, case.context // 2),), generator=torch.Generator().manual_seed(1)
     )
     tokens, logits = _decoded(decoder, prompt, decoder.step)
-    graph_error = 0.0
+    graph_error = None
     if step != decoder.step:
         graph_error = _error(case, "of a graph", _decoded(decoder, prompt, step)[1], logits, "of eager steps")
     text = torch.cat((prompt.to(decoder.device), tokens[:-1, 0]))
