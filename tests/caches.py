@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from glm_scale.mixers.attention.mixing import AttentionCache
+from glm_kernels import RecurrenceState
 
 __all__ = ["bytes_held", "bytes_that_count"]
 
@@ -17,11 +17,12 @@ def bytes_held(caches: Any) -> int:
 
 def bytes_that_count(caches: Any) -> int:
     """Unlimited attention alone holds more than these, whole pages of rows."""
-    leaves = tree_leaves(caches, is_leaf=lambda node: isinstance(node, AttentionCache))
+    leaves = tree_leaves(caches, is_leaf=lambda node: isinstance(node, RecurrenceState))
     return sum(map(_that_count, leaves))
 
 
 def _that_count(leaf: Any) -> int:
-    if isinstance(leaf, AttentionCache):
-        return bytes_held((leaf.k[:, : leaf.rows], leaf.v[:, : leaf.rows]))
+    if isinstance(leaf, RecurrenceState):
+        rows = int(leaf.position.max())
+        return bytes_held((leaf.k[:, :, :rows], leaf.y[:, :, :rows], leaf.position))
     return bytes_held(leaf)

@@ -1,1 +1,2 @@
-"""How fast training is beside a plain transformer (`glm-scale bench train`), and figures of what kernels take."""
+"""How fast training is beside a plain transformer (`glm-scale bench train`), how fast decoding is (`bench decode`), and
+figures of what kernels take."""

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +14,7 @@ from typing import Any, Self
 import yaml
 
 from glm_scale.bench.parts import SIZES, Part
+from glm_scale.bench.processes import last_words, running
 from glm_scale.config import load_config
 from glm_scale.errors import UserError
 from glm_scale.tracking.metrics_log import read_metrics
@@ -29,7 +25,6 @@ WARM_UP = 5
 """Steps that are not counted: they compile, allocate and fill pipes."""
 
 _POLL_SECONDS = 0.2
-_LAST_LINES = 25
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ def measure(part: Part, setting: Setting) -> Measured:
         command = _plain_command(part, setting) if part.plain else _train_command(part, setting, Path(folder))
         began = time.time()
         steps: list[_Step] = []
-        with _running(command, Path(folder)) as process:
+        with running(command, Path(folder)) as process:
             while len(steps) < wanted:
                 ended = process.poll() is not None
                 steps = _steps(part, Path(folder))[:wanted]
@@ -147,19 +142,6 @@ def run_config(part: Part, setting: Setting, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def _running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The process with all that it starts; it is killed at the end: what it would save is of no use."""
-    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def _steps(part: Part, folder: Path) -> list[_Step]:
     if not part.plain:
         records = read_metrics(folder / "bench" / "metrics.jsonl", "train")
@@ -172,10 +154,4 @@ def _steps(part: Part, folder: Path) -> list[_Step]:
 
 def _failure(part: Part, folder: Path, code: int | None, seconds: float) -> str:
     what = f"made too few steps within {seconds:.0f} s" if code is None else f"ended with exit code {code}"
-    words = [
-        line
-        for path in (folder / "err", folder / "out", folder / "bench" / "train.log")
-        if path.exists()
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
-    ]
-    return "\n  ".join([f"{part} {what}. Its last words:", *words])
+    return last_words(f"{part} {what}", [folder / "err", folder / "out", folder / "bench" / "train.log"])

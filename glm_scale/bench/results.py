@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import platform
-import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from glm_data.files import write_atomically
+from glm_scale.bench.calls import Calls, table
 from glm_scale.bench.measuring import Measured
 from glm_scale.bench.parts import PLAIN, SIZES, Part
-from glm_scale.errors import UserError
 from glm_scale.training.hardware import peaks
 
-__all__ = ["Results", "Row", "machine"]
+__all__ = ["Results", "Row"]
 
 _HEADINGS = ("model", "T", "tokens/s", "of plain", "MFU", "peak", "of plain", "first step", "last loss")
-
-
-def machine() -> str:
-    """The device and the versions that decide its speed. Leaves the device alone, which others are to have whole."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        name = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()[0]
-        return f"{name}, {_versions()}"
-    return f"CPU {platform.machine()}, {_versions()}"
-
-
-def _versions() -> str:
-    return ", ".join(f"{package} {version(package)}" for package in ("torch", "triton", "deepspeed"))
 
 
 @dataclass(frozen=True)
@@ -50,18 +30,16 @@ class Results:
     """What `path` holds: calls, each with its machine, setting and parts. What was measured before is kept."""
 
     def __init__(self, path: Path, machine: str, size: str, data: str) -> None:
-        self.path = path
         self.machine = machine
-        self._calls: list[dict[str, Any]] = _read(path)
+        about = {"machine": machine, "size": size, "data": data}
+        self._calls = Calls(path, "glm-scale bench train", about, Measured.from_json)
         self._size = size
         self._measured: list[Measured] = []
-        self._calls.append({"machine": machine, "size": size, "data": data, "parts": []})
 
     def add(self, measured: Measured) -> None:
         """Keep a part; the file holds it when this returns."""
         self._measured.append(measured)
-        self._calls[-1]["parts"].append(measured.to_json())
-        write_atomically(self.path, json.dumps({"calls": self._calls}, indent=1) + "\n")
+        self._calls.add(measured.to_json())
 
     def rows(self) -> Iterator[Row]:
         """Those of this call."""
@@ -82,9 +60,7 @@ class Results:
 
     def markdown(self) -> str:
         """The table of this call."""
-        return "\n".join(
-            [_line(_HEADINGS), _line("---" for _ in _HEADINGS), *(_line(self._cells(r)) for r in self.rows())]
-        )
+        return table(_HEADINGS, map(self._cells, self.rows()))
 
     def _cells(self, row: Row) -> list[str]:
         part, measured = Part.parse(row.measured.part), row.measured
@@ -99,24 +75,5 @@ class Results:
         ]  # fmt: skip
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _ratio(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        calls = json.loads(path.read_text(encoding="utf-8"))["calls"]
-        for call in calls:
-            for part in call["parts"]:
-                Measured.from_json(part)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} holds no results of `glm-scale bench train` ({error}); name another --output"
-        ) from error
-    return calls

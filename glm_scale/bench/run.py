@@ -8,10 +8,11 @@ from pathlib import Path
 import typer
 
 from glm_data import load_index
+from glm_scale.bench.calls import machine
 from glm_scale.bench.checking import BOUND, check
 from glm_scale.bench.measuring import Setting, measure
 from glm_scale.bench.parts import PLAIN, SIZES, Part
-from glm_scale.bench.results import Results, machine
+from glm_scale.bench.results import Results
 from glm_scale.errors import UserError
 
 __all__ = ["run_table"]

@@ -65,9 +65,11 @@ def assemble() -> Commands:
     tracking.command()(track.sync)
     app.add_typer(tracking, name="track", rich_help_panel="Look at runs")
     benchmarks = Commands(
-        no_args_is_help=True, help="The speed of training and of its pieces, and figures of that of operators."
+        no_args_is_help=True,
+        help="The speed of training, of its pieces and of decoding, and figures of that of operators.",
     )
     benchmarks.command()(bench.train)
+    benchmarks.command()(bench.decode)
     benchmarks.command()(bench.calibrate)
     benchmarks.command()(bench.plot)
     app.add_typer(benchmarks, name="bench", rich_help_panel="Prepare")

@@ -1,9 +1,9 @@
-"""`glm-scale bench`: how fast training is, what its pieces take, and figures of the operators' speed
-(python -m glm_kernels.bench)."""
+"""`glm-scale bench`: how fast training and decoding are, what pieces of training take, and figures of the operators'
+speed (python -m glm_kernels.bench)."""
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -116,6 +116,77 @@ def calibrate(
     asked = Asked(operators or OPERATORS, device, ranks, seconds, output, command)
     found = calibrate(asked)
     typer.echo(f"wrote {output}" + (f"; {len(found.failed)} pieces could not be measured" if found.failed else ""))
+
+
+def decode(
+    mixers: Annotated[
+        str, typer.Option(metavar="MIXER,…", help="What to measure; several mixers of one model are joined by +.")
+    ] = "attention,lattice:2^k,lattice:k^2+1,ssm",
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Documents that are decoded at once.")] = "1,64",
+    contexts: Annotated[
+        str, typer.Option(metavar="N,…", help="Tokens of a document, of which the last few are decoded and timed.")
+    ] = "1024,32768,1048576",
+    size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="1.3b, 160m, or tiny; default: 1.3b on a GPU, tiny without.")
+    ] = None,
+    precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="Of weights and of attention's caches.")] = "bf16",
+    steps: Annotated[int, typer.Option(min=1, help="Tokens of a round; the median of 5 rounds counts.")] = 32,
+    fill: Annotated[
+        Literal["read", "random"],
+        typer.Option(
+            help="How a document comes to its context: training's kernels read random tokens, one document for all, or "
+            "its caches are filled with random numbers, which is quick and as fast to decode."
+        ),
+    ] = "read",
+    check: Annotated[
+        bool,
+        typer.Option(
+            help="Before measuring, compare the logits of a graph with those of eager steps, and these with those of "
+            "training."
+        ),
+    ] = True,
+    graph: Annotated[
+        bool | None,
+        typer.Option("--graph/--no-graph", help="Replay CUDA graphs; on a GPU the default.", show_default=False),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="No case takes longer.")] = 600,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE.json", help="Results are added to those that it holds already.")
+    ] = Path("bench-decode.json"),
+) -> None:
+    """Measure decoding: time per token by mixer, number of documents and context.
+
+    Models have random weights. The bytes of the weights that a token reads, alone and with the rows of the caches, are
+    given as a share of what a large copy moves per second (bytes read and written), measured in the same process. A
+    context whose caches the device cannot hold is refused with the bytes that it needs. Results are printed and kept
+    as they come.
+    """
+    is_commentary()
+    from glm_scale.bench.calls import machine
+    from glm_scale.bench.decode.cases import Setting
+    from glm_scale.bench.decode.run import run_table
+
+    size = size or ("tiny" if machine().startswith("CPU") else "1.3b")
+    setting = Setting(size, precision, steps, fill=fill, checked=check, graph=graph)
+    wanted = [mixer.strip() for mixer in mixers.split(",") if mixer.strip()]
+    cases = setting.cases(wanted, _numbers("--batch", batch), _numbers("--contexts", contexts))
+    run_table(cases, setting, output, seconds)
+
+
+_DIGITS = 15
+"""Of a number that can be meant."""
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    from glm_scale.errors import UserError
+
+    pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
+    wrong = [piece for piece in pieces if not piece.isdecimal() or len(piece) > _DIGITS]
+    if wrong or not pieces:
+        raise UserError(
+            f"{option} {text}: {wrong[0] if wrong else 'nothing'!r} is no number of them; give some, as in 1,64"
+        )
+    return [int(piece) for piece in pieces]
 
 
 def plot(

@@ -1,4 +1,4 @@
-"""Streaming generation: prefill the prompt, then decode token by token with the caches of the mixers.
+"""Streaming generation: the training kernels read the prompt, then a decoder takes token by token.
 
 Nothing here knows a mixer: the cache of a lattice is O(log n) rows, that of attention O(n), and the report says how
 many rows and bytes it came to.
@@ -9,16 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Protocol
 
-import torch
-from pydantic import Field
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
-from glm_data.settings import Settings
 from glm_scale.errors import UserError
-from glm_scale.model import LanguageModel, ModelCache
+from glm_scale.inference.decoding import Decoder, GraphedStep
+from glm_scale.inference.sampling import Sampling
+from glm_scale.model import LanguageModel
 
 
 class TextCodec(Protocol):
@@ -32,29 +28,6 @@ class TextCodec(Protocol):
     def eos(self) -> int: ...
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
-
-
-class Sampling(Settings):
-    """How the next token is drawn: logits / temperature, cut to the `top_k` likeliest tokens, then to the fewest
-    whose probabilities reach `top_p` (nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751). Temperature 0 takes
-    the likeliest token."""
-
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-
-
-def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token drawn from `logits [vocab]` by a CPU generator, hence the same on every device up to rounding."""
-    logits = logits.float().cpu()
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    values, tokens = (logits / sampling.temperature).topk(min(sampling.top_k or len(logits), len(logits)))
-    probabilities = values.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    kept = probabilities.masked_fill(before >= sampling.top_p, 0)  # the likeliest token has 0 before it: never cut
-    return int(tokens[torch.multinomial(kept, 1, generator=generator)])
 
 
 class TextStream:
@@ -146,10 +119,18 @@ class Generation:
     """A text to generate: iterate over it for its pieces, which draws them; `report` says what it took so far."""
 
     def __init__(
-        self, model: LanguageModel, codec: TextCodec, prompt: str, *, max_tokens: int, sampling: Sampling | None = None
+        self,
+        model: LanguageModel,
+        codec: TextCodec,
+        prompt: str,
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        graph: bool | None = None,
     ) -> None:
         """Continue `prompt`, as the beginning of a document, by at most `max_tokens` tokens.
 
+        graph: replay a CUDA graph for every token; None: on a GPU.
         Raises UserError if the model's vocabulary is smaller than the tokenizer's.
         """
         if codec.size > model.config.vocab_size:
@@ -159,6 +140,8 @@ class Generation:
             )
         self._model, self._codec, self._max_tokens = model, codec, max_tokens
         self._sampling = sampling or Sampling()
+        self._on_gpu = model.embedding.weight.is_cuda
+        self._graph = self._on_gpu if graph is None else graph
         self._prompt = [codec.bos, *codec.encode(prompt)]
         self.report = Report(prompt_tokens=len(self._prompt))
 
@@ -173,30 +156,29 @@ class Generation:
     def _tokens(self) -> Iterator[int]:
         """Draw tokens until the end of the document or the limit; the end token is not among them."""
         report = self.report = Report(prompt_tokens=len(self._prompt))
-        generator = torch.Generator().manual_seed(self._sampling.seed)
-        caches = self._model.empty_caches(1, length=len(self._prompt) + self._max_tokens)
-        unread = self._prompt
+        length, size = len(self._prompt) + self._max_tokens, self._codec.size
+        decoder = Decoder(self._model, length=length, sampling=self._sampling, vocabulary=size)
+        step = GraphedStep(decoder) if self._graph else decoder.step
         try:
-            while report.new_tokens < self._max_tokens and not report.ended:
-                began = time.perf_counter()
-                logits, caches = self._advance(unread, caches)
-                token = sample(logits[: self._codec.size], self._sampling, generator)
-                report.add(len(unread), time.perf_counter() - began)
+            began = time.perf_counter()
+            decoder.read(self._prompt)
+            while not report.ended and report.new_tokens < self._max_tokens:
+                fetched = decoder.fetch()
+                another = report.new_tokens + 1 < self._max_tokens
+                if another and self._on_gpu:
+                    step()  # the device works while the host waits for the token before, and shows it
+                token = fetched()[0]
+                now = time.perf_counter()
+                report.add(1 if report.cached_tokens else len(self._prompt), now - began)
+                began = now
                 if token == self._codec.eos:
                     report.ended = True
                 else:
                     report.new_tokens += 1
-                    unread = [token]
                     yield token
+                    if another and not self._on_gpu:
+                        step()
         finally:
-            tensors = (leaf for leaf in tree_leaves(caches) if isinstance(leaf, Tensor))
-            report.allocated_bytes = sum(tensor.nbytes for tensor in tensors)
+            report.allocated_bytes = decoder.cache_bytes
             report.cache_bytes = self._model.cache_bytes(report.cached_tokens)
             report.cache_rows = self._model.cache_rows(report.cached_tokens)
-
-    @torch.inference_mode()
-    def _advance(self, tokens: list[int], caches: ModelCache) -> tuple[Tensor, ModelCache]:
-        """Logits `[vocab]` after these tokens of the document, and the caches."""
-        batch = torch.tensor([tokens], device=self._model.embedding.weight.device)
-        logits, caches = self._model.prefill(batch, caches, last_only=True)
-        return logits[0, -1], caches

@@ -27,8 +27,12 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = of_all_tokens(self.weight, self.tensor)
-        if self.groups == 1:
-            return F.rms_norm(x, weight.shape, weight, self.eps)
-        parts = x.unflatten(-1, (self.groups, -1))
-        return F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * weight
+        return rms_norm(x, of_all_tokens(self.weight, self.tensor), self.eps, self.groups)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
+    """What `RMSNorm` computes, of its parameters."""
+    if groups == 1:
+        return F.rms_norm(x, weight.shape, weight, eps)
+    parts = x.unflatten(-1, (groups, -1))
+    return F.rms_norm(parts, parts.shape[-1:], None, eps).flatten(-2) * weight

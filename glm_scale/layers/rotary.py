@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from glm_kernels.rotation import rotated
+
 
 class Rotation(NamedTuple):
     """Cosines and sines of the angles of a batch of positions: fp32 `[B or 1, T, 1, head_dim / 2]` each."""
@@ -17,9 +19,7 @@ class Rotation(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate x `[B, T, H, head_dim]`; computed in fp32, returned in the dtype of x."""
-        first, second = x.float().chunk(2, dim=-1)
-        rotated = torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), dim=-1)
-        return rotated.to(x.dtype)
+        return rotated(x, self)
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,19 @@ class Rotary:
 
     def __call__(self, positions: Tensor) -> Rotation:
         """The rotation of integer positions `[B or 1, T]`."""
-        powers = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
-        angles = positions.float()[..., None, None] * self.base**-powers
+        return self.of(positions, self.frequencies(positions.device))
+
+    def after(self, position: Tensor, tokens: int) -> Rotation:
+        """The rotation of so many tokens behind the `position [B]` that each document has seen."""
+        return self(position[:, None] + torch.arange(tokens, device=position.device))
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Radians per position, fp32 `[head_dim / 2]`."""
+        powers = torch.arange(0, self.head_dim, 2, device=device, dtype=torch.float32) / self.head_dim
+        return self.base**-powers
+
+    @staticmethod
+    def of(positions: Tensor, frequencies: Tensor) -> Rotation:
+        """The rotation of integer positions `[B or 1, T]` at frequencies that are there already."""
+        angles = positions.float()[..., None, None] * frequencies
         return Rotation(angles.cos(), angles.sin())

@@ -13,6 +13,7 @@ from glm_scale.errors import UserError
 from glm_scale.layers.projection import Projection, projection
 from glm_scale.layers.rotary import Rotary
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Token
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.sequence.costs import Spread, Traffic, cheapest
@@ -96,10 +97,20 @@ class Mixer(nn.Module, Spreadable):
     def step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """One more token: `prefill` for x `[B, 1, D]`, at the cost of decoding."""
 
+    def advance(self, stream: Tensor, token: Token, cache: Cache) -> tuple[Tensor, Cache]:
+        """stream `[B, 1, D]` + `step` of a token, as blocks ask for it; for a mixer that can do it in fewer launches.
+
+        To be captured in a CUDA graph it must ask nothing of the device, and leave what is no tensor in a cache made
+        for a length as it is; tensors need not stay where they are.
+        """
+        mixed, cache = self.step(token.normed(), cache)
+        return stream + mixed, cache
+
     @abstractmethod
     def empty_cache(self, batch: int, length: int | None = None) -> Cache:
         """The cache before the first token of `batch` documents, on the device and in the dtype of the weights.
 
+        Its tensors are zero, and their first dimension is that of documents.
         length: no document will come to more tokens, so that room can be made for them once; else the cache grows.
         """
 
@@ -119,6 +130,10 @@ class Mixer(nn.Module, Spreadable):
     def cache_rows(self, length: int) -> int | None:
         """Rows that the cache of one document remembers after `length` tokens; None if it is a state of one size."""
         return None
+
+    def read_together(self) -> SequenceOf[nn.Linear]:
+        """Projections of x that `advance` computes at once, if their weights lie one behind the other."""
+        return ()
 
     def spread_parts(self) -> SequenceOf[Spreadable]:
         """What is spread over sequence ranks one after the other, each by a strategy of its own: this mixer itself, or

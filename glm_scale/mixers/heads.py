@@ -16,7 +16,9 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from glm_scale.layers.projection import is_projection, projection_flops, residual_projection, split_heads
+from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, Token, added, projecting
 from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.graph_breaks import between_graphs
@@ -28,7 +30,8 @@ class HeadMixing(nn.Module, Spreadable):
     """A stage: mixes head values v `[B, T, H, head_dim]` with coefficients that it computes from x `[B, T, D]`.
 
     If the sequence has an axis, T are the tokens of one of its ranks, and its strategy is one of `sequence_strategies`.
-    `extend` continues the documents of a cache by T ≥ 1 tokens. The rest is as in `Mixer`.
+    `extend` continues the documents of a cache by T ≥ 1 tokens, given the projections of x and, if it is known already,
+    the rotation of their positions. The rest is as in `Mixer`.
 
     structure: of its matrices, from which its cost follows; None for a stage that counts its own.
     """
@@ -37,6 +40,9 @@ class HeadMixing(nn.Module, Spreadable):
     heads: int
     head_dim: int
 
+    of_input: tuple[str, ...] = ()
+    """Names of the projections of x, all that `extend` reads of it, if they are to be computed at once."""
+
     undivided: str | None = None
     """Why heads cannot be spread over tensor ranks, each with its own weights, if they cannot."""
 
@@ -44,7 +50,9 @@ class HeadMixing(nn.Module, Spreadable):
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor: ...
 
     @abstractmethod
-    def extend(self, x: Tensor, v: Tensor, cache: Cache) -> tuple[Tensor, Cache]: ...
+    def extend(
+        self, project: Project, v: Tensor, cache: Cache, rotation: Rotation | None = None
+    ) -> tuple[Tensor, Cache]: ...
 
     @abstractmethod
     def empty_cache(self, batch: int, length: int | None = None) -> Cache: ...
@@ -99,15 +107,27 @@ class MultiHead(Mixer):
         return replace(sequence, axis=replace(axis, strategy=_cheapest(stage, axis.ranks.size, v)))
 
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        values = split_heads(self.v(x), self.heads)
-        caches = []
-        for stage, before in zip(self._stages(), cache, strict=True):
-            values, after = stage.extend(x, values, before)
-            caches.append(after)
-        return self.o(values.flatten(-2)), tuple(caches)
+        values, after = self._extend(projecting(x), cache, None)
+        return self.o(values), after
 
     def step(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         return self.prefill(x, cache)
+
+    def advance(self, stream: Tensor, token: Token, cache: Cache) -> tuple[Tensor, Cache]:
+        values, after = self._extend(token.projected(self.read_together()), cache, token.rotation)
+        return added(stream, self.o, values), after
+
+    def _extend(self, project: Project, cache: Cache, rotation: Rotation | None) -> tuple[Tensor, Cache]:
+        """What the output projection reads, `[B, T, H · head_dim]`."""
+        values = split_heads(project(self.v), self.heads)
+        caches = []
+        for stage, before in zip(self._stages(), cache, strict=True):
+            values, after = stage.extend(project, values, before, rotation)
+            caches.append(after)
+        return values.flatten(-2), tuple(caches)
+
+    def read_together(self) -> list[nn.Linear]:
+        return [self.v, *(getattr(stage, name) for stage in self._stages() for name in stage.of_input)]
 
     def empty_cache(self, batch: int, length: int | None = None) -> Cache:
         return tuple(stage.empty_cache(batch, length) for stage in self._stages())

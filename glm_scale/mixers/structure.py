@@ -85,6 +85,8 @@ class Structure:
         held = self.band(length + 1) - 1
         if self.state is not None:
             return held + self.state
+        if self.pattern is None:
+            return held
         if isinstance(self.pattern, Offsets):
             return held + length
         # What is live once i tokens are seen is what token i reads.

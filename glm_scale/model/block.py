@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.mlp import GatedMLP
 from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Token, through_mlp
 from glm_scale.mixers import Mixer, MixerSpec
 from glm_scale.mixers.contract import Cache
 from glm_scale.model.config import ModelConfig
@@ -54,13 +57,27 @@ class Block(nn.Module):
 
     def extend(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         """T more tokens `[B, T, width]` of the documents in `cache`; the cache given is used up."""
+        if x.shape[1] == 1:
+            return self.step(x, cache)
         mixed, conv = self.mixer_norm(x), cache.conv
         if self.conv is not None and conv is not None:
             mixed, conv = self.conv.extend(mixed, conv)
-        advance = self.mixer.step if x.shape[1] == 1 else self.mixer.prefill
-        mixed, mixer = advance(mixed, cache.mixer)
+        mixed, mixer = self.mixer.prefill(mixed, cache.mixer)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), BlockCache(mixer, conv)
+
+    def step(self, x: Tensor, cache: BlockCache, rotation: Rotation | None = None) -> tuple[Tensor, BlockCache]:
+        """One more token `[B, 1, width]`: `extend` at the cost of decoding. rotation: of its positions, if known."""
+        token, conv = Token(x, self.mixer_norm, rotation), cache.conv
+        if self.conv is not None and conv is not None:
+            mixed, conv = self.conv.extend(token.normed(), conv)
+            token = Token(mixed, None, rotation)
+        x, mixer = self.mixer.advance(x, token, cache.mixer)
+        return through_mlp(x, self.mlp_norm, self.mlp), BlockCache(mixer, conv)
+
+    def read_together(self) -> list[SequenceOf[nn.Linear]]:
+        """Projections that `step` computes at once, if the weights of each group lie one behind the other."""
+        return [self.mixer.read_together(), (self.mlp.gate, self.mlp.up)]
 
     def empty_cache(self, batch: int, length: int | None = None) -> BlockCache:
         return BlockCache(self.mixer.empty_cache(batch, length), self.conv.empty_cache(batch) if self.conv else None)

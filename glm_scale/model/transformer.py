@@ -12,8 +12,9 @@ from glm_kernels import Packing
 from glm_scale.layers.embedding import token_embedding
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import projection_flops
-from glm_scale.layers.rotary import Rotary
+from glm_scale.layers.rotary import Rotary, Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import as_projected, lay_together
 from glm_scale.model.block import Block, BlockCache
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.head import LanguageModelHead
@@ -100,6 +101,8 @@ class LanguageModel(nn.Module):
         The logits are `[B, T, vocab]`, or `[B, 1, vocab]` of the last token with `last_only`. The caches given are
         used up.
         """
+        if tokens.shape[1] == 1:
+            return self.step(tokens, caches)
         x = self.embedding(tokens)
         after = []
         for block, cache in zip(self._blocks(), caches, strict=True):
@@ -107,9 +110,24 @@ class LanguageModel(nn.Module):
             after.append(cache)
         return self.head(self.norm(x[:, -1:] if last_only else x)), after
 
-    def step(self, tokens: Tensor, caches: ModelCache) -> tuple[Tensor, ModelCache]:
-        """Logits `[B, 1, vocab]` after one more token `[B, 1]` of each document, and the caches after it."""
-        return self.prefill(tokens, caches)
+    def step(self, tokens: Tensor, caches: ModelCache, rotation: Rotation | None = None) -> tuple[Tensor, ModelCache]:
+        """Logits `[B, 1, vocab]` after one more token `[B, 1]` of each document, and the caches after it.
+
+        rotation: of the tokens' positions; without it every layer that rotates computes it.
+        """
+        x = self.embedding(tokens)
+        after = []
+        for block, cache in zip(self._blocks(), caches, strict=True):
+            x, cache = block.step(x, cache, rotation)
+            after.append(cache)
+        return as_projected(self.head, self.norm, x), after
+
+    def lay_out_for_steps(self) -> None:
+        """Move weights that `step` reads at once behind one another in memory, which makes it fast; no number changes,
+        and the parameters stay what they are."""
+        for block in self._blocks():
+            for projections in block.read_together():
+                lay_together(projections)
 
     def empty_caches(self, batch: int = 1, length: int | None = None) -> ModelCache:
         """The caches before the first token of `batch` documents, on the device and in the dtype of the weights.

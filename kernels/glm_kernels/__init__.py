@@ -2,9 +2,11 @@
 
 from glm_kernels import reference
 from glm_kernels.attention import Packing, attention
-from glm_kernels.operators import recurrence, recurrence_step, ssm, ssm_step
+from glm_kernels.operators import recurrence, ssm
 from glm_kernels.patterns import Lifetime, Offsets, Pattern, PatternError, parse_pattern
+from glm_kernels.projections import project, project_gated, project_onto
 from glm_kernels.state import RecurrenceState, empty_state, with_room
+from glm_kernels.steps import attention_step, recurrence_step, ssm_step
 
 __all__ = [
     "Lifetime",
@@ -14,8 +16,12 @@ __all__ = [
     "PatternError",
     "RecurrenceState",
     "attention",
+    "attention_step",
     "empty_state",
     "parse_pattern",
+    "project",
+    "project_gated",
+    "project_onto",
     "recurrence",
     "recurrence_step",
     "reference",

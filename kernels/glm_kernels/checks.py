@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from glm_kernels import documents
 from glm_kernels.patterns import Pattern
+from glm_kernels.rotation import Angles
 from glm_kernels.state import RecurrenceState
 
 Backend = Literal["auto", "triton", "torch", "reference"]
@@ -68,6 +69,34 @@ def check_state(state: RecurrenceState | None, carried: int, q: Tensor, v: Tenso
     """Shapes, dtypes and devices of a recurrence's initial state of `carried` documents."""
     if state is None:
         return
+    _check_state_shapes(state, carried, q, v)
+    for name, tensor in (("k", state.k), ("y", state.y), ("position", state.position)):
+        _check_state_tensor(f"the state's {name}", tensor, q)
+
+
+def check_values(state: RecurrenceState, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Operands of one token of attention, and the state whose y are values; it may have any floating dtype."""
+    check_operands(q, k, v, q[..., 0], "q")
+    _check_state_shapes(state, q.shape[0], q, v)
+    for name, tensor in (("k", state.k), ("y", state.y), ("position", state.position)):
+        if tensor.device != q.device:
+            raise ValueError(f"the state's {name} must be on {q.device} like q, got {tensor.device}")
+        if tensor is not state.position and not tensor.is_floating_point():
+            raise ValueError(f"the state's {name} must be a floating tensor, got {tensor.dtype}")
+
+
+def check_angles(angles: Angles | None, q: Tensor) -> None:
+    """Cosines and sines of one token of each document, or of one for all."""
+    for name, x in zip(("cosines", "sines"), angles or (), strict=False):
+        if x.shape not in {(n, 1, 1, q.shape[3] // 2) for n in (1, q.shape[0])} or q.shape[3] % 2:
+            raise ValueError(
+                f"the {name} must have shape [N or 1, 1, 1, K / 2] to go with q {list(q.shape)}, got {list(x.shape)}"
+            )
+        if x.dtype != torch.float32 or x.device != q.device:
+            raise ValueError(f"the {name} must be float32 on {q.device} like q, got {x.dtype} on {x.device}")
+
+
+def _check_state_shapes(state: RecurrenceState, carried: int, q: Tensor, v: Tensor) -> None:
     if state.position.shape != (carried,) or state.position.dtype not in _INTEGERS:
         raise ValueError(
             f"the state's position must have shape [{carried}] and integers, "
@@ -82,8 +111,6 @@ def check_state(state: RecurrenceState | None, carried: int, q: Tensor, v: Tenso
             )
     if state.k.shape[2] != state.y.shape[2]:
         raise ValueError(f"the state's k has {state.k.shape[2]} slots and its y {state.y.shape[2]}; they must agree")
-    for name, tensor in (("k", state.k), ("y", state.y), ("position", state.position)):
-        _check_state_tensor(f"the state's {name}", tensor, q)
 
 
 def check_ssm_state(state: Tensor | None, carried: int, q: Tensor, v: Tensor) -> None:

@@ -7,6 +7,7 @@ Triton's kernels, is imported when a call is Triton's.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -92,9 +93,10 @@ def ssm_kernel(call: SSMCall, backend: str) -> SSMKernel:
     return torch_ssm
 
 
-def steps_in_triton(q: Tensor, v: Tensor, state: Tensor, backend: str) -> bool:
+def steps_in_triton(q: Tensor, v: Tensor, state: Tensor, backend: str, *, rounded_state: bool = False) -> bool:
     """Whether one token of decoding, of any operator, runs in Triton: for "auto" where it can and q is on a GPU.
 
+    rounded_state: whether the state may have 16 bits.
     Raises ValueError if the backend is "triton" and it cannot.
     """
     if backend == "reference":
@@ -102,8 +104,26 @@ def steps_in_triton(q: Tensor, v: Tensor, state: Tensor, backend: str) -> bool:
     if not _asks_triton(q, backend):
         return False
     reason = _why_no_triton(q, v)
-    if reason is None and state.dtype != torch.float32:
-        reason = f"the state is {state.dtype}; supported is float32"
+    states = _DTYPES if rounded_state else _DTYPES[:1]
+    if reason is None and state.dtype not in states:
+        reason = f"the state is {state.dtype}; supported is {' or '.join(str(dtype)[6:] for dtype in states)}"
+    if reason is not None:
+        _refuse(reason, backend)
+    return reason is None
+
+
+def projects_in_triton(x: Tensor, weights: Sequence[Tensor], backend: str) -> bool:
+    """Whether a token's products with weights run in Triton: for "auto" where x is a single row on a GPU.
+
+    Raises ValueError if the backend is "triton" and they cannot.
+    """
+    if not _asks_triton(x, backend):
+        return False
+    reason = _why_none_takes("x", x)
+    if reason is None and x.shape[:-1].numel() != 1:
+        reason = f"x is {list(x.shape)}, and more rows than one are a matrix product"
+    if reason is None and not all(weight.is_contiguous() and weight.dtype == x.dtype for weight in weights):
+        reason = f"x is {x.dtype}; weights must have its dtype and be contiguous"
     if reason is not None:
         _refuse(reason, backend)
     return reason is None
@@ -124,15 +144,19 @@ def _refuse(reason: str, backend: str) -> None:
 
 
 def _why_no_triton(q: Tensor, v: Tensor) -> str | None:
-    """What holds for all of Triton's kernels."""
-    if not _installed():
-        return "triton is not installed"
-    if not (q.is_cuda or interpreted()):
-        return f"q is on {q.device}, and Triton needs a GPU"
-    if q.dtype not in _DTYPES:
-        return f"q is {q.dtype}; supported are float32, bfloat16 and float16"
+    """What holds for all of Triton's kernels of rows in heads."""
     if max(q.shape[3], v.shape[3]) > LARGEST_WIDTH:
         return f"K = {q.shape[3]} and V = {v.shape[3]}; the largest width is {LARGEST_WIDTH}"
+    return _why_none_takes("q", q)
+
+
+def _why_none_takes(name: str, x: Tensor) -> str | None:
+    if not _installed():
+        return "triton is not installed"
+    if not (x.is_cuda or interpreted()):
+        return f"{name} is on {x.device}, and Triton needs a GPU"
+    if x.dtype not in _DTYPES:
+        return f"{name} is {x.dtype}; supported are float32, bfloat16 and float16"
     return None
 
 

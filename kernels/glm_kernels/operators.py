@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from glm_kernels import checks, library, reference
 from glm_kernels.checks import Backend
-from glm_kernels.dispatch import steps_in_triton
 from glm_kernels.documents import documents_of
 from glm_kernels.patterns import Pattern, parse_pattern
-from glm_kernels.precision import autocast, without_autocast
-from glm_kernels.state import RecurrenceState, grown, state_after, with_room
-from glm_kernels.torch_backend import recurrence as torch_recurrence
-from glm_kernels.torch_backend import ssm as torch_ssm
+from glm_kernels.precision import autocast
+from glm_kernels.state import RecurrenceState, state_after, with_room
 
 
 def recurrence(
@@ -81,51 +77,6 @@ def recurrence(
     return y, state_after(_parsed(pattern), documents, k, y, initial_state)
 
 
-@torch.no_grad()
-def recurrence_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    d: Tensor,
-    pattern: Pattern | str,
-    state: RecurrenceState,
-    *,
-    scale: float | None = None,
-    backend: Backend = "auto",
-) -> tuple[Tensor, RecurrenceState]:
-    """One token of decoding: `recurrence` of a single row that continues `state`, in O(|S|) time and memory.
-
-    q, k `[N, 1, H, K]`; v `[N, 1, H, V]`; d `[N, 1, H]`. The state is updated in place where its tensors are wide
-    enough, so go on with the returned one only. Not differentiable. Returns y `[N, 1, H, V]` and the state.
-
-    A float32 state with room on a GPU is always updated in place, its position too, and nothing waits for the device:
-    after a first call the step can be captured in a CUDA graph. A document that has come to the state's room then
-    gives NaN, and leaves its slots alone; elsewhere it is a ValueError.
-    """
-    q, k, v, d = autocast(q, k, v, d)
-    checks.check_operands(q, k, v, d, "d")
-    if q.shape[1] != 1:
-        raise ValueError(f"recurrence_step takes one token (T = 1), got T = {q.shape[1]}; use recurrence for more")
-    checks.check_state(state, q.shape[0], q, v)
-    checks.check_scale(scale)
-    checks.check_backend(backend)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    pattern = _parsed(pattern)
-    checks.check_room(state, pattern)
-    if not steps_in_triton(q, v, state.y, backend):
-        checks.check_positions(state, pattern)
-        with without_autocast(q.device):
-            return torch_recurrence.step(q, k, v, d, pattern, scale, state)
-    from glm_kernels.triton_backend.decode import launch
-
-    if state.room is not None:
-        return launch.step(q, k, v, d, pattern, scale, state)
-    checks.check_positions(state, pattern)
-    reach = int(state.position.max()) + 1
-    y, after = launch.step(q, k, v, d, pattern, scale, grown(state, pattern.slot_count(reach))._replace(room=reach))
-    return y, after._replace(room=None)
-
-
 def ssm(
     q: Tensor,
     k: Tensor,
@@ -163,34 +114,6 @@ def ssm(
         output_final_state, backend,
     )  # fmt: skip
     return y, final if output_final_state else None
-
-
-@torch.no_grad()
-def ssm_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor,
-    state: Tensor,
-    *,
-    scale: float | None = None,
-    backend: Backend = "auto",
-) -> tuple[Tensor, Tensor]:
-    """One token of decoding: `ssm` of a single row (T = 1) that continues `state`, in place. Not differentiable."""
-    q, k, v, log_decay = autocast(q, k, v, log_decay)
-    checks.check_operands(q, k, v, log_decay, "log_decay")
-    if q.shape[1] != 1:
-        raise ValueError(f"ssm_step takes one token (T = 1), got T = {q.shape[1]}; use ssm for more")
-    checks.check_ssm_state(state, q.shape[0], q, v)
-    checks.check_scale(scale)
-    checks.check_backend(backend)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    if steps_in_triton(q, v, state, backend):
-        from glm_kernels.triton_backend.decode import launch
-
-        return launch.ssm_step(q, k, v, log_decay, scale, state)
-    with without_autocast(q.device):
-        return torch_ssm.step(q, k, v, log_decay, scale, state)
 
 
 def _parsed(pattern: Pattern | str) -> Pattern:

@@ -1,4 +1,4 @@
-"""`glm-scale bench plot`: the figure of measured speeds."""
+"""`glm-scale bench`: the figure of measured speeds, and what of decoding cannot be measured."""
 
 import json
 import sys
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
+from typer.testing import CliRunner
 
 from glm_kernels.bench import main as measure
-from glm_launch.cli.app import main
+from glm_launch.cli.app import app, main
+from glm_scale.errors import UserError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -77,3 +79,19 @@ def test_an_unwritable_figure_names_the_option(
     assert "--output" in capsys.readouterr().err
     assert run(monkeypatch, results, "--output", tmp_path / "a.nothing") == 2
     assert "a.nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "1,x"], "--batch 1,x: 'x' is no number of them; give some, as in 1,64"),
+        (["--contexts", ","], "--contexts ,: 'nothing' is no number of them"),
+        (["--contexts", "100"], "--contexts 100: 164 tokens of each context are decoded"),
+        (["--mixers", "latice:2^k"], "--mixers: unknown mixer 'latice' in 'latice:2^k' (did you mean 'lattice:f'?)"),
+        (["--size", "2b"], "--size 2b: known are 1.3b, 160m, tiny"),
+    ],
+)
+def test_a_case_of_decoding_that_there_is_not_is_refused(options: list[str], message: str) -> None:
+    found = CliRunner().invoke(app, ["bench", "decode", *options])
+    assert isinstance(found.exception, UserError)
+    assert message in str(found.exception)

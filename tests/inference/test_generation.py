@@ -1,14 +1,13 @@
 """Streaming generation: whole characters, sampling by its definition, and the same text as without caches."""
 
-from collections import Counter
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_scale.errors import UserError
-from glm_scale.inference.generation import Generation, Sampling, TextStream, sample
+from glm_scale.inference.generation import Generation, TextStream
+from glm_scale.inference.sampling import Sampling
 from glm_scale.model import LanguageModel, ModelConfig
 
 
@@ -85,9 +84,10 @@ def test_the_report_counts_tokens_and_the_bytes_of_the_caches():
     assert list(generation)
     report = generation.report
     assert (report.prompt_tokens, report.new_tokens, report.cached_tokens) == (4, 10, 13)
-    # Two layers of 13 keys and 13 values of 16 numbers, and the row that the convolution reads; and what has room.
-    assert report.cache_bytes == untrained.cache_bytes(13) == 2 * (2 * 13 * 16 + 16) * 4
-    assert report.allocated_bytes == 2 * (2 * 256 * 16 + 16) * 4
+    # Two layers of 13 keys and 13 values of 16 numbers, the row that the convolution reads, and a position; and room
+    # for 14.
+    assert report.cache_bytes == untrained.cache_bytes(13) == 2 * ((2 * 13 * 16 + 16) * 4 + 8)
+    assert report.allocated_bytes == 2 * ((2 * 14 * 16 + 16) * 4 + 8)
     assert report.cache_rows == {"attention": 13}
     assert report.tokens_per_second == pytest.approx(9 / report.decode_seconds)
     assert "4 prompt tokens" in str(report)
@@ -126,30 +126,3 @@ def test_tokens_beyond_the_tokenizer_are_never_drawn():
 def test_a_tokenizer_larger_than_the_model_is_refused():
     with pytest.raises(UserError, match="259 tokens but the model's vocabulary 200"):
         Generation(model(vocab_size=200), CODEC, "a", max_tokens=1)
-
-
-PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
-
-
-def drawn(**sampling):
-    generator = torch.Generator().manual_seed(0)
-    counts = Counter(sample(PROBABILITIES.log(), Sampling(**sampling), generator) for _ in range(4000))
-    return [counts[token] / 4000 for token in range(4)]
-
-
-@pytest.mark.parametrize(
-    ("sampling", "expected"),
-    [
-        ({}, [0.1, 0.4, 0.2, 0.3]),
-        ({"temperature": 0.0}, [0, 1, 0, 0]),
-        ({"temperature": 0.5}, [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
-        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
-        ({"top_k": 9}, [0.1, 0.4, 0.2, 0.3]),
-        ({"top_p": 0.65}, [0, 4 / 7, 0, 3 / 7]),
-        ({"top_p": 0.75}, [0, 4 / 9, 2 / 9, 3 / 9]),
-        ({"top_p": 1e-6}, [0, 1, 0, 0]),
-        ({"top_k": 3, "top_p": 0.4}, [0, 1, 0, 0]),
-    ],
-)
-def test_tokens_are_drawn_with_the_documented_probabilities(sampling, expected):
-    assert drawn(**sampling) == pytest.approx(expected, abs=0.03)

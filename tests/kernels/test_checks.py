@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from glm_kernels import RecurrenceState, recurrence, recurrence_step, ssm, ssm_step
+from glm_kernels import RecurrenceState, attention_step, recurrence, recurrence_step, ssm, ssm_step
 from glm_kernels.patterns import PatternError
 
 
@@ -127,9 +127,29 @@ def test_steps(bad, message):
         recurrence_step(**({**given, "d": rows(1, 1, 2), "pattern": "lattice:2^k", "state": state()} | bad))
     with pytest.raises(ValueError, match=re.escape(message)):
         ssm_step(**({**given, "log_decay": rows(1, 1, 2), "state": rows(1, 2, 4, 3)} | bad))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        attention_step(**({**given, "state": state()} | bad))
+
+
+@pytest.mark.parametrize(
+    ("angles", "message"),
+    [
+        ((rows(2, 1, 1, 2), rows(1, 1, 1, 2)), "the cosines must have shape [N or 1, 1, 1, K / 2] to go with q [1, 1"),
+        ((rows(1, 1, 1, 2), rows(1, 1, 1, 3)), "the sines must have shape"),
+        ((rows(1, 1, 1, 2), rows(1, 1, 1, 2).double()), "the sines must be float32 on cpu like q, got torch.float64"),
+    ],
+)
+def test_angles(angles, message):
+    given = {**arguments(1), "state": state(), "angles": angles}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        recurrence_step(**given, d=rows(1, 1, 2), pattern="lattice:2^k")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        attention_step(**given)
 
 
 def test_steps_take_one_token():
+    with pytest.raises(ValueError, match=re.escape("one token (T = 1), got T = 8; use attention for more")):
+        attention_step(**arguments(), state=state())
     with pytest.raises(ValueError, match=re.escape("one token (T = 1), got T = 8; use recurrence for more")):
         recurrence_step(**arguments(), d=rows(1, 8, 2), pattern="dense", state=state())
     with pytest.raises(ValueError, match=re.escape("one token (T = 1), got T = 8; use ssm for more")):

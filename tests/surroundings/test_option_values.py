@@ -19,7 +19,7 @@ from glm_kernels import PatternError
 from glm_launch.cli.app import app
 from glm_scale.config import load_config
 from glm_scale.errors import UserError
-from glm_scale.inference.generation import Sampling
+from glm_scale.inference.sampling import Sampling
 from tests.scaling.synthetic_runs import write_run
 from tests.tiny_run import tiny_config, tiny_data, write_config
 
@@ -36,6 +36,7 @@ WORK = (
     "glm_launch.doctor.examine",
     "glm_launch.local.start",
     "glm_launch.submit.submit",
+    "glm_scale.bench.decode.run.run_table",
     "glm_scale.inference.generation.Generation",
     "glm_scale.processes.launch",
     "glm_scale.planning.plan_layouts",

@@ -5,16 +5,17 @@ Queries and keys are rotated: a softmax over a set of tokens cannot tell their o
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glm_kernels import attention
+from glm_kernels import RecurrenceState, attention, attention_step, empty_state
+from glm_kernels.attention.decoding import rows_read
+from glm_kernels.state import widened
 from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.attention.traffic import attention_traffic
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
@@ -26,17 +27,8 @@ from glm_scale.parallel.sequence.strategies import SequenceStrategy
 PAGE = 256
 """Rows by which the cache of unlimited attention grows, so that decoding copies it once in so many tokens."""
 
-
-class AttentionCache(NamedTuple):
-    """Keys and values `[B, capacity, H, head_dim]` of documents that have seen `position` tokens.
-
-    The first `rows` of them count: all of the document without a window, at most the last w − 1 with one.
-    """
-
-    k: Tensor
-    v: Tensor
-    rows: int
-    position: int
+AttentionCache = RecurrenceState
+"""Keys and values, the latter under the name y, of the rows that `rows_read` says, in the dtype of the weights."""
 
 
 class AttentionMixing(HeadMixing):
@@ -47,76 +39,95 @@ class AttentionMixing(HeadMixing):
 
     structure: Structure
     sequence_strategies = ("a2a", "ring")
+    of_input = ("q", "k")
 
     def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
         self.structure, self.window = structure, structure.input_width
+        self.pattern = rows_read(self.window)
         self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
         self.q = dims.projection(dims.heads * dims.head_dim)
         self.k = dims.projection(dims.heads * dims.head_dim)
 
-    def _queries_and_keys(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
-        return rotation(split_heads(self.q(x), self.heads)), rotation(split_heads(self.k(x), self.heads))
+    def _queries_and_keys(self, project: Project) -> tuple[Tensor, Tensor]:
+        return split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        q, k = self._queries_and_keys(x, sequence.rotation)
+        q, k = (sequence.rotation(y) for y in self._queries_and_keys(projecting(x)))
         starts, axis = sequence.all_document_starts, sequence.axis
         if axis is None:
             return attention(q, k, v, window=self.window, document_starts=starts, packing=sequence.packing)
         assert axis.strategy is not None
         return sharded_attention(q, k, v, axis.ranks, axis.strategy, window=self.window, document_starts=starts)
 
-    def extend(self, x: Tensor, v: Tensor, cache: AttentionCache) -> tuple[Tensor, AttentionCache]:
-        positions = torch.arange(cache.position, cache.position + x.shape[1], device=x.device)
-        q, k = self._queries_and_keys(x, self.rotary(positions[None]))
-        cache = self._append(cache, k, v)
-        begins = cache.position == x.shape[1]
-        y = attention(q, k, v, window=self.window) if begins else self._attend(q, cache)
-        return y, self._trim(cache)
+    def extend(
+        self, project: Project, v: Tensor, cache: AttentionCache, rotation: Rotation | None = None
+    ) -> tuple[Tensor, AttentionCache]:
+        new = v.shape[1]
+        if self.window == 1:  # a token alone weighs all
+            return v, cache._replace(position=cache.position + new)
+        if rotation is None:
+            rotation = self.rotary.after(cache.position, new)
+        q, k = self._queries_and_keys(project)
+        cache = self._with_room(cache, new)
+        if new == 1:
+            return attention_step(q, k, v, cache, window=self.window, angles=rotation)
+        q, k = rotation(q), rotation(k)
+        before = int(cache.position.max())  # the host waits: once for many tokens
+        y = self._attend(q, k, v, cache, before) if before else attention(q, k, v, window=self.window)
+        return y, self._keep(cache, k, v)
 
-    def _attend(self, q: Tensor, cache: AttentionCache) -> Tensor:
-        """The last tokens of a document over the cache that they are already part of."""
-        new = q.shape[1]
-        mask = None
-        if new > 1:
-            ages = torch.arange(cache.rows - new, cache.rows, device=q.device)[:, None]
-            ages = ages - torch.arange(cache.rows, device=q.device)
-            mask = (ages >= 0) & (ages < (self.window or cache.rows))
-        q, k, v = (rows.transpose(1, 2) for rows in (q, cache.k[:, : cache.rows], cache.v[:, : cache.rows]))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, cache: AttentionCache, before: int) -> Tensor:
+        """New rows over themselves and those of at most `before` in the cache that they may read."""
+        earlier = before if self.window is None else min(before, self.window - 1)
+        documents = torch.arange(len(q), device=q.device)[:, None]
+        there = cache.position[:, None] - earlier + torch.arange(earlier, device=q.device)
+        here = cache.position[:, None] + torch.arange(q.shape[1], device=q.device)
+        slots = self._slots(there.clamp(min=0))
+        at = torch.cat((there, here), 1)[:, None]
+        age = here[:, :, None] - at
+        mask = (at >= 0) & (age >= 0) & (age < (self.window or before + q.shape[1]))
+        keys, values = (
+            torch.cat((held[documents, :, slots].to(x.dtype), x), 1).transpose(1, 2)
+            for held, x in ((cache.k, k), (cache.y, v))
+        )
+        return F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, mask[:, None]).transpose(1, 2)
 
-    def _append(self, cache: AttentionCache, k: Tensor, v: Tensor) -> AttentionCache:
-        rows, position = cache.rows + k.shape[1], cache.position + k.shape[1]
-        if self.window is not None:
-            return AttentionCache(torch.cat((cache.k, k), 1), torch.cat((cache.v, v), 1), rows, position)
-        return AttentionCache(_written(cache.k, cache.rows, k), _written(cache.v, cache.rows, v), rows, position)
+    def _keep(self, cache: AttentionCache, k: Tensor, v: Tensor) -> AttentionCache:
+        """The cache with new rows written into it, the last ones if it cannot hold them all."""
+        new = k.shape[1]
+        kept = new if self.window is None else min(new, self.window - 1)
+        documents = torch.arange(len(k), device=k.device)[:, None]
+        slots = self._slots(cache.position[:, None] + torch.arange(new - kept, new, device=k.device))
+        for held, x in ((cache.k, k), (cache.y, v)):
+            held[documents, :, slots] = x[:, new - kept :].to(held.dtype)
+        return cache._replace(position=cache.position + new)
 
-    def _trim(self, cache: AttentionCache) -> AttentionCache:
-        if self.window is None:
+    def _slots(self, rows: Tensor) -> Tensor:
+        return rows if self.window is None else rows % (self.window - 1)
+
+    def _with_room(self, cache: AttentionCache, new: int) -> AttentionCache:
+        """Without a length it grows by whole pages, or to the window."""
+        if cache.room is not None:
             return cache
-        kept = min(cache.rows, self.window - 1)
-        gone = cache.rows - kept
-        return AttentionCache(cache.k[:, gone:].contiguous(), cache.v[:, gone:].contiguous(), kept, cache.position)
+        rows = int(cache.position.max()) + new
+        return widened(cache, _paged(rows) if self.window is None else self.pattern.slot_count(rows))
 
     def empty_cache(self, batch: int, length: int | None = None) -> AttentionCache:
-        capacity = _paged(length) if length is not None and self.window is None else 0
-        k, v = self.k.weight.new_zeros(2, batch, capacity, self.heads, self.head_dim)
-        return AttentionCache(k, v, rows=0, position=0)
+        weight, size = self.k.weight, self.head_dim
+        length = None if self.window == 1 else length
+        return empty_state(
+            self.pattern, batch, self.heads, size, size, length=length, device=weight.device, dtype=weight.dtype
+        )
 
     def cache_bytes(self, length: int) -> int:
-        return 2 * self.structure.cache_rows(length) * self.heads * self.head_dim * self.k.weight.element_size()
+        position = 8
+        return (
+            position + 2 * self.structure.cache_rows(length) * self.heads * self.head_dim * self.k.weight.element_size()
+        )
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return attention_traffic(self.window, strategy, spread, self.head_dim)
-
-
-def _written(buffer: Tensor, at: int, new: Tensor) -> Tensor:
-    """`buffer` with `new` written in place from row `at` on, longer by whole pages if they do not fit."""
-    end = at + new.shape[1]
-    if end > buffer.shape[1]:
-        buffer = F.pad(buffer, (0, 0, 0, 0, 0, _paged(end) - buffer.shape[1]))
-    buffer[:, at:end] = new
-    return buffer
 
 
 def _paged(rows: int) -> int:

@@ -18,6 +18,7 @@ from glm_kernels import fla
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, split_heads
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project
 from glm_scale.mixers.contract import Cache, MixerDims, MixerError
 from glm_scale.mixers.heads import HeadMixing
 
@@ -67,8 +68,8 @@ class FlaMixing(HeadMixing):
     def _run(self, operands: tuple[Tensor, ...], bounds: Tensor | None) -> Tensor:
         return over_documents(operator(self.name, self.operator_name), operands, bounds)
 
-    def _output(self, x: Tensor, y: Tensor) -> Tensor:
-        return split_heads(self.norm(y.flatten(-2)) * F.silu(self.gate(x)), self.heads)
+    def _output(self, project: Project, y: Tensor) -> Tensor:
+        return split_heads(self.norm(y.flatten(-2)) * F.silu(project(self.gate)), self.heads)
 
     def _rows(self, advance: Callable[..., tuple[Tensor, Cache]], operands: tuple[Tensor, ...], state: Cache) -> Any:
         """y of tokens taken one by one, and the state after them."""

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
 from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import StageSpec
@@ -36,6 +38,7 @@ class GatedDeltaNetMixing(FlaMixing):
     """The gated delta rule: writing a value first takes out what the state holds for its key."""
 
     name, operator_name = "gated_deltanet", "gated_delta_rule"
+    of_input = ("q", "k", "dt", "beta", "gate")
 
     def __init__(self, structure: Structure, dims: MixerDims) -> None:
         assert structure.state is not None
@@ -46,25 +49,28 @@ class GatedDeltaNetMixing(FlaMixing):
         self.conv = ShortConv(dims.heads * (2 * self.state_dim + dims.head_dim), CONV_WIDTH)
         self.log_rate, self.dt_bias = decay_parameters(dims)
 
-    def _channels(self, x: Tensor, v: Tensor) -> Tensor:
-        heads = (split_heads(self.q(x), self.heads), split_heads(self.k(x), self.heads), v)
+    def _channels(self, project: Project, v: Tensor) -> Tensor:
+        heads = (split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads), v)
         return torch.cat(heads, -1).flatten(-2)
 
-    def _operands(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, ...]:
+    def _operands(self, project: Project, mixed: Tensor) -> tuple[Tensor, ...]:
         sizes = [self.state_dim, self.state_dim, self.head_dim]
         q, k, v = F.silu(split_heads(mixed, self.heads)).split(sizes, -1)
         q, k = (F.normalize(y.float(), dim=-1).to(y.dtype) for y in (q, k))
-        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
-        return q, k, v, -step * self.log_rate.float().exp(), self.beta(x).sigmoid()
+        step = F.softplus(project(self.dt).float() + self.dt_bias.float())
+        return q, k, v, -step * self.log_rate.float().exp(), project(self.beta).sigmoid()
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        mixed = self.conv(self._channels(x, v), sequence)
-        return self._output(x, self._run(self._operands(x, mixed), bounds_of(sequence, *x.shape[:2])))
+        project = projecting(x)
+        mixed = self.conv(self._channels(project, v), sequence)
+        return self._output(project, self._run(self._operands(project, mixed), bounds_of(sequence, *x.shape[:2])))
 
-    def extend(self, x: Tensor, v: Tensor, cache: DeltaCache) -> tuple[Tensor, DeltaCache]:
-        mixed, rows = self.conv.extend(self._channels(x, v), cache.rows)
-        y, state = self._rows(delta_row, self._operands(x, mixed), cache.state)
-        return self._output(x, y.to(v.dtype)), DeltaCache(state, rows)
+    def extend(
+        self, project: Project, v: Tensor, cache: DeltaCache, rotation: Rotation | None = None
+    ) -> tuple[Tensor, DeltaCache]:
+        mixed, rows = self.conv.extend(self._channels(project, v), cache.rows)
+        y, state = self._rows(delta_row, self._operands(project, mixed), cache.state)
+        return self._output(project, y.to(v.dtype)), DeltaCache(state, rows)
 
     def empty_cache(self, batch: int, length: int | None = None) -> DeltaCache:
         return DeltaCache(self._empty_state(batch), self.conv.empty_cache(batch))

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
 from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import StageSpec
@@ -23,6 +25,7 @@ class GLAMixing(FlaMixing):
     """Gated linear attention: a decay of its own for every line of the state, by a projection of low rank."""
 
     name, operator_name = "gla", "gla"
+    of_input = ("q", "k", "decay_in", "gate")
 
     RANK = 16
     TEMPERATURE = 16.0
@@ -35,17 +38,20 @@ class GLAMixing(FlaMixing):
         self.decay_out = Projection(self.RANK, dims.heads * self.state_dim, bias=True)
         nn.init.zeros_(self.decay_out.bias)
 
-    def _operands(self, x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        log_decay = F.logsigmoid(self.decay_out(self.decay_in(x)).float()) / self.TEMPERATURE
-        q, k, log_decay = (split_heads(y, self.heads) for y in (self.q(x), self.k(x), log_decay))
+    def _operands(self, project: Project, v: Tensor) -> tuple[Tensor, ...]:
+        log_decay = F.logsigmoid(self.decay_out(project(self.decay_in)).float()) / self.TEMPERATURE
+        q, k, log_decay = (split_heads(y, self.heads) for y in (project(self.q), project(self.k), log_decay))
         return q, k, v, log_decay
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        return self._output(x, self._run(self._operands(x, v), bounds_of(sequence, *x.shape[:2])))
+        project = projecting(x)
+        return self._output(project, self._run(self._operands(project, v), bounds_of(sequence, *x.shape[:2])))
 
-    def extend(self, x: Tensor, v: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        y, state = self._rows(gla_row, self._operands(x, v), cache)
-        return self._output(x, y.to(v.dtype)), state
+    def extend(
+        self, project: Project, v: Tensor, cache: Tensor, rotation: Rotation | None = None
+    ) -> tuple[Tensor, Tensor]:
+        y, state = self._rows(gla_row, self._operands(project, v), cache)
+        return self._output(project, y.to(v.dtype)), state
 
     def empty_cache(self, batch: int, length: int | None = None) -> Tensor:
         return self._empty_state(batch)

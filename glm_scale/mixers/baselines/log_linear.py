@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glm_scale.layers.fused import in_one_kernel
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
 from glm_scale.mixers.contract import Look, MixerDims, MixerError
 from glm_scale.mixers.heads import StageSpec
-from glm_scale.mixers.ssm.mixing import decay_parameters
+from glm_scale.mixers.ssm.mixing import decay_parameters, discretized
 from glm_scale.mixers.ssm.spec import spelled, state_of
 
 
@@ -37,6 +40,7 @@ class LogLinearMixing(FlaMixing):
     """
 
     name, operator_name = "log_linear", "log_linear"
+    of_input = ("q", "k", "dt", "level", "gate")
 
     LEVELS = 18
     """Enough for documents of 2¹⁷ tokens, the longest that fla's kernel takes."""
@@ -55,18 +59,21 @@ class LogLinearMixing(FlaMixing):
         self.level_scale = nn.Parameter(torch.ones(dims.heads, self.LEVELS))
         self.log_rate, self.dt_bias = decay_parameters(dims)
 
-    def _operands(self, x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
-        q, k = split_heads(self.q(x), self.heads), split_heads(self.k(x), self.heads)
-        level = F.softplus(self.level_scale * split_heads(self.level(x), self.heads)).to(v.dtype)
-        return q, k * step[..., None].to(k.dtype), v, -step * self.log_rate.float().exp(), level
+    def _operands(self, project: Project, v: Tensor) -> tuple[Tensor, ...]:
+        q, k = split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
+        level = F.softplus(self.level_scale * split_heads(project(self.level), self.heads)).to(v.dtype)
+        k, log_decay = in_one_kernel(discretized, project(self.dt), k, self.dt_bias, self.log_rate)
+        return q, k, v, log_decay, level
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        return self._output(x, self._run(self._operands(x, v), bounds_of(sequence, *x.shape[:2])))
+        project = projecting(x)
+        return self._output(project, self._run(self._operands(project, v), bounds_of(sequence, *x.shape[:2])))
 
-    def extend(self, x: Tensor, v: Tensor, cache: LevelCache) -> tuple[Tensor, LevelCache]:
-        y, after = self._rows(level_row, self._operands(x, v), cache)
-        return self._output(x, y.to(v.dtype)), after
+    def extend(
+        self, project: Project, v: Tensor, cache: LevelCache, rotation: Rotation | None = None
+    ) -> tuple[Tensor, LevelCache]:
+        y, after = self._rows(level_row, self._operands(project, v), cache)
+        return self._output(project, y.to(v.dtype)), after
 
     def empty_cache(self, batch: int, length: int | None = None) -> LevelCache:
         levels = self._empty_state(batch).unsqueeze(2).repeat(1, 1, self.LEVELS, 1, 1)

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
 from glm_scale.layers.conv import ShortConv
+from glm_scale.layers.fused import in_one_kernel
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.contract import Look, MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
-from glm_scale.mixers.ssm.mixing import decay_parameters, mixed_by_ssm
+from glm_scale.mixers.ssm.mixing import decay_parameters, discretized, mixed_by_ssm
 from glm_scale.mixers.ssm.spec import first_order
 from glm_scale.mixers.ssm.traffic import ssm_traffic
 from glm_scale.mixers.structure import Structure
@@ -43,6 +46,7 @@ class Mamba2Mixing(HeadMixing):
     """The selective recurrence of Mamba-2 with its convolution, skip, gate and norm."""
 
     sequence_strategies = ("scan", "ring", "a2a")
+    of_input = ("q", "k", "dt", "gate")
     undivided = "some of its weights serve all heads"
 
     def __init__(self, structure: Structure, dims: MixerDims) -> None:
@@ -60,37 +64,40 @@ class Mamba2Mixing(HeadMixing):
         self.log_rate, self.dt_bias = decay_parameters(dims)
         self.skip = nn.Parameter(torch.ones(dims.heads))
 
-    def _channels(self, x: Tensor, v: Tensor) -> Tensor:
+    def _channels(self, project: Project, v: Tensor) -> Tensor:
         """What the convolution mixes, `[B, T, channels]`."""
-        return torch.cat([v.flatten(-2), self.q(x), self.k(x)], -1)
+        return torch.cat([v.flatten(-2), project(self.q), project(self.k)], -1)
 
-    def _operands(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _operands(self, project: Project, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k `[B, T, H, N]`, the values and the values times Δ `[B, T, H, head_dim]`, log decay `[B, T, H]`."""
         mixed = F.silu(mixed)
         v, q, k = mixed.split([self.heads * self.head_dim, self.state_dim, self.state_dim], -1)
-        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
         v = split_heads(v, self.heads)
         q, k = (y.unsqueeze(2).expand(-1, -1, self.heads, -1) for y in (q, k))
-        return q, k, v, v * step[..., None].to(v.dtype), -step * self.log_rate.float().exp()
+        stepped, log_decay = in_one_kernel(discretized, project(self.dt), v, self.dt_bias, self.log_rate)
+        return q, k, v, stepped, log_decay
 
-    def _output(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        gated = (y + self.skip[:, None] * v).flatten(-2) * F.silu(self.gate(x))
+    def _output(self, project: Project, y: Tensor, v: Tensor) -> Tensor:
+        gated = (y + self.skip[:, None] * v).flatten(-2) * F.silu(project(self.gate))
         return split_heads(self.norm(gated), self.heads)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        mixed = self.conv(self._channels(x, v), sequence)
-        q, k, v, stepped, log_decay = self._operands(x, mixed)
-        return self._output(x, mixed_by_ssm(q, k, stepped, log_decay, sequence, scale=1.0), v)
+        project = projecting(x)
+        mixed = self.conv(self._channels(project, v), sequence)
+        q, k, v, stepped, log_decay = self._operands(project, mixed)
+        return self._output(project, mixed_by_ssm(q, k, stepped, log_decay, sequence, scale=1.0), v)
 
-    def extend(self, x: Tensor, v: Tensor, cache: Mamba2Cache) -> tuple[Tensor, Mamba2Cache]:
-        mixed, rows = self.conv.extend(self._channels(x, v), cache.rows)
-        q, k, v, stepped, log_decay = self._operands(x, mixed)
-        if x.shape[1] == 1:
+    def extend(
+        self, project: Project, v: Tensor, cache: Mamba2Cache, rotation: Rotation | None = None
+    ) -> tuple[Tensor, Mamba2Cache]:
+        mixed, rows = self.conv.extend(self._channels(project, v), cache.rows)
+        q, k, v, stepped, log_decay = self._operands(project, mixed)
+        if v.shape[1] == 1:
             y, state = ssm_step(q, k, stepped, log_decay, cache.state, scale=1.0)
-            return self._output(x, y, v), Mamba2Cache(state, rows)
+            return self._output(project, y, v), Mamba2Cache(state, rows)
         y, final = ssm(q, k, stepped, log_decay, scale=1.0, initial_state=cache.state, output_final_state=True)
         assert final is not None
-        return self._output(x, y, v), Mamba2Cache(final, rows)
+        return self._output(project, y, v), Mamba2Cache(final, rows)
 
     def empty_cache(self, batch: int, length: int | None = None) -> Mamba2Cache:
         shape = (batch, self.heads, self.state_dim, self.head_dim)

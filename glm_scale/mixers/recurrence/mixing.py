@@ -16,6 +16,7 @@ from glm_kernels.patterns import Dense
 from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
 from glm_scale.mixers.recurrence.traffic import recurrence_traffic
@@ -50,6 +51,7 @@ class RecurrenceMixing(HeadMixing):
     """
 
     structure: Structure
+    of_input = ("q", "k", "d")
 
     def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
@@ -62,15 +64,14 @@ class RecurrenceMixing(HeadMixing):
         torch.nn.init.constant_(self.d.bias, input_logit_bias(self.pattern))
         self.sequence_strategies = _strategies(self.pattern)
 
-    def _coefficients(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        q, k = (rotation(split_heads(project(x), self.heads)) for project in (self.q, self.k))
-        return q, k, self.d(x)
+    def _queries_and_keys(self, project: Project) -> tuple[Tensor, Tensor]:
+        return split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         if sequence.axis is not None:
             return self._over_ranks(x, v, sequence, sequence.axis)
-        q, k, d = self._coefficients(x, sequence.rotation)
-        return recurrence(q, k, v, d, self.pattern, document_starts=sequence.document_starts)[0]
+        q, k = (sequence.rotation(y) for y in self._queries_and_keys(projecting(x)))
+        return recurrence(q, k, v, self.d(x), self.pattern, document_starts=sequence.document_starts)[0]
 
     def _over_ranks(self, x: Tensor, v: Tensor, sequence: Sequence, axis: SequenceAxis) -> Tensor:
         assert axis.strategy is not None
@@ -79,11 +80,15 @@ class RecurrenceMixing(HeadMixing):
         begun = sharded.begin(sequence.rotation(split_heads(self.k(x), self.heads)), sequence.all_document_starts)
         return sharded.finish(begun, sequence.rotation(split_heads(self.q(x), self.heads)), v, self.d(x))
 
-    def extend(self, x: Tensor, v: Tensor, cache: RecurrenceState) -> tuple[Tensor, RecurrenceState]:
-        rows = torch.arange(x.shape[1], device=x.device)
-        q, k, d = self._coefficients(x, self.rotary(cache.position[:, None] + rows))
-        if x.shape[1] == 1:
-            return recurrence_step(q, k, v, d, self.pattern, cache)
+    def extend(
+        self, project: Project, v: Tensor, cache: RecurrenceState, rotation: Rotation | None = None
+    ) -> tuple[Tensor, RecurrenceState]:
+        if rotation is None:
+            rotation = self.rotary.after(cache.position, v.shape[1])
+        (q, k), d = self._queries_and_keys(project), project(self.d)
+        if v.shape[1] == 1:
+            return recurrence_step(q, k, v, d, self.pattern, cache, angles=rotation)
+        q, k = rotation(q), rotation(k)
         y, state = recurrence(q, k, v, d, self.pattern, initial_state=cache, output_final_state=True)
         assert state is not None
         return y, state

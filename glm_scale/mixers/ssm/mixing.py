@@ -19,9 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
-from glm_scale.layers.norm import RMSNorm
+from glm_scale.layers.fused import in_one_kernel
+from glm_scale.layers.norm import RMSNorm, rms_norm
 from glm_scale.layers.projection import split_heads
+from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
+from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
 from glm_scale.mixers.ssm.traffic import ssm_traffic
@@ -45,6 +48,7 @@ class SSMMixing(HeadMixing):
     """
 
     sequence_strategies = ("scan", "ring", "a2a")
+    of_input = ("q", "k", "dt", "gate")
 
     def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
@@ -61,28 +65,31 @@ class SSMMixing(HeadMixing):
         self.log_rate, self.dt_bias = decay_parameters(dims)
         self.skip = mark_split(nn.Parameter(torch.ones(dims.heads)), dims.tensor)
 
-    def _coefficients(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _coefficients(self, project: Project) -> tuple[Tensor, Tensor, Tensor]:
         """q, k `[B, T, H, N]` and the logarithm of the decay `[B, T, H]`, fp32."""
-        step = F.softplus(self.dt(x).float() + self.dt_bias.float())
-        q, k = split_heads(self.q(x), self.heads), split_heads(self.k(x), self.heads)
-        return q, k * step[..., None].to(k.dtype), -step * self.log_rate.float().exp()
+        q, k = split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
+        k, log_decay = in_one_kernel(discretized, project(self.dt), k, self.dt_bias, self.log_rate)
+        return q, k, log_decay
 
-    def _output(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        mixed = self.norm((y + self.skip[:, None] * v).flatten(-2)) * F.silu(self.gate(x))
-        return split_heads(mixed, self.heads)
+    def _output(self, project: Project, y: Tensor, v: Tensor) -> Tensor:
+        norm = self.norm
+        return in_one_kernel(_normed_and_gated, y, v, project(self.gate), self.skip, norm.weight, norm.eps)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
-        q, k, log_decay = self._coefficients(x)
-        return self._output(x, mixed_by_ssm(q, k, v, log_decay, sequence), v)
+        project = projecting(x)
+        q, k, log_decay = self._coefficients(project)
+        return self._output(project, mixed_by_ssm(q, k, v, log_decay, sequence), v)
 
-    def extend(self, x: Tensor, v: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, log_decay = self._coefficients(x)
-        if x.shape[1] == 1:
+    def extend(
+        self, project: Project, v: Tensor, cache: Tensor, rotation: Rotation | None = None
+    ) -> tuple[Tensor, Tensor]:
+        q, k, log_decay = self._coefficients(project)
+        if v.shape[1] == 1:
             y, state = ssm_step(q, k, v, log_decay, cache)
-            return self._output(x, y, v), state
+            return self._output(project, y, v), state
         y, final = ssm(q, k, v, log_decay, initial_state=cache, output_final_state=True)
         assert final is not None
-        return self._output(x, y, v), final
+        return self._output(project, y, v), final
 
     def empty_cache(self, batch: int, length: int | None = None) -> Tensor:
         shape = (batch, self.heads, self.state_dim, self.head_dim)
@@ -93,6 +100,18 @@ class SSMMixing(HeadMixing):
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return ssm_traffic(strategy, spread, self.state_dim)
+
+
+def discretized(dt: Tensor, x: Tensor, dt_bias: Tensor, log_rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Δ x of keys or values x `[B, T, H, …]`, and the logarithm of the decay `[B, T, H]`, fp32; dt `[B, T, H]`."""
+    step = F.softplus(dt.float() + dt_bias.float())
+    return x * step[..., None].to(x.dtype), -step * log_rate.float().exp()
+
+
+def _normed_and_gated(y: Tensor, v: Tensor, gate: Tensor, skip: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`[B, T, H, head_dim]` of y and v of that shape and gate `[B, T, H · head_dim]`, every head normed by itself."""
+    mixed = rms_norm((y + skip[:, None] * v).flatten(-2), weight, eps, groups=y.shape[2])
+    return split_heads(mixed * F.silu(gate), y.shape[2])
 
 
 def mixed_by_ssm(

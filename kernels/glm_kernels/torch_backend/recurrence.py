@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from glm_kernels.kernel_interface import RecurrenceCall
-from glm_kernels.patterns import Pattern
+from glm_kernels.patterns import Dense, Pattern
 from glm_kernels.precision import accumulation_dtype
 from glm_kernels.state import RecurrenceState, grown
 from glm_kernels.torch_backend import chunkwise
@@ -99,24 +99,29 @@ def _slots(x: Tensor, like: Tensor) -> Tensor:
 
 
 def step(
-    q: Tensor, k: Tensor, v: Tensor, d: Tensor, pattern: Pattern, scale: float, state: RecurrenceState
+    q: Tensor, k: Tensor, v: Tensor, d: Tensor | None, pattern: Pattern, scale: float, state: RecurrenceState
 ) -> tuple[Tensor, RecurrenceState]:
-    """One row that continues the state, of checked arguments; shapes as in `glm_kernels.recurrence_step`."""
+    """One row that continues the state, of checked arguments; shapes as in `glm_kernels.recurrence_step`.
+
+    Without d it is a row of attention: the state's y are values, and the own row weighs as q and k say.
+    """
     positions = state.position.tolist()
     if state.room is not None and max(positions) >= state.room:
         raise ValueError(f"the state has room for {state.room} tokens and has seen {max(positions)}")
     state = grown(state, max(pattern.slot_count(p + 1) for p in positions))
-    dtype = state.y.dtype
+    dtype = accumulation_dtype(state.y.dtype)
     reads, slot = _reads_of_step(pattern, positions, state.k.shape[2], q.device)
-    scores = scale * torch.einsum("nhk,nhsk->nhs", q[:, 0].to(dtype), state.k)
+    query, key, value = (x[:, 0].to(dtype) for x in (q, k, v))
+    scores = scale * torch.einsum("nhk,nhsk->nhs", query, state.k.to(dtype))
     scores = scores.masked_fill_(~reads.unsqueeze(1), -torch.inf)
-    weights = torch.cat([d[:, 0].to(dtype).unsqueeze(2), scores], 2).softmax(2)
+    own = scale * (query * key).sum(2) if d is None else d[:, 0].to(dtype)
+    weights = torch.cat([own.unsqueeze(2), scores], 2).softmax(2)
     # A free slot may hold anything, NaN included, so it is not enough that its weight is zero.
-    rows = state.y.masked_fill(~reads[:, None, :, None], 0)
-    y = weights[..., :1] * v[:, 0].to(dtype) + torch.einsum("nhs,nhsv->nhv", weights[..., 1:], rows)
+    rows = state.y.masked_fill(~reads[:, None, :, None], 0).to(dtype)
+    y = weights[..., :1] * value + torch.einsum("nhs,nhsv->nhv", weights[..., 1:], rows)
     n = torch.arange(len(positions), device=q.device)
-    state.k[n, :, slot] = k[:, 0].to(dtype)
-    state.y[n, :, slot] = y
+    state.k[n, :, slot] = key.to(state.k.dtype)
+    state.y[n, :, slot] = (value if d is None else y).to(state.y.dtype)
     return y.unsqueeze(1).to(v.dtype), state._replace(position=state.position + 1)
 
 
@@ -124,6 +129,7 @@ def _reads_of_step(pattern: Pattern, positions: list[int], slots: int, device: t
     """bool `[N, S]`, the slots that the next row of each document reads, and int64 `[N]`, the slot it is put in."""
     reads = torch.zeros(len(positions), slots, dtype=torch.bool)
     for n, position in enumerate(positions):
-        reads[n, pattern.slots(position)[pattern.reads(position)]] = True
+        all_before = isinstance(pattern, Dense)
+        reads[n, slice(position) if all_before else pattern.slots(position)[pattern.reads(position)]] = True
     slot = torch.stack([pattern.slots(position + 1)[position] for position in positions])
     return reads.to(device), slot.to(device)

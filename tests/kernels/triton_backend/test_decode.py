@@ -8,6 +8,8 @@ import torch
 from glm_kernels import (
     Pattern,
     RecurrenceState,
+    attention,
+    attention_step,
     empty_state,
     parse_pattern,
     recurrence,
@@ -15,6 +17,8 @@ from glm_kernels import (
     ssm_step,
     with_room,
 )
+from glm_kernels.attention.decoding import rows_read
+from glm_kernels.rotation import rotated
 from glm_kernels.triton_backend.decode import launch
 from tests.kernels.operands import DEVICE, Inputs, each, live_slots, random_state, rows_of
 from tests.tolerances import assert_close, norm, rounding
@@ -110,6 +114,52 @@ def test_steps_continue_a_prompt_read_into_an_empty_state_with_room(spelling):
     for t in range(prompt, length):
         y, after = recurrence_step(*tokens[t], pattern, after, backend="triton")
         assert_close(y, expected[:, t : t + 1], SAME)
+
+
+def angles_of(positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    turned = torch.tensor(positions, dtype=torch.float32)[:, None, None, None] / (1 + torch.arange(KEY_DIM // 2))
+    return turned.cos().to(DEVICE), turned.sin().to(DEVICE)
+
+
+@pytest.mark.parametrize("spelling", ["window:40", "dense", "lattice:2^k", "offsets:2^k"])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_step_turns_queries_and_keys(spelling, parts, shared, monkeypatch):
+    monkeypatch.setattr(launch, "_configuration", lambda programs, entries: launch._Configuration(16, 4, parts))
+    pattern = parse_pattern(spelling)
+    expected = with_room(state_at(pattern, [0, 5, 37]), pattern, 50)
+    found = copied(expected)
+    for seed in range(3):
+        angles = angles_of([seed] if shared else [seed, 5 + seed, 37 + seed])
+        operands = token(3, seed)
+        y_expected, expected = recurrence_step(*operands, pattern, expected, angles=angles, backend="torch")
+        y_found, found = recurrence_step(*operands, pattern, found, angles=angles, backend="triton")
+        assert_close(y_found, y_expected, SAME)
+    live = live_slots(pattern, found).to(DEVICE)
+    assert_close(found.k.where(live, 0), expected.k.where(live, 0), SAME)
+
+
+@pytest.mark.parametrize("window", [None, 2, 6, 40])
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_step_of_attention_equals_attention(window, parts, turned, monkeypatch):
+    monkeypatch.setattr(launch, "_configuration", lambda programs, entries: launch._Configuration(16, 4, parts))
+    length = 11
+    tokens = [token(2, seed) for seed in range(length)]
+    q, k, v = (torch.cat([operands[i] for operands in tokens], 1) for i in range(3))
+    if turned:
+        cos, sin = (x.transpose(0, 1) for x in angles_of(list(range(length))))
+        q, k = rotated(q, (cos, sin)), rotated(k, (cos, sin))
+    expected = attention(q, k, v, window=window)
+    for backend in ("torch", "triton"):
+        state = empty_state(rows_read(window), 2, HEADS, KEY_DIM, VALUE_DIM, length=length, device=DEVICE)
+        state.k.fill_(torch.nan)
+        state.y.fill_(torch.nan)
+        for t, (q1, k1, v1, _) in enumerate(tokens):
+            angles = angles_of([t]) if turned else None
+            y, state = attention_step(q1, k1, v1, state, window=window, angles=angles, backend=backend)
+            assert_close(y, expected[:, t : t + 1], SAME)
+        assert state.position.tolist() == [length, length]
 
 
 def test_an_ssm_step_equals_the_torch_step():

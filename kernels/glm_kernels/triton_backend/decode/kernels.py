@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from glm_kernels.triton_backend.decode.overlap import begin_after_others
+
 BY_MASK = tl.constexpr(0)
 """`reads [horizon, words]` and `slot_of [horizon]` are `read_masks` and the slots of a lifetime pattern."""
 BY_POSITION = tl.constexpr(1)
@@ -19,29 +21,38 @@ BY_DISTANCE = tl.constexpr(2)
 
 @triton.jit
 def step_pass(
-    q, k, v, d, y, state_k, state_y, position, reads, slot_of, partial,
-    q_n, q_h, k_n, k_h, v_n, v_h, d_n, d_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s,
+    q, k, v, d, y, state_k, state_y, position, reads, slot_of, partial, cos, sin,
+    q_n, q_h, k_n, k_h, v_n, v_h, d_n, d_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, angle_n,
     H, room, entries, words, period, scale,
     MODE: tl.constexpr, PARTS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+    ROTATED: tl.constexpr, ATTENTION: tl.constexpr, OVERLAP: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N, PARTS); every part reads BLOCKS · BLOCK of the `entries` that a row may read.
 
+    ROTATED: q and k are turned by the angles whose `cos`, `sin` are `[N or 1, K / 2]`. ATTENTION: the own row weighs as
+    its query and key say and not as d does, and what is kept for later rows is v and not y.
     A single part finishes the row: y `[N, H, V]`, the slot of the row, the position. Of several each writes its
-    weighted sum, the sum of its weights and the score they are relative to, into `partial [N, H, PARTS, V + 2]`.
-    `x_n`, `x_h`, `x_s`: strides of documents, heads and slots; of the last dimension they are 1.
+    weighted sum, the sum of its weights and the score they are relative to, into `partial [N, H, PARTS, V + 2]`; the
+    own row belongs to the first. `x_n`, `x_h`, `x_s`: strides of documents, heads and slots; of the last dimension
+    they are 1.
     """
+    begin_after_others(OVERLAP)
     h, n, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    kk, vv = tl.arange(0, K2), tl.arange(0, V2)
+    vv = tl.arange(0, V2)
+    kk = tl.arange(0, K2)
     at = _seen(position, n)
     there = at < room
     place = _folded(at, period)
-    q_row = tl.load(q + n * q_n + h * q_h + kk, mask=kk < K, other=0.0).to(tl.float32) * scale
-    top, total, mixed = float("-inf"), 0.0, tl.zeros((V2,), tl.float32)
-    if PARTS == 1:
-        top = tl.load(d + n * d_n + h * d_h).to(tl.float32)
-        total = 1.0
-        mixed = tl.load(v + n * v_n + h * v_h + vv, mask=vv < V, other=0.0).to(tl.float32)
+    cos, sin = cos + n * angle_n, sin + n * angle_n
+    q_row = _turned(q + n * q_n + h * q_h, cos, sin, K, K2, ROTATED) * scale
+    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < V, other=0.0).to(tl.float32)
+    if ATTENTION:
+        own = tl.sum(q_row * _turned(k + n * k_n + h * k_h, cos, sin, K, K2, ROTATED), 0)
+    else:
+        own = tl.load(d + n * d_n + h * d_h).to(tl.float32)
+    top = tl.where(part == 0, own, float("-inf"))
+    total = tl.where(part == 0, 1.0, 0.0)
+    mixed = tl.where(part == 0, value, 0.0)
     for block in range(BLOCKS):
         entry = (part * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
         if MODE == BY_MASK:
@@ -56,11 +67,11 @@ def step_pass(
         keys = tl.load(
             state_k + n * state_k_n + h * state_k_h + slot.to(tl.int64)[:, None] * state_k_s + kk[None, :],
             mask=read[:, None] & (kk < K)[None, :], other=0.0,
-        )  # fmt: skip
+        ).to(tl.float32)  # fmt: skip
         rows = tl.load(
             state_y + n * state_y_n + h * state_y_h + slot.to(tl.int64)[:, None] * state_y_s + vv[None, :],
             mask=read[:, None] & (vv < V)[None, :], other=0.0,
-        )  # fmt: skip
+        ).to(tl.float32)  # fmt: skip
         score = tl.where(read, tl.sum(keys * q_row[None, :], 1), float("-inf"))
         higher = tl.maximum(top, tl.max(score, 0))
         base = tl.where(higher == float("-inf"), 0.0, higher)
@@ -70,8 +81,9 @@ def step_pass(
         top = higher
     if PARTS == 1:
         _finish(
-            mixed / total, k, y, state_k, state_y, position, slot_of, at, place, n, h, k_n, k_h,
-            state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room, MODE, K, V, K2, V2,
+            mixed / total, value, k + n * k_n + h * k_h, cos, sin, y, state_k, state_y, position, slot_of, at, place,
+            n, h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
+            MODE, K, V, K2, V2, ROTATED, ATTENTION,
         )  # fmt: skip
     else:
         to = partial + ((n * H + h) * PARTS + part) * (V + 2)
@@ -82,26 +94,27 @@ def step_pass(
 
 @triton.jit
 def combine_pass(
-    k, v, d, y, state_k, state_y, position, slot_of, partial,
-    k_n, k_h, v_n, v_h, d_n, d_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s,
+    k, v, y, state_k, state_y, position, slot_of, partial, cos, sin,
+    k_n, k_h, v_n, v_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, angle_n,
     H, room, period,
     MODE: tl.constexpr, PARTS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
+    ROTATED: tl.constexpr, ATTENTION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N): finishes rows from the PARTS (a power of two) parts of each."""
+    begin_after_others(OVERLAP)
     h, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
     parts, vv = tl.arange(0, PARTS), tl.arange(0, V2)
     at = _seen(position, n)
-    own = tl.load(d + n * d_n + h * d_h).to(tl.float32)
     value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < V, other=0.0).to(tl.float32)
     of_part = partial + ((n * H + h) * PARTS + parts) * (V + 2)
     mixed = tl.load(of_part[:, None] + vv[None, :], mask=(parts >= 0)[:, None] & (vv < V)[None, :], other=0.0)
     total, top = tl.load(of_part + V), tl.load(of_part + V + 1)
-    highest = tl.maximum(own, tl.max(top, 0))
-    own, fade = tl.exp(own - highest), tl.exp(top - highest)
-    row = (own * value + tl.sum(fade[:, None] * mixed, 0)) / (own + tl.sum(fade * total, 0))
+    fade = tl.exp(top - tl.max(top, 0))
+    row = tl.sum(fade[:, None] * mixed, 0) / tl.sum(fade * total, 0)
     _finish(
-        row, k, y, state_k, state_y, position, slot_of, at, _folded(at, period), n, h, k_n, k_h,
-        state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room, MODE, K, V, K2, V2,
+        row, value, k + n * k_n + h * k_h, cos + n * angle_n, sin + n * angle_n, y, state_k, state_y, position, slot_of,
+        at, _folded(at, period), n, h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
+        MODE, K, V, K2, V2, ROTATED, ATTENTION,
     )  # fmt: skip
 
 
@@ -120,19 +133,38 @@ def _folded(at, period):
 
 
 @triton.jit
+def _turned(x, cos, sin, K: tl.constexpr, K2: tl.constexpr, ROTATED: tl.constexpr):
+    """A row `[K]` in fp32, if ROTATED with numbers i and i + K / 2 turned by an angle as `rotation` says."""
+    kk = tl.arange(0, K2)
+    row = tl.load(x + kk, mask=kk < K, other=0.0).to(tl.float32)
+    if ROTATED:
+        early = kk < K // 2
+        pair = tl.where(early, kk, kk - K // 2)
+        partner = tl.load(x + tl.where(early, kk + K // 2, kk - K // 2), mask=kk < K, other=0.0).to(tl.float32)
+        along, across = tl.load(cos + pair, mask=kk < K, other=0.0), tl.load(sin + pair, mask=kk < K, other=0.0)
+        row = row * along + tl.where(early, -partner, partner) * across
+        row = row.to(x.dtype.element_ty).to(tl.float32)
+    return row
+
+
+@triton.jit
 def _finish(
-    row, k, y, state_k, state_y, position, slot_of, at, place, n, h, k_n, k_h,
-    state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s,
-    H, room, MODE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
+    row, value, k, cos, sin, y, state_k, state_y, position, slot_of, at, place, n, h,
+    state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
+    MODE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
+    ROTATED: tl.constexpr, ATTENTION: tl.constexpr,
 ):  # fmt: skip
-    """Stores a head's output and puts key and output in the row's slot; the last head advances the position.
+    """Stores a head's output and puts key and output (or value) in the row's slot; the last head advances the position.
 
     Without room for the row the output is NaN, and the state is left alone.
     """
     kk, vv = tl.arange(0, K2), tl.arange(0, V2)
     there = at < room
     row = tl.where(there, row, float("nan"))
-    key = tl.load(k + n * k_n + h * k_h + kk, mask=kk < K, other=0.0).to(tl.float32)
+    key = _turned(k, cos, sin, K, K2, ROTATED)
+    kept = row
+    if ATTENTION:
+        kept = value
     slot = at
     if MODE == BY_MASK:
         slot = tl.load(slot_of + place, mask=there, other=0)
@@ -142,8 +174,8 @@ def _finish(
     tl.store(y + (n * H + h) * V + vv, row.to(y.dtype.element_ty), mask=vv < V)
     to_k = state_k + n * state_k_n + h * state_k_h + slot * state_k_s
     to_y = state_y + n * state_y_n + h * state_y_h + slot * state_y_s
-    tl.store(to_k + kk, key, mask=there & (kk < K))
-    tl.store(to_y + vv, row, mask=there & (vv < V))
+    tl.store(to_k + kk, key.to(state_k.dtype.element_ty), mask=there & (kk < K))
+    tl.store(to_y + vv, kept.to(state_y.dtype.element_ty), mask=there & (vv < V))
     # Heads are counted in the upper half of the position: only when all have read the lower half may it change.
     one = tl.full((), 1 << 32, tl.int64)
     before = tl.atomic_add(position + n, one, sem="relaxed", scope="gpu")
@@ -154,9 +186,10 @@ def _finish(
 @triton.jit
 def ssm_step_pass(
     q, k, v, log_decay, y, state, q_n, q_h, k_n, k_h, v_n, v_h, d_n, d_h, state_n, state_h, state_k,
-    H, scale, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, BLOCK: tl.constexpr,
+    H, scale, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, OVERLAP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid (V / BLOCK, H, N): h ← exp(log_decay) h + k vᵀ in the state `[N, H, K, V]`, and y = scale · qᵀ h."""
+    begin_after_others(OVERLAP)
     h, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
     kk, vv = tl.arange(0, K2), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     q_row = tl.load(q + n * q_n + h * q_h + kk, mask=kk < K, other=0.0).to(tl.float32) * scale

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
 from glm_kernels.patterns.slots import distances, horizon, period, read_masks, slot_tables
+from glm_kernels.rotation import Angles
 from glm_kernels.state import RecurrenceState
 from glm_kernels.triton_backend.decode.kernels import (
     BY_DISTANCE,
@@ -23,6 +24,7 @@ from glm_kernels.triton_backend.decode.kernels import (
     ssm_step_pass,
     step_pass,
 )
+from glm_kernels.triton_backend.decode.overlap import options
 
 FILLING = 528
 """Programs that keep a GPU busy: four for each of the 132 multiprocessors of an H100."""
@@ -76,9 +78,19 @@ def _reads(pattern: Pattern, room: int, position: Tensor) -> _Reads:
 
 
 def step(
-    q: Tensor, k: Tensor, v: Tensor, d: Tensor, pattern: Pattern, scale: float, state: RecurrenceState
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    d: Tensor | None,
+    pattern: Pattern,
+    scale: float,
+    state: RecurrenceState,
+    angles: Angles | None = None,
 ) -> tuple[Tensor, RecurrenceState]:
-    """One row that continues a float32 state with room, which it updates in place; else as `recurrence_step`."""
+    """One row that continues a state with room, which it updates in place; else as `recurrence_step`.
+
+    Without d it is a row of attention: the state's y are values, and the own row weighs as q and k say.
+    """
     room = state.room
     assert room is not None
     documents, _, heads, key_dim = q.shape
@@ -93,25 +105,34 @@ def step(
     configuration = _configuration(documents * heads, reads.entries)
     parts, block = configuration.parts, configuration.block
     partial = y if parts == 1 else v.new_empty(documents, heads, parts, value_dim + 2, dtype=torch.float32)
-    q_strides, *strides = (_document_and_head(x) for x in (q, k, v, d))
-    of_rows = [stride for pair in strides for stride in pair]
-    of_state = (*state.k.stride()[:3], *state.y.stride()[:3])
+    cos, sin, angle_stride = (q, q, 0) if angles is None else _of_documents(angles)
+    q_strides, k_strides, v_strides = (_document_and_head(x) for x in (q, k, v))
+    d_strides = (0, 0) if d is None else _document_and_head(d)
+    of_state = (*state.k.stride()[:3], *state.y.stride()[:3], angle_stride)
     constants = {
         "MODE": reads.mode, "PARTS": parts, "K": key_dim, "V": value_dim,
         "K2": triton.next_power_of_2(key_dim), "V2": triton.next_power_of_2(value_dim),
+        "ROTATED": angles is not None, "ATTENTION": d is None, **options(q.device),
     }  # fmt: skip
     step_pass[(heads, documents, parts)](
-        q, k, v, d, y, state.k, state.y, state.position, reads.table, reads.slot_of, partial,
-        *q_strides, *of_rows, *of_state,
+        q, k, v, q if d is None else d, y, state.k, state.y, state.position, reads.table, reads.slot_of, partial,
+        cos, sin,
+        *q_strides, *k_strides, *v_strides, *d_strides, *of_state,
         heads, room, reads.entries, reads.words, period(pattern), scale,
         BLOCK=block, BLOCKS=triton.cdiv(reads.entries, parts * block), num_warps=configuration.warps, **constants,
     )  # fmt: skip
     if parts > 1:
         combine_pass[(heads, documents)](
-            k, v, d, y, state.k, state.y, state.position, reads.slot_of, partial,
-            *of_rows, *of_state, heads, room, period(pattern), **constants,
+            k, v, y, state.k, state.y, state.position, reads.slot_of, partial, cos, sin,
+            *k_strides, *v_strides, *of_state, heads, room, period(pattern), **constants,
         )  # fmt: skip
     return y, state
+
+
+def _of_documents(angles: Angles) -> tuple[Tensor, Tensor, int]:
+    """Cosines and sines of one token of each document, and how far apart those of two documents lie."""
+    cos, sin = (x.contiguous() for x in angles)
+    return cos, sin, cos.stride(0) if cos.shape[0] > 1 else 0
 
 
 def ssm_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +146,7 @@ def ssm_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float, s
     ssm_step_pass[(triton.cdiv(value_dim, block), heads, documents)](
         q, k, v, log_decay, y, state,
         *(stride for x in (q, k, v, log_decay) for stride in _document_and_head(x)), *state.stride()[:3],
-        heads, scale, K=key_dim, V=value_dim, K2=padded, BLOCK=block, num_warps=4,
+        heads, scale, K=key_dim, V=value_dim, K2=padded, BLOCK=block, num_warps=4, **options(q.device),
     )  # fmt: skip
     return y, state
 
