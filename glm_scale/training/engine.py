@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from glm_scale.parallel.mesh import Mesh
+from glm_scale.training.bf16_gradients import handle_gradients_together
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
-from glm_scale.training.flat_norm import take_norm_of_flat_buffers
 from glm_scale.training.host import HostRead
 from glm_scale.training.micro_batch import DeviceBatch, MicroBatch
 from glm_scale.training.optimizer import build_optimizer
@@ -87,8 +87,7 @@ class Engine:
         )
         if config.zero_stage == 3:
             run_hooks_between_graphs(model)
-        if tensor is None:  # tensor ranks have to leave out what another one counts
-            take_norm_of_flat_buffers(self.deepspeed.optimizer)
+        handle_gradients_together(self.deepspeed.optimizer, whole=tensor is None)
         self._replica_group = mesh.replica_group if mesh else None
         self._replicas = torch.distributed.get_world_size(self._replica_group)
         replica = torch.distributed.get_rank(self._replica_group)
