@@ -1,5 +1,6 @@
 """Decoding: steps say what the whole model says, leave their state where it is, and replayed from a graph the same."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -14,7 +15,8 @@ from glm_scale.inference.decoding import Decoder, GraphedStep
 from glm_scale.inference.sampling import Sampling
 from glm_scale.model import LanguageModel, ModelConfig
 from tests.mixers.test_mixers import SPELLINGS
-from tests.tolerances import assert_close, rounding
+from tests.parallel.training import norm_epsilon
+from tests.tolerances import assert_close, norm, rounding
 
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9, 1, 2], [1, 2]]
 OPERATIONS = 2 * (40 + 4 * 16 + 2 * 64)
@@ -26,13 +28,25 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def model(mixers, conv_width=0, heads=2, width=16):
     config = ModelConfig(
-        vocab_size=50, layers=2, width=width, heads=heads, mixers=mixers, conv_width=conv_width, mlp_width=64
-    )
+        vocab_size=50, layers=2, width=width, heads=heads, mixers=mixers, conv_width=conv_width, mlp_width=64,
+        norm_eps=norm_epsilon(mixers),
+    )  # fmt: skip
     built = LanguageModel(config, seed=1)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.mul_(3)
     return built.eval()
+
+
+@torch.no_grad()
+def allowed(whole, text):
+    """Error of logits after a text that is rounding: of what goes in, times how much a model makes of small changes."""
+    exact = copy.deepcopy(whole).double()
+    logits, small, draw = exact(text), 1e-7, torch.Generator().manual_seed(1)
+    for parameter in exact.parameters():
+        parameter.mul_(1 + small * torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+    makes_of_it = norm(exact(text) - logits) / norm(logits) / small
+    return rounding(torch.float32, OPERATIONS) * max(1.0, float(makes_of_it))
 
 
 def decoded(decoder, step, steps, prompts=PROMPTS):
@@ -59,7 +73,7 @@ def test_steps_say_what_the_whole_model_says_of_documents_of_different_lengths(s
     for document, prompt in enumerate(PROMPTS):
         text = torch.tensor([*prompt, *tokens[:-1, document].tolist()])
         expected = whole(text[None])[0, len(prompt) - 1 :]
-        assert_close(logits[:, document], expected, rounding(torch.float32, OPERATIONS))
+        assert_close(logits[:, document], expected, allowed(whole, text[None]))
         assert torch.equal(tokens[:, document], logits[:, document].argmax(-1))
     assert decoder.position.tolist() == [len(prompt) + 20 for prompt in PROMPTS]
 
@@ -69,27 +83,28 @@ def test_steps_say_what_the_whole_model_says_of_documents_of_different_lengths(s
 @torch.no_grad()
 def test_a_prompt_read_in_pieces_is_the_prompt_read_at_once_and_token_by_token(spelling, monkeypatch):
     whole = model((spelling,), conv_width=2)
-    prompt = torch.randint(50, (17,))
+    prompt = torch.randint(50, (17,), generator=torch.Generator().manual_seed(0))
     decoder = Decoder(whole, length=30)
     found = []
     for chunk in (32, 7, 1):
         monkeypatch.setattr(decoding, "_CHUNK", chunk)
         found.append(decoded(decoder, decoder.step, 5, [prompt])[1])
     for logits in found[1:]:
-        assert_close(logits, found[0], rounding(torch.float32, OPERATIONS))
+        assert_close(logits, found[0], allowed(whole, prompt[None]))
 
 
 @pytest.mark.parametrize("spelling", ["attention", "local:5", "ssm:4", "lattice:2^k", "offsets:2^k", "local:3 > dense"])
 @pytest.mark.parametrize("documents", [1, 2])
 def test_steps_by_triton_say_what_steps_by_torch_say(spelling, documents, monkeypatch):
     """As on a GPU: one document takes Triton's products of a token, too."""
-    decoder = Decoder(model((spelling,)), batch=documents, length=30)
+    whole = model((spelling,))
+    decoder = Decoder(whole, batch=documents, length=30)
     prompts = PROMPTS[:documents]
     tokens, logits = decoded(decoder, decoder.step, 3, prompts)
 
     again, found = decoded(decoder, lambda: by_triton(decoder, monkeypatch), 3, prompts)
     assert torch.equal(again, tokens)
-    assert_close(found, logits, rounding(torch.float32, OPERATIONS))
+    assert_close(found, logits, allowed(whole, torch.tensor(PROMPTS[:1])))
 
 
 def by_triton(decoder, monkeypatch):
