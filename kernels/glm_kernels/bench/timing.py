@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -118,32 +119,42 @@ def peak_memory(case: Case, operands: Operands) -> float | None:
     return beyond / (operands.v.numel() * operands.v.element_size())
 
 
-def sustained_seconds(function: Callable[[], object], device: str, at_least: float) -> float:
+def sustained_seconds(
+    function: Callable[[], object], device: str, at_least: float, between: Callable[[float], object] | None = None
+) -> float:
     """Of one call among many in a row: the median of five rows, which take `at_least` seconds together.
 
     A GPU that works without a pause runs slower than one that is asked now and then, and so does training. The first
-    call, which compiles and allocates, is not counted.
+    call, which compiles and allocates, is not counted. `between(seconds of a call)` is called after every call, and is
+    not counted either: what a GPU does besides decides its clock.
     """
     function()
     once = row_seconds(function, device, 2)
     count = max(1, min(1000, math.ceil(at_least / _ROWS / max(once, 1e-6))))
-    return statistics.median(row_seconds(function, device, count) for _ in range(_ROWS))
+    rest = None if between is None else partial(between, once)
+    return statistics.median(row_seconds(function, device, count, rest) for _ in range(_ROWS))
 
 
-def row_seconds(function: Callable[[], object], device: str, count: int) -> float:
-    """Of a call, the mean over `count` of them in a row."""
+def row_seconds(
+    function: Callable[[], object], device: str, count: int, between: Callable[[], object] | None = None
+) -> float:
+    """Of a call, the mean over `count` of them in a row, without what is called after each."""
     if device != "cuda":
         begun = time.perf_counter()
         for _ in range(count):
             function()
         return (time.perf_counter() - begun) / count
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(count):
-        function()
-    last.record()
+    pieces = 1 if between is None else count
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(pieces)]
+    for first, last in events:
+        first.record()
+        for _ in range(count // pieces):
+            function()
+        last.record()
+        if between is not None:
+            between()
     torch.cuda.synchronize()
-    return float(first.elapsed_time(last)) / 1e3 / count
+    return sum(float(first.elapsed_time(last)) for first, last in events) / 1e3 / count
 
 
 def copy_bandwidth(device: str) -> float:
