@@ -62,16 +62,18 @@ class LanguageModel(nn.Module):
         document_starts: Tensor | None = None,
         labels: Tensor | None = None,
         packing: Packing | None = None,
+        all_document_starts: Tensor | None = None,
     ) -> Tensor:
         """Logits `[B, T, vocab]` of the next token at every position, or with labels their summed loss.
 
         `tokens`: int64 `[B, T]`. `document_starts`: int32 `[B, T]`, where in its sequence each token's document
         starts; None if every sequence is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then
         the result is the sum, not the mean, of the token losses in nats, an fp32 scalar. `packing`: of the same
-        documents; attention on a GPU is faster if it knows it.
+        documents; attention on a GPU is faster if it knows it. With a `sequence_axis` it is that of whole sequences, as
+        `all_document_starts` are, for which ranks need not ask one another then.
         """
         length, axis = tokens.shape[1], self.sequence_axis
-        sequence = Sequence.of(length, self.rotary, tokens.device, document_starts, axis, packing)
+        sequence = Sequence.of(length, self.rotary, tokens.device, document_starts, axis, packing, all_document_starts)
         x = self.embedding(tokens)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:

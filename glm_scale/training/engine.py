@@ -92,8 +92,6 @@ class Engine:
         self._replicas = torch.distributed.get_world_size(self._replica_group)
         replica = torch.distributed.get_rank(self._replica_group)
         self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))
-        # Ranks that hold parts of sequences see no whole documents; on a CPU nothing asks for them.
-        self._knows_documents = device.type == "cuda" and (mesh is None or mesh.layout.sequence == 1)
         self._accumulation = accumulation
         self._limits: Limits | None = None
         self._refused: bool | None = None
@@ -107,7 +105,7 @@ class Engine:
 
     def upload(self, batch: MicroBatch) -> DeviceBatch:
         """A batch on the device. Waits for nothing that the device has to do."""
-        return DeviceBatch.of(batch, self.device, packed=self._knows_documents)
+        return DeviceBatch.of(batch, self.device, packed=self.device.type == "cuda")
 
     def forward(self, batch: MicroBatch | DeviceBatch) -> Tensor:
         """Sum of the token losses of a batch in nats, fp32 scalar on the device."""

@@ -138,4 +138,4 @@ class Ranks:
             name: getattr(batch, name).chunk(count, 1)[self.mesh.sequence_rank].contiguous()
             for name in ("tokens", "labels", "document_starts")
         }
-        return replace(batch, **own)
+        return replace(batch, **own, all_document_starts=batch.document_starts)

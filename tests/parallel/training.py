@@ -47,9 +47,14 @@ class Batch:
     tokens: Tensor
     labels: Tensor
     document_starts: Tensor
+    all_document_starts: Tensor | None = None
 
-    def part(self, rows: slice, columns: slice) -> Batch:
-        return Batch(*(x[rows, columns].contiguous() for x in (self.tokens, self.labels, self.document_starts)))
+    def part(self, rows: slice, columns: slice, told: bool = False) -> Batch:
+        """`told`: as the data pipeline gives it, with the document starts of whole sequences."""
+        tokens, labels, starts = (
+            x[rows, columns].contiguous() for x in (self.tokens, self.labels, self.document_starts)
+        )  # fmt: skip
+        return Batch(tokens, labels, starts, self.document_starts[rows] if told else None)
 
 
 def batches(step: int) -> list[Batch]:
@@ -172,7 +177,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
     mine = slice(row, row + rows), slice(column, column + columns)
     results, first = [], {}
     for step in range(STEPS):
-        results.append(engine.step([b.part(*mine) for b in batches(step)], RATE))
+        results.append(engine.step([b.part(*mine, told=step % 2 == 1) for b in batches(step)], RATE))
         if step == 0:
             # (1 − β₁) times the clipped gradient: Adam began with nothing.
             first = {name: state["exp_avg"] for name, state in whole_state(engine).items()}

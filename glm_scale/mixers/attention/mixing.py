@@ -58,7 +58,9 @@ class AttentionMixing(HeadMixing):
         if axis is None:
             return attention(q, k, v, window=self.window, document_starts=starts, packing=sequence.packing)
         assert axis.strategy is not None
-        return sharded_attention(q, k, v, axis.ranks, axis.strategy, window=self.window, document_starts=starts)
+        return sharded_attention(
+            q, k, v, axis.ranks, axis.strategy, window=self.window, document_starts=starts, packing=sequence.packing
+        )
 
     def extend(
         self, project: Project, v: Tensor, cache: AttentionCache, rotation: Rotation | None = None

@@ -13,6 +13,7 @@ parameters equal.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -72,8 +73,11 @@ class SSMMixing(HeadMixing):
         return q, k, log_decay
 
     def _output(self, project: Project, y: Tensor, v: Tensor) -> Tensor:
-        norm = self.norm
-        return in_one_kernel(_normed_and_gated, y, v, project(self.gate), self.skip, norm.weight, norm.eps)
+        norm, gate = self.norm, project(self.gate)
+        if y.shape[1] == 1:
+            return in_one_kernel(_by_weight, y, v, gate, self.skip, norm.weight, norm.eps)
+        # The norm itself is called: with ZeRO-3 it has its weight no sooner.
+        return _normed_and_gated(y, v, gate, self.skip, norm)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         project = projecting(x)
@@ -108,10 +112,14 @@ def discretized(dt: Tensor, x: Tensor, dt_bias: Tensor, log_rate: Tensor) -> tup
     return x * step[..., None].to(x.dtype), -step * log_rate.float().exp()
 
 
-def _normed_and_gated(y: Tensor, v: Tensor, gate: Tensor, skip: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`[B, T, H, head_dim]` of y and v of that shape and gate `[B, T, H · head_dim]`, every head normed by itself."""
-    mixed = rms_norm((y + skip[:, None] * v).flatten(-2), weight, eps, groups=y.shape[2])
-    return split_heads(mixed * F.silu(gate), y.shape[2])
+def _normed_and_gated(y: Tensor, v: Tensor, gate: Tensor, skip: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    """`[B, T, H, head_dim]` of y and v of that shape and gate `[B, T, H · head_dim]`; norm: of every head by itself."""
+    return split_heads(norm((y + skip[:, None] * v).flatten(-2)) * F.silu(gate), y.shape[2])
+
+
+def _by_weight(y: Tensor, v: Tensor, gate: Tensor, skip: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The same with the weight of the norm."""
+    return _normed_and_gated(y, v, gate, skip, lambda x: rms_norm(x, weight, eps, groups=y.shape[2]))
 
 
 def mixed_by_ssm(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glm_kernels import attention
+from glm_kernels import Packing, attention
 from glm_kernels.precision import accumulation_dtype
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
 from glm_scale.parallel.graph_breaks import between_graphs
@@ -39,11 +39,13 @@ def sharded_attention(
     *,
     window: int | None = None,
     document_starts: Tensor | None = None,
+    packing: Packing | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """y `[B, L, H, V]` of this rank's tokens; q, k, v are theirs, and all is as in `glm_kernels.attention`.
 
-    document_starts: int `[B, P · L]`, of the tokens of all ranks. Raises ValueError for the strategy `scan`.
+    document_starts: int `[B, P · L]`, of the tokens of all ranks, and so is the packing. Raises ValueError for the
+    strategy `scan`.
     """
     if strategy == "scan":
         raise ValueError("the rows of attention cannot be spread over ranks by 'scan'; they can by 'a2a' or 'ring'")
@@ -52,7 +54,7 @@ def sharded_attention(
         starts = None if document_starts is None else own_tokens(document_starts, ranks)
         return _Ring.apply(q, k, v, ranks, _Reads(ranks.rank, q.shape[1], window, starts), scale)
     q, k, v = (tokens_to_heads(x, ranks) for x in (q, k, v))
-    y = attention(q, k, v, window=window, document_starts=document_starts, scale=scale)
+    y = attention(q, k, v, window=window, document_starts=document_starts, packing=packing, scale=scale)
     return heads_to_tokens(y, ranks)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from glm_kernels import Packing
 from glm_scale.parallel.collectives.simulator import simulate
 from glm_scale.parallel.sequence import attention as sharded
 from glm_scale.parallel.sequence.attention import sharded_attention
@@ -12,14 +13,14 @@ from tests.tolerances import assert_pass_close, unit
 pytestmark = pytest.mark.numeric
 
 
-def over_ranks(inputs, starts, window, ranks, strategy):
+def over_ranks(inputs, starts, window, ranks, strategy, packing=None):
     *inputs, grad = inputs
     length = inputs[0].shape[1] // ranks
 
     def work(rank):
         rows = slice(rank.rank * length, (rank.rank + 1) * length)
         q, k, v = leaves = [x[:, rows].clone().requires_grad_() for x in inputs]
-        y = sharded_attention(q, k, v, rank, strategy, window=window, document_starts=starts)
+        y = sharded_attention(q, k, v, rank, strategy, window=window, document_starts=starts, packing=packing)
         return results(y, leaves, grad[:, rows])
 
     return [torch.cat(parts, 1) for parts in zip(*simulate(ranks, work), strict=True)]
@@ -57,6 +58,20 @@ def test_a_ring_of_shards_equals_the_whole_rows(ranks, length, window, packed):
 def test_heads_in_exchange_for_rows_equal_the_whole_rows(window):
     inputs, starts = without_d(2, 48, 4), documents(2, 48, 4)
     assert_pass_close(over_ranks(inputs, starts, window, 4, "a2a"), alone(inputs, starts, window), same(48))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels that know a packing are for GPUs")
+@pytest.mark.parametrize("count", [1, 4])
+def test_heads_in_exchange_for_rows_know_how_sequences_are_packed(count):
+    """In bf16, by the kernels that attention takes for few and for many documents on one GPU."""
+    inputs = [x[..., :64].repeat(1, 1, 1, 64 // x.shape[3]) for x in without_d(2, 4096, 4)]
+    starts = documents(2, 4096, count)
+    given = [x.bfloat16() for x in inputs]
+    packing = Packing.of(starts, torch.device("cuda"))
+    found = over_ranks([x.cuda() for x in given], starts.cuda(), None, 4, "a2a", packing)
+    expected = alone([x.double() for x in given], starts, None)
+    assert_pass_close([x.cpu() for x in found], expected, 8 * unit(torch.bfloat16))
 
 
 @pytest.mark.parametrize("window", [None, 3, 7, 30])
