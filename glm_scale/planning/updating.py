@@ -25,15 +25,15 @@ def passes(stage: int, itemsize: int, numbers: int, own: int, replicas: int) -> 
         flattened = 4 * itemsize * numbers if replicas > 1 else 0
         return Passes(3 * itemsize * numbers, 8 * numbers, flattened)
     if stage == 1 and itemsize == 2:
-        return _of_fp32_gradients(numbers, own)
+        return _of_fp32_gradients(numbers, own, replicas)
     # Into a bucket, and from there to the sums of this rank's part, which are fp32.
     return Passes(2 * itemsize * numbers + (itemsize + 8) * own, 8 * own, (4 + itemsize) * own)
 
 
-def _of_fp32_gradients(numbers: int, own: int) -> Passes:
-    """DeepSpeed's BF16_Optimizer: each rank keeps the fp32 sum of all gradients."""
-    # The backward pass adds to a bf16 gradient that was set to zero; cast to fp32, it is added to the sum.
-    gradients = 3 * 2 + 2 + (2 + 4) + 3 * 4
-    # Cast for sending and back, and written once more onto itself, also on a single rank; then set to zero.
-    summed = (4 + 2) + (2 + 4) + 2 * 4 + 4
-    return Passes(gradients * numbers, 8 * numbers, summed * numbers + (4 + 2) * own)
+def _of_fp32_gradients(numbers: int, own: int, replicas: int) -> Passes:
+    """`training.bf16_gradients`: each rank keeps the fp32 sum of all gradients."""
+    # Written in bf16, and added to the sum in fp32, which the first micro-batch does not read.
+    gradients, first = 2 + (2 + 4 + 4), -4
+    # Cast for sending, scaled, and back.
+    sent = ((4 + 2) + 2 * 2 + (2 + 4)) * (replicas > 1)
+    return Passes(gradients * numbers, 8 * numbers, (first + sent) * numbers + (4 + 2) * own)

@@ -16,6 +16,7 @@ from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduc
 from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
 from glm_scale.planning.updating import Passes, passes
+from glm_scale.training.bf16_gradients import PIECES, SENT_AT_ONCE
 
 __all__ = ["State", "Zero"]
 
@@ -125,10 +126,10 @@ class Zero:
             return State(weights, 4 * own, optimizer, bucket + size * self._gathered.most)
         weights = size * own * ranks
         if self._sums_everything:
-            # Sums are sent in bf16, and what fits into one bucket is put together before.
+            # Those in bf16 are there until the backward pass is over; then sums are sent in bf16, piece by piece.
             summed = own * ranks
-            together = 4 * summed if summed <= _ENGINE_BUCKET else 0
-            return State(weights, 4 * summed + size * numbers, optimizer, 0, size * summed + together)
+            sent = size * min(summed, PIECES * SENT_AT_ONCE) * (ranks > 1)
+            return State(weights, 4 * summed, optimizer, 0, max(size * numbers, sent))
         if self.stage == 2 and self.precision == "bf16":
             return State(weights, 4 * own, optimizer, bucket)
         # A gradient of which this rank needs a part is kept whole.

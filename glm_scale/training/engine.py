@@ -87,8 +87,8 @@ class Engine:
         )
         if config.zero_stage == 3:
             run_hooks_between_graphs(model)
-        handle_gradients_together(self.deepspeed.optimizer, whole=tensor is None)
         self._replica_group = mesh.replica_group if mesh else None
+        handle_gradients_together(self.deepspeed, self._replica_group, whole=tensor is None)
         self._replicas = torch.distributed.get_world_size(self._replica_group)
         replica = torch.distributed.get_rank(self._replica_group)
         self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))

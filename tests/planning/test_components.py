@@ -41,10 +41,10 @@ def test_a_step_is_the_sum_of_its_pieces() -> None:
     assert parts["token mixing"] == pytest.approx(MICRO_BATCHES * LAYERS * 30e-3)
     assert parts["head and loss"] == pytest.approx(MICRO_BATCHES * 5e-3)
     assert parts["embedding"] == pytest.approx(MICRO_BATCHES * 0.5e-3)
-    # 26 bytes a number and micro-batch: 8 of bf16 gradients, 18 to add them up in fp32.
-    assert parts["gradients"] == pytest.approx(MICRO_BATCHES * 26 * numbers / 1e12)
-    # AdamW, sums and zeros, new weights; a norm, and clipping.
-    assert parts["optimizer"] == pytest.approx(numbers * (1e-9 + (24 + 6) / 1e12))
+    # 12 bytes a number and micro-batch: 2 of bf16 gradients, 10 to add them up in fp32.
+    assert parts["gradients"] == pytest.approx(MICRO_BATCHES * 12 * numbers / 1e12)
+    # AdamW, the first sum, which is not read, and new weights; a norm, and clipping.
+    assert parts["optimizer"] == pytest.approx(numbers * (1e-9 + (-4 + 6) / 1e12))
     assert parts["norm and clipping"] == pytest.approx(numbers * (0.5e-9 + 8 / 1e12))
     assert parts["host"] == 7e-3
     assert found.total == pytest.approx(sum(parts.values()))

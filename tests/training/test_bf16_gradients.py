@@ -37,10 +37,12 @@ def refused_in_between(engine):
     return results + run(engine, [3, 4], Limits(loss=100.0, grad_norm=1e6))
 
 
-def measured_together(zero, whole):
-    """DeepSpeed's own way, but for the norm, whose sum rounds in another order."""
+def measured_together(engine, replica_group, whole):
+    """DeepSpeed's own way, but for the norm, whose sum rounds in another order, and without the cast to bf16 of what
+    no other rank gets."""
+    zero = engine.optimizer
     update, clear = zero.update_hp_grads, zero.clear_hp_grads
-    handle_gradients_together(zero, whole=whole)
+    handle_gradients_together(engine, replica_group, whole=whole)
     zero.update_hp_grads, zero.clear_hp_grads = update, clear
 
 
