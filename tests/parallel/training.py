@@ -23,6 +23,7 @@ from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.mesh import Layout, Mesh
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 from glm_scale.parallel.tensor.splitting import own_part, whole_shape
+from glm_scale.training import bf16_gradients
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
@@ -169,6 +170,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
             "precision": setup.precision,
         }
     )
+    bf16_gradients.SENT_AT_ONCE = 1000  # of the thousands that there are
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "log"):
         attach_deepspeed()
         engine = Engine(model, config, ACCUMULATION, torch.device("cpu"), mesh)
