@@ -21,9 +21,7 @@ BY_DISTANCE = tl.constexpr(2)
 def step_pass(
     q, k, v, d, y, state_k, state_y, position, reads, slot_of, partial,
     q_n, q_h, k_n, k_h, v_n, v_h, d_n, d_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s,
-    H, room, entries, words, period, scale,
-    MODE: tl.constexpr, PARTS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+    H, room, entries, words, period, scale, CASE: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N, PARTS); every part reads BLOCKS · BLOCK of the `entries` that a row may read.
 
@@ -32,22 +30,22 @@ def step_pass(
     `x_n`, `x_h`, `x_s`: strides of documents, heads and slots; of the last dimension they are 1.
     """
     h, n, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    kk, vv = tl.arange(0, K2), tl.arange(0, V2)
+    kk, vv = tl.arange(0, CASE.K2), tl.arange(0, CASE.V2)
     at = _seen(position, n)
     there = at < room
     place = _folded(at, period)
-    q_row = tl.load(q + n * q_n + h * q_h + kk, mask=kk < K, other=0.0).to(tl.float32) * scale
-    top, total, mixed = float("-inf"), 0.0, tl.zeros((V2,), tl.float32)
-    if PARTS == 1:
+    q_row = tl.load(q + n * q_n + h * q_h + kk, mask=kk < CASE.K, other=0.0).to(tl.float32) * scale
+    top, total, mixed = float("-inf"), 0.0, tl.zeros((CASE.V2,), tl.float32)
+    if CASE.PARTS == 1:
         top = tl.load(d + n * d_n + h * d_h).to(tl.float32)
         total = 1.0
-        mixed = tl.load(v + n * v_n + h * v_h + vv, mask=vv < V, other=0.0).to(tl.float32)
-    for block in range(BLOCKS):
-        entry = (part * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
-        if MODE == BY_MASK:
+        mixed = tl.load(v + n * v_n + h * v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    for block in range(CASE.BLOCKS):
+        entry = (part * CASE.BLOCKS + block) * CASE.BLOCK + tl.arange(0, CASE.BLOCK)
+        if CASE.MODE == BY_MASK:
             word = tl.load(reads + place * words + entry // 32, mask=there & (entry < entries), other=0)
             slot, read = entry, ((word >> (entry % 32)) & 1) != 0
-        elif MODE == BY_POSITION:
+        elif CASE.MODE == BY_POSITION:
             slot, read = entry, there & (entry < at)
         else:
             slot = at - tl.load(reads + entry, mask=entry < entries, other=0)
@@ -55,11 +53,11 @@ def step_pass(
         # Slots that are not read may hold anything, NaN included: they are not even loaded.
         keys = tl.load(
             state_k + n * state_k_n + h * state_k_h + slot.to(tl.int64)[:, None] * state_k_s + kk[None, :],
-            mask=read[:, None] & (kk < K)[None, :], other=0.0,
+            mask=read[:, None] & (kk < CASE.K)[None, :], other=0.0,
         )  # fmt: skip
         rows = tl.load(
             state_y + n * state_y_n + h * state_y_h + slot.to(tl.int64)[:, None] * state_y_s + vv[None, :],
-            mask=read[:, None] & (vv < V)[None, :], other=0.0,
+            mask=read[:, None] & (vv < CASE.V)[None, :], other=0.0,
         )  # fmt: skip
         score = tl.where(read, tl.sum(keys * q_row[None, :], 1), float("-inf"))
         higher = tl.maximum(top, tl.max(score, 0))
@@ -68,40 +66,39 @@ def step_pass(
         total = total * fade + tl.sum(weight, 0)
         mixed = mixed * fade + tl.sum(weight[:, None] * rows, 0)
         top = higher
-    if PARTS == 1:
+    if CASE.PARTS == 1:
         _finish(
             mixed / total, k, y, state_k, state_y, position, slot_of, at, place, n, h, k_n, k_h,
-            state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room, MODE, K, V, K2, V2,
+            state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room, CASE,
         )  # fmt: skip
     else:
-        to = partial + ((n * H + h) * PARTS + part) * (V + 2)
-        tl.store(to + vv, mixed, mask=vv < V)
-        tl.store(to + V, total)
-        tl.store(to + V + 1, top)
+        to = partial + ((n * H + h) * CASE.PARTS + part) * (CASE.V + 2)
+        tl.store(to + vv, mixed, mask=vv < CASE.V)
+        tl.store(to + CASE.V, total)
+        tl.store(to + CASE.V + 1, top)
 
 
 @triton.jit
 def combine_pass(
     k, v, d, y, state_k, state_y, position, slot_of, partial,
     k_n, k_h, v_n, v_h, d_n, d_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s,
-    H, room, period,
-    MODE: tl.constexpr, PARTS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
+    H, room, period, CASE: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N): finishes rows from the PARTS (a power of two) parts of each."""
     h, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    parts, vv = tl.arange(0, PARTS), tl.arange(0, V2)
+    parts, vv = tl.arange(0, CASE.PARTS), tl.arange(0, CASE.V2)
     at = _seen(position, n)
     own = tl.load(d + n * d_n + h * d_h).to(tl.float32)
-    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < V, other=0.0).to(tl.float32)
-    of_part = partial + ((n * H + h) * PARTS + parts) * (V + 2)
-    mixed = tl.load(of_part[:, None] + vv[None, :], mask=(parts >= 0)[:, None] & (vv < V)[None, :], other=0.0)
-    total, top = tl.load(of_part + V), tl.load(of_part + V + 1)
+    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    of_part = partial + ((n * H + h) * CASE.PARTS + parts) * (CASE.V + 2)
+    mixed = tl.load(of_part[:, None] + vv[None, :], mask=(parts >= 0)[:, None] & (vv < CASE.V)[None, :], other=0.0)
+    total, top = tl.load(of_part + CASE.V), tl.load(of_part + CASE.V + 1)
     highest = tl.maximum(own, tl.max(top, 0))
     own, fade = tl.exp(own - highest), tl.exp(top - highest)
     row = (own * value + tl.sum(fade[:, None] * mixed, 0)) / (own + tl.sum(fade * total, 0))
     _finish(
         row, k, y, state_k, state_y, position, slot_of, at, _folded(at, period), n, h, k_n, k_h,
-        state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room, MODE, K, V, K2, V2,
+        state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room, CASE,
     )  # fmt: skip
 
 
@@ -123,27 +120,27 @@ def _folded(at, period):
 def _finish(
     row, k, y, state_k, state_y, position, slot_of, at, place, n, h, k_n, k_h,
     state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s,
-    H, room, MODE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
+    H, room, CASE: tl.constexpr,
 ):  # fmt: skip
     """Stores a head's output and puts key and output in the row's slot; the last head advances the position.
 
     Without room for the row the output is NaN, and the state is left alone.
     """
-    kk, vv = tl.arange(0, K2), tl.arange(0, V2)
+    kk, vv = tl.arange(0, CASE.K2), tl.arange(0, CASE.V2)
     there = at < room
     row = tl.where(there, row, float("nan"))
-    key = tl.load(k + n * k_n + h * k_h + kk, mask=kk < K, other=0.0).to(tl.float32)
+    key = tl.load(k + n * k_n + h * k_h + kk, mask=kk < CASE.K, other=0.0).to(tl.float32)
     slot = at
-    if MODE == BY_MASK:
+    if CASE.MODE == BY_MASK:
         slot = tl.load(slot_of + place, mask=there, other=0)
     slot = slot.to(tl.int64)
     # The slot may be one that the row has just read for the last time, in another thread.
     tl.debug_barrier()
-    tl.store(y + (n * H + h) * V + vv, row.to(y.dtype.element_ty), mask=vv < V)
+    tl.store(y + (n * H + h) * CASE.V + vv, row.to(y.dtype.element_ty), mask=vv < CASE.V)
     to_k = state_k + n * state_k_n + h * state_k_h + slot * state_k_s
     to_y = state_y + n * state_y_n + h * state_y_h + slot * state_y_s
-    tl.store(to_k + kk, key, mask=there & (kk < K))
-    tl.store(to_y + vv, row, mask=there & (vv < V))
+    tl.store(to_k + kk, key, mask=there & (kk < CASE.K))
+    tl.store(to_y + vv, row, mask=there & (vv < CASE.V))
     # Heads are counted in the upper half of the position: only when all have read the lower half may it change.
     one = tl.full((), 1 << 32, tl.int64)
     before = tl.atomic_add(position + n, one, sem="relaxed", scope="gpu")

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
 from glm_kernels.patterns.slots import distances, horizon, period, read_masks, slot_tables
 from glm_kernels.state import RecurrenceState
+from glm_kernels.triton_backend.common.constants import Constants
 from glm_kernels.triton_backend.decode.kernels import (
     BY_DISTANCE,
     BY_MASK,
@@ -49,6 +51,25 @@ def _configuration(programs: int, entries: int) -> _Configuration:
     few = min(triton.cdiv(FILLING, programs), entries // 24) if programs < FILLING // 2 else 1
     parts = triton.next_power_of_2(max(1, few, triton.cdiv(entries, 2048)))
     return _Configuration(16 if parts > 1 else 32, 4, parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Case(Constants):
+    """What the kernels of a recurrence's step are compiled for."""
+
+    MODE: tl.constexpr
+    """BY_MASK, BY_POSITION or BY_DISTANCE: how a row's reads are looked up."""
+    PARTS: tl.constexpr
+    """Programs that share the reads of a row."""
+    K: tl.constexpr
+    V: tl.constexpr
+    K2: tl.constexpr
+    """Lanes of a key: K, padded."""
+    V2: tl.constexpr
+    BLOCK: tl.constexpr = 0
+    """Of `step_pass`: slots that a program reads at once."""
+    BLOCKS: tl.constexpr = 0
+    """Of `step_pass`: how often it does."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +125,13 @@ def step(
         q, k, v, d, y, state.k, state.y, state.position, reads.table, reads.slot_of, partial,
         *q_strides, *of_rows, *of_state,
         heads, room, reads.entries, reads.words, period(pattern), scale,
-        BLOCK=block, BLOCKS=triton.cdiv(reads.entries, parts * block), num_warps=configuration.warps, **constants,
+        CASE=Case.of(**constants, BLOCK=block, BLOCKS=triton.cdiv(reads.entries, parts * block)),
+        num_warps=configuration.warps,
     )  # fmt: skip
     if parts > 1:
         combine_pass[(heads, documents)](
             k, v, d, y, state.k, state.y, state.position, reads.slot_of, partial,
-            *of_rows, *of_state, heads, room, period(pattern), **constants,
+            *of_rows, *of_state, heads, room, period(pattern), CASE=Case.of(**constants),
         )  # fmt: skip
     return y, state
 
