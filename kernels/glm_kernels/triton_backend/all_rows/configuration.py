@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from glm_kernels.device_cache import kept_on_device
 from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_kernels.triton_backend.all_rows.tiles import MARGIN
+from glm_kernels.triton_backend.common.constants import Constants
 
 FAR_COST = 1.5
 """Of a far offset, in tiles: measured on an H100."""
@@ -56,6 +58,37 @@ def configuration(dtype: torch.dtype, width: int, dense: bool) -> Configuration:
     if dense:
         return Configuration(Pass(64, 64, 4, 3), Pass(64, 64, 4, 3), Pass(128, 64, 8, 3))
     return Configuration(Pass(64, 64, 4, 2), Pass(64, 64, 4, 2), Pass(64, 64, 4, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Case(Constants):
+    """What the kernels that work on chunks are compiled for."""
+
+    C: tl.constexpr
+    """Rows of a chunk."""
+    BLOCK: tl.constexpr
+    """Rows of a tile."""
+    UNIT: tl.constexpr
+    """Rows of a chunk of the chains, which tables of far offsets and of documents' ends count in."""
+    STAGES: tl.constexpr
+    """Of the loops over tiles."""
+    DENSE: tl.constexpr
+    """Rows read all rows before them, and not those at some offsets."""
+    FAR: tl.constexpr
+    """There are far offsets."""
+    DOCUMENTS: tl.constexpr
+    """Rows lie in documents, and read none of other ones."""
+    K: tl.constexpr
+    V: tl.constexpr
+    K2: tl.constexpr
+    """Lanes of a tile of keys: K, padded."""
+    V2: tl.constexpr
+    PRECISION: tl.constexpr
+    """Of products of float32 tiles."""
+    WHOLE: tl.constexpr = False
+    """C divides the number of rows."""
+    READERS: tl.constexpr = False
+    """`gradient_pass` goes through the rows that read a chunk, and not through those that it reads."""
 
 
 @dataclass(frozen=True)

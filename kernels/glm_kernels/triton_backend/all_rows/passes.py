@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from glm_kernels.triton_backend.all_rows.backward import adjoint_pass, gradient_pass
-from glm_kernels.triton_backend.all_rows.configuration import Configuration, Pass, Reach
+from glm_kernels.triton_backend.all_rows.configuration import Case, Configuration, Pass, Reach
 from glm_kernels.triton_backend.all_rows.forward import source_pass
 from glm_kernels.triton_backend.all_rows.rows import PackedRows
 from glm_kernels.triton_backend.all_rows.tiles import largest_pass
@@ -30,18 +29,15 @@ class Launch:
     scale: float
 
 
-def _constants(launch: Launch, q: Tensor, v: Tensor) -> dict[str, Any]:
+def _case(launch: Launch, chosen: Pass, q: Tensor, v: Tensor, *, readers: bool = False, whole: bool = False) -> Case:
+    """Of the kernel that is launched as `chosen`."""
     key_dim, value_dim = q.shape[3], v.shape[3]
-    return {
-        "DENSE": launch.reach.dense,
-        "FAR": len(launch.reach.far) > 1,
-        "DOCUMENTS": launch.documents is not None,
-        "K": key_dim,
-        "V": value_dim,
-        "K2": padded_width(key_dim),
-        "V2": padded_width(value_dim),
-        "PRECISION": _PRECISION[q.dtype],
-    }
+    return Case.of(
+        C=chosen.chunk, BLOCK=chosen.tile, UNIT=launch.shape.source.chunk, STAGES=chosen.stages,
+        DENSE=launch.reach.dense, FAR=len(launch.reach.far) > 1, DOCUMENTS=launch.documents is not None,
+        K=key_dim, V=value_dim, K2=padded_width(key_dim), V2=padded_width(value_dim),
+        PRECISION=_PRECISION[q.dtype], WHOLE=whole, READERS=readers,
+    )  # fmt: skip
 
 
 def _fill_largest(x: Tensor, largest: Tensor) -> None:
@@ -54,17 +50,11 @@ def _fill_largest(x: Tensor, largest: Tensor) -> None:
     )  # fmt: skip
 
 
-def _chain(launch: Launch, x: Tensor) -> tuple[tuple[int], tuple[Tensor, Tensor], dict[str, int]]:
-    """Grid, (ticket counter, progress of every lane) and constants of a chained launch over rows `[B, L, H, ·]`."""
+def _chain(launch: Launch, x: Tensor) -> tuple[tuple[int], tuple[Tensor, Tensor]]:
+    """Grid and (ticket counter, progress of every lane) of a chained launch over rows `[B, L, H, ·]`."""
     batch, length, heads = x.shape[:3]
     counters = torch.zeros(batch * heads + 1, dtype=torch.int32, device=x.device)
-    chunk = launch.shape.source.chunk
-    constants = {"DOUBLINGS": chunk.bit_length() - 1}
-    return (triton.cdiv(length, chunk) * batch * heads,), (counters[:1], counters[1:]), constants
-
-
-def _tuned(chosen: Pass) -> dict[str, int]:
-    return {"C": chosen.chunk, "BLOCK": chosen.tile, "num_warps": chosen.warps, "STAGES": chosen.stages}
+    return (triton.cdiv(length, launch.shape.source.chunk) * batch * heads,), (counters[:1], counters[1:])
 
 
 def forward(
@@ -80,14 +70,14 @@ def forward(
 ) -> None:
     """Fills y, y_work `[B, L, H, V]`, log_norm `[B, H, L]` and largest `[B · H]`, max |v|, of contiguous operands."""
     batch, length, heads = q.shape[:3]
-    reach, documents = launch.reach, launch.documents
+    shape, reach, documents = launch.shape, launch.reach, launch.documents
     _fill_largest(v, largest)
-    grid, counters, chain = _chain(launch, q)
+    grid, counters = _chain(launch, q)
     source_pass[grid](
         q, k, v, d, y, y_work, log_norm, largest, documents.starts if documents else reach.far,
         reach.near_bits[0], reach.far, reach.far_before, *counters,
-        length, heads, batch * heads, launch.reach.together, reach.near, launch.scale,
-        **chain, **_constants(launch, q, v), **_tuned(launch.shape.source),
+        length, heads, batch * heads, reach.together, reach.near, launch.scale,
+        CASE=_case(launch, shape.source, q, v), num_warps=shape.source.warps,
     )  # fmt: skip
 
 
@@ -104,8 +94,8 @@ def backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v and d."""
     batch, length, heads = q.shape[:3]
-    constants, reach, documents = _constants(launch, q, v), launch.reach, launch.documents
-    constants["WHOLE"] = length % max(launch.shape.source.chunk, launch.shape.gradient.chunk) == 0
+    shape, reach, documents = launch.shape, launch.reach, launch.documents
+    whole = length % max(shape.source.chunk, shape.gradient.chunk) == 0
     starts, ends = (documents.starts, documents.ends) if documents else (reach.far, reach.far)
     largest_grad = torch.empty_like(largest)
     _fill_largest(grad, largest_grad)
@@ -113,18 +103,18 @@ def backward(
     dq, dk, dv, dd = (torch.empty_like(x) for x in (q, k, v, d))
     row_term = torch.empty_like(log_norm, dtype=torch.float32)
     headroom = length.bit_length()  # every row's adjoint may gather those of all later rows
-    grid, counters, chain = _chain(launch, q)
+    grid, counters = _chain(launch, q)
     adjoint_pass[grid](
         q, k, v, d, y_work, grad, log_norm, z_work, dv, row_term, largest, largest_grad,
         starts, ends, reach.near_bits[1], reach.far, reach.far_before, *counters,
-        length, heads, batch * heads, launch.reach.together, reach.near, headroom, launch.scale,
-        **chain, **constants, **_tuned(launch.shape.adjoint),
+        length, heads, batch * heads, reach.together, reach.near, headroom, launch.scale,
+        CASE=_case(launch, shape.adjoint, q, v, whole=whole), num_warps=shape.adjoint.warps,
     )  # fmt: skip
     for out, readers in ((dq, False), (dk, True)):
-        gradient_pass[(triton.cdiv(length, launch.shape.gradient.chunk), batch * heads)](
+        gradient_pass[(triton.cdiv(length, shape.gradient.chunk), batch * heads)](
             q, k, v, d, y_work, z_work, log_norm, row_term, out, dd, largest, largest_grad,
             starts, ends, reach.near_bits[int(readers)], reach.far, reach.far_before,
             length, heads, reach.near, headroom, launch.scale,
-            READERS=readers, UNIT=launch.shape.source.chunk, **constants, **_tuned(launch.shape.gradient),
+            CASE=_case(launch, shape.gradient, q, v, readers=readers, whole=whole), num_warps=shape.gradient.warps,
         )  # fmt: skip
     return [dq, dk, dv, dd]

@@ -17,6 +17,7 @@ from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.chained.adjoint import chained_adjoint
 from glm_kernels.triton_backend.chained.forward import chained_forward
 from glm_kernels.triton_backend.chained.gradient import run_gradient, value_gradient
+from glm_kernels.triton_backend.common.constants import Constants
 from glm_kernels.triton_backend.common.late_keys import late_key_pass
 from glm_kernels.triton_backend.common.numerics import residual_of
 from glm_kernels.triton_backend.common.softmax import norm_dtype
@@ -40,6 +41,37 @@ class _Configuration:
     warps: int = 4
 
 
+@dataclass(frozen=True, eq=False)
+class Case(Constants):
+    """What the kernels that walk along chunks are compiled for."""
+
+    C: tl.constexpr
+    """Rows of a chunk."""
+    TILE: tl.constexpr
+    """Slots of a tile."""
+    TILES: tl.constexpr
+    """Tiles of slots that rows may be read from; 0 if none is read later than in the chunk behind its own."""
+    SLOTS: tl.constexpr
+    """Slots that the tables have."""
+    STATE_SLOTS: tl.constexpr
+    """Slots of the initial state; 0 without one."""
+    K: tl.constexpr
+    V: tl.constexpr
+    K2: tl.constexpr
+    """Lanes of a tile of keys: K, padded."""
+    V2: tl.constexpr
+    WORK: tl.constexpr
+    """What programs hand to one another in, and multiply weights in."""
+    PRECISION: tl.constexpr
+    """Of products of float32 tiles."""
+    RING: tl.constexpr = False
+    """Of the forward pass: programs hand y on in two entries for each sequence, and not in one for each chunk."""
+    BY_ROW: tl.constexpr = False
+    """Of the backward pass: what is kept for each sequence is numbered by the row at which the sequence starts."""
+    RUN: tl.constexpr = 1
+    """Of the gradients: chunks of a run."""
+
+
 @dataclass(frozen=True)
 class _Launch:
     """Everything that forward and backward launches share."""
@@ -50,6 +82,8 @@ class _Launch:
     work: torch.dtype
     """What programs hand to one another, and multiply weights with."""
     constants: dict[str, Any]
+    """The fields of `Case` that all have in common."""
+    warps: int
 
     @property
     def segments(self) -> int:
@@ -108,7 +142,7 @@ def forward(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
     state_k, state_y = launch.state or (lse, lse)
     chained_forward[(launch.segments * heads,)](
         q, k, v, d, y, residual, lse, handed, bound, state_k, state_y, *_walk(launch, call, flags=2),
-        RING=ring, **launch.constants,
+        CASE=Case.of(**launch.constants, RING=ring), num_warps=launch.warps,
     )  # fmt: skip
     return y, lse, residual
 
@@ -119,7 +153,7 @@ def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residua
         _, _, residual = forward(call)
     launch = _launch(call)
     q, k, v, d = call.q, call.k, call.v, call.d
-    heads, constants = q.shape[2], launch.constants
+    heads, constants, warps = q.shape[2], launch.constants, launch.warps
     dq, dk, dv, dd = (torch.empty_like(x) for x in (q, k, v, d))
     state_k, state_y = launch.state or (lse, lse)
     dstate = [torch.zeros_like(x) for x in launch.state]
@@ -132,27 +166,28 @@ def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residua
     carried = q.new_empty(runs.carriers, heads, constants["SLOTS"], v.shape[3], dtype=torch.float32)
     chained_adjoint[(launch.segments * heads,)](
         q, k, v, d, y, residual, grad, lse, dd, z, z_unit, row_term, carried, state_k, dstate_y,
-        *_walk(launch, call, flags=1 + tiles), BY_ROW=runs.by_row, **constants,
+        *_walk(launch, call, flags=1 + tiles), CASE=Case.of(**constants, BY_ROW=runs.by_row), num_warps=warps,
     )  # fmt: skip
     del carried
     late = q.new_empty(runs.entries, heads, constants["SLOTS"], q.shape[3], dtype=torch.float32)
     t, grid = launch.tables, (launch.segments, heads)
-    constants = _named(constants, constants.keys() - {"DOUBLINGS"}) | {"BY_ROW": runs.by_row}
     run_gradient[grid](
         q, k, y, residual, lse, z, z_unit, row_term, dq, dk, late, state_k, state_y,
-        t.last, t.occupant, t.occupant_last, t.segments, heads, call.scale, RUN=runs.chunks, **constants,
+        t.last, t.occupant, t.occupant_last, t.segments, heads, call.scale,
+        CASE=Case.of(**constants, BY_ROW=runs.by_row, RUN=runs.chunks), num_warps=warps,
     )  # fmt: skip
-    value_gradient[grid](z, z_unit, d, lse, dv, t.segments, heads, **_named(constants, _VALUES))
+    value_gradient[grid](z, z_unit, d, lse, dv, t.segments, heads, **_named(constants, _VALUES), num_warps=warps)
     if tiles:
         late_key_pass[(*grid, tiles)](
             dk, dstate_k, late, t.occupant, t.segments, heads,
-            LINES=1, RUN=runs.chunks, RECENT=constants["C"], **_named(constants, _LATE_KEYS),
+            LINES=1, RUN=runs.chunks, BY_ROW=runs.by_row, RECENT=constants["C"],
+            **_named(constants, _LATE_KEYS), num_warps=warps,
         )  # fmt: skip
     return [dq, dk, dv, dd, *dstate]
 
 
-_LATE_KEYS = ("C", "BY_ROW", "TILE", "SLOTS", "STATE_SLOTS", "K", "K2", "num_warps")
-_VALUES = ("C", "V", "V2", "num_warps")
+_LATE_KEYS = ("C", "TILE", "SLOTS", "STATE_SLOTS", "K", "K2")
+_VALUES = ("C", "V", "V2")
 
 
 def _named(constants: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -170,7 +205,6 @@ def _launch(call: RecurrenceCall) -> _Launch:
     work = torch.float16 if q.dtype == torch.bfloat16 else torch.float32
     constants = {
         "C": configuration.chunk,
-        "DOUBLINGS": configuration.chunk.bit_length() - 1,
         "TILE": configuration.tile,
         "TILES": tiles,
         "SLOTS": grid.slots,
@@ -181,10 +215,9 @@ def _launch(call: RecurrenceCall) -> _Launch:
         "V2": padded_width(v.shape[3]),
         "WORK": tl.float16 if work == torch.float16 else tl.float32,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32x3",
-        "num_warps": configuration.warps,
     }
     rows = () if state is None else (state.k.float(), state.y.float())
-    return _Launch(tables, rows, work, constants)
+    return _Launch(tables, rows, work, constants, configuration.warps)
 
 
 def _walk(launch: _Launch, call: RecurrenceCall, flags: int) -> tuple[Any, ...]:

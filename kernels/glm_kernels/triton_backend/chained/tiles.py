@@ -19,12 +19,12 @@ HEADROOM = tl.constexpr(1)
 
 
 @triton.jit
-def older_slots(occupant, occupant_last, segment, slot, before, SLOTS: tl.constexpr):
+def older_slots(occupant, occupant_last, segment, slot, before, CASE: tl.constexpr):
     """The row in each slot when a chunk begins (else −1) and its last reader, of rows < `before` or from a state.
 
     Also whether there is any, so that a tile of free slots can be skipped.
     """
-    at = segment.to(tl.int64) * SLOTS + slot
+    at = segment.to(tl.int64) * CASE.SLOTS + slot
     held = tl.load(occupant + at)
     held = tl.where((held < before) | (held == -2), held, -1)
     reader = tl.where(held == -1, -1, tl.load(occupant_last + at))
@@ -32,40 +32,38 @@ def older_slots(occupant, occupant_last, segment, slot, before, SLOTS: tl.conste
 
 
 @triton.jit
-def slots_of(rows, occupant, segment, TILE: tl.constexpr, TILES: tl.constexpr, SLOTS: tl.constexpr):
+def slots_of(rows, occupant, segment, CASE: tl.constexpr):
     """The slots in which rows stand when a chunk (`segment`) begins, −1 for those in none."""
-    s = tl.arange(0, TILE)
+    s = tl.arange(0, CASE.TILE)
     slot = rows * 0 - 1
-    for tile in tl.range(0, TILES, num_stages=1):
-        held = tl.load(occupant + segment.to(tl.int64) * SLOTS + tile * TILE + s)
-        slot = tl.maximum(slot, tl.max(tl.where(held[None, :] == rows[:, None], (tile * TILE + s)[None, :], -1), 1))
+    for tile in tl.range(0, CASE.TILES, num_stages=1):
+        held = tl.load(occupant + segment.to(tl.int64) * CASE.SLOTS + tile * CASE.TILE + s)
+        found = tl.where(held[None, :] == rows[:, None], (tile * CASE.TILE + s)[None, :], -1)
+        slot = tl.maximum(slot, tl.max(found, 1))
     return slot
 
 
 @triton.jit
-def older_keys(
-    k, state_k, held, sequence, h, H, slot, lane, STATE_SLOTS: tl.constexpr, K: tl.constexpr, K2: tl.constexpr
-):  # fmt: skip
+def older_keys(k, state_k, held, sequence, h, H, slot, lane, CASE: tl.constexpr):
     """The keys `[TILE, K2]` of a tile of slots."""
-    return load_slots(k, state_k, held, sequence, h, H, slot, lane, STATE_SLOTS, K, K2, k.dtype.element_ty)
+    return load_slots(
+        k, state_k, held, sequence, h, H, slot, lane, CASE.STATE_SLOTS, CASE.K, CASE.K2, k.dtype.element_ty
+    )
 
 
 @triton.jit
-def older_outputs(
-    y, residual, state_y, held, sequence, h, H, slot, lane,
-    STATE_SLOTS: tl.constexpr, V: tl.constexpr, V2: tl.constexpr, WORK: tl.constexpr,
-):  # fmt: skip
+def older_outputs(y, residual, state_y, held, sequence, h, H, slot, lane, CASE: tl.constexpr):
     """As `fine_in_units`, the outputs `[TILE, V2]` of a tile of slots, and the largest of them (0 without a state)."""
-    at, mask = token_places(held, h, H, lane, V), lanes((held >= 0)[:, None], lane, V, V2)
+    at, mask = token_places(held, h, H, lane, CASE.V), lanes((held >= 0)[:, None], lane, CASE.V, CASE.V2)
     largest = 0.0
-    if STATE_SLOTS > 0:
+    if CASE.STATE_SLOTS > 0:
         outputs = fine(y + at, residual + at, mask)
-        outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, STATE_SLOTS, V, V2)
+        outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, CASE.STATE_SLOTS, CASE.V, CASE.V2)
         largest = largest_of(outputs)
-        unit, inverse = unit_in(largest, HEADROOM, WORK)
-        high, low = parts(outputs * inverse, WORK, False)
+        unit, inverse = unit_in(largest, HEADROOM, CASE.WORK)
+        high, low = parts(outputs * inverse, CASE.WORK, False)
     else:
-        high, low, unit = fine_in_units(y + at, residual + at, HEADROOM, mask, WORK)
+        high, low, unit = fine_in_units(y + at, residual + at, HEADROOM, mask, CASE.WORK)
     return high, low, unit, largest
 
 

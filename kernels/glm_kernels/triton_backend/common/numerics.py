@@ -107,18 +107,24 @@ def dot_factor(a, x, acc, FINE: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl
 
 
 @triton.jit
-def inverse_less_identity(p, DOUBLINGS: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
-    """(I − P)^-1 − I of a strictly triangular P of 2^DOUBLINGS rows, by (I + P)(I + P²)(I + P⁴)…
+def inverse_less_identity(p, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
+    """(I − P)^-1 − I of a strictly triangular P, whose rows are a power of two, by (I + P)(I + P²)(I + P⁴)…
 
     Without the identity, whose product with a right-hand side need not be rounded to the operand dtype.
     """
     power = p
     total = p
-    for _ in tl.static_range(DOUBLINGS - 1):
+    for _ in tl.static_range(_doublings(p.shape[0]) - 1):
         factor_ = power.to(DTYPE)
         power = tl.dot(factor_, factor_, input_precision=PRECISION)
         total = total + power + tl.dot(total.to(DTYPE), power.to(DTYPE), input_precision=PRECISION)
     return total
+
+
+@triton.constexpr_function
+def _doublings(rows):
+    """How often 1 is doubled to become `rows`, a power of two."""
+    return rows.bit_length() - 1
 
 
 # Units of 16-bit numbers -------------------------------------------------------------------------------------------

@@ -21,6 +21,11 @@ def padded_width(width: int) -> int:
     return max(_NARROWEST, 1 << (width - 1).bit_length())
 
 
+def product_width(width: int) -> int:
+    """Lanes of a tile for rows of `width` numbers that tensor cores can work with."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
 @triton.jit
 def segment_at(segments, n):
     """Of segment n of `Tables.segments`: first token, token after its sequence's last, number within it, sequence."""

@@ -24,8 +24,7 @@ def step_pass(
     q, k, v, d, y, state_k, state_y, position, reads, slot_of, partial, cos, sin,
     q_n, q_h, k_n, k_h, v_n, v_h, d_n, d_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, angle_n,
     H, room, entries, words, period, scale,
-    MODE: tl.constexpr, PARTS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    ROTATED: tl.constexpr, ATTENTION: tl.constexpr, OVERLAP: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+    CASE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N, PARTS); every part reads BLOCKS · BLOCK of the `entries` that a row may read.
 
@@ -38,27 +37,27 @@ def step_pass(
     """
     begin_after_others(OVERLAP)
     h, n, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    vv = tl.arange(0, V2)
-    kk = tl.arange(0, K2)
+    vv = tl.arange(0, CASE.V2)
+    kk = tl.arange(0, CASE.K2)
     at = _seen(position, n)
     there = at < room
     place = _folded(at, period)
     cos, sin = cos + n * angle_n, sin + n * angle_n
-    q_row = _turned(q + n * q_n + h * q_h, cos, sin, K, K2, ROTATED) * scale
-    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < V, other=0.0).to(tl.float32)
-    if ATTENTION:
-        own = tl.sum(q_row * _turned(k + n * k_n + h * k_h, cos, sin, K, K2, ROTATED), 0)
+    q_row = _turned(q + n * q_n + h * q_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED) * scale
+    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    if CASE.ATTENTION:
+        own = tl.sum(q_row * _turned(k + n * k_n + h * k_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED), 0)
     else:
         own = tl.load(d + n * d_n + h * d_h).to(tl.float32)
     top = tl.where(part == 0, own, float("-inf"))
     total = tl.where(part == 0, 1.0, 0.0)
     mixed = tl.where(part == 0, value, 0.0)
-    for block in range(BLOCKS):
-        entry = (part * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
-        if MODE == BY_MASK:
+    for block in range(CASE.BLOCKS):
+        entry = (part * CASE.BLOCKS + block) * CASE.BLOCK + tl.arange(0, CASE.BLOCK)
+        if CASE.MODE == BY_MASK:
             word = tl.load(reads + place * words + entry // 32, mask=there & (entry < entries), other=0)
             slot, read = entry, ((word >> (entry % 32)) & 1) != 0
-        elif MODE == BY_POSITION:
+        elif CASE.MODE == BY_POSITION:
             slot, read = entry, there & (entry < at)
         else:
             slot = at - tl.load(reads + entry, mask=entry < entries, other=0)
@@ -66,11 +65,11 @@ def step_pass(
         # Slots that are not read may hold anything, NaN included: they are not even loaded.
         keys = tl.load(
             state_k + n * state_k_n + h * state_k_h + slot.to(tl.int64)[:, None] * state_k_s + kk[None, :],
-            mask=read[:, None] & (kk < K)[None, :], other=0.0,
+            mask=read[:, None] & (kk < CASE.K)[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
         rows = tl.load(
             state_y + n * state_y_n + h * state_y_h + slot.to(tl.int64)[:, None] * state_y_s + vv[None, :],
-            mask=read[:, None] & (vv < V)[None, :], other=0.0,
+            mask=read[:, None] & (vv < CASE.V)[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
         score = tl.where(read, tl.sum(keys * q_row[None, :], 1), float("-inf"))
         higher = tl.maximum(top, tl.max(score, 0))
@@ -79,17 +78,17 @@ def step_pass(
         total = total * fade + tl.sum(weight, 0)
         mixed = mixed * fade + tl.sum(weight[:, None] * rows, 0)
         top = higher
-    if PARTS == 1:
+    if CASE.PARTS == 1:
         _finish(
             mixed / total, value, k + n * k_n + h * k_h, cos, sin, y, state_k, state_y, position, slot_of, at, place,
             n, h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
-            MODE, K, V, K2, V2, ROTATED, ATTENTION,
+            CASE,
         )  # fmt: skip
     else:
-        to = partial + ((n * H + h) * PARTS + part) * (V + 2)
-        tl.store(to + vv, mixed, mask=vv < V)
-        tl.store(to + V, total)
-        tl.store(to + V + 1, top)
+        to = partial + ((n * H + h) * CASE.PARTS + part) * (CASE.V + 2)
+        tl.store(to + vv, mixed, mask=vv < CASE.V)
+        tl.store(to + CASE.V, total)
+        tl.store(to + CASE.V + 1, top)
 
 
 @triton.jit
@@ -97,24 +96,23 @@ def combine_pass(
     k, v, y, state_k, state_y, position, slot_of, partial, cos, sin,
     k_n, k_h, v_n, v_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, angle_n,
     H, room, period,
-    MODE: tl.constexpr, PARTS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    ROTATED: tl.constexpr, ATTENTION: tl.constexpr, OVERLAP: tl.constexpr,
+    CASE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N): finishes rows from the PARTS (a power of two) parts of each."""
     begin_after_others(OVERLAP)
     h, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    parts, vv = tl.arange(0, PARTS), tl.arange(0, V2)
+    parts, vv = tl.arange(0, CASE.PARTS), tl.arange(0, CASE.V2)
     at = _seen(position, n)
-    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < V, other=0.0).to(tl.float32)
-    of_part = partial + ((n * H + h) * PARTS + parts) * (V + 2)
-    mixed = tl.load(of_part[:, None] + vv[None, :], mask=(parts >= 0)[:, None] & (vv < V)[None, :], other=0.0)
-    total, top = tl.load(of_part + V), tl.load(of_part + V + 1)
+    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    of_part = partial + ((n * H + h) * CASE.PARTS + parts) * (CASE.V + 2)
+    mixed = tl.load(of_part[:, None] + vv[None, :], mask=(parts >= 0)[:, None] & (vv < CASE.V)[None, :], other=0.0)
+    total, top = tl.load(of_part + CASE.V), tl.load(of_part + CASE.V + 1)
     fade = tl.exp(top - tl.max(top, 0))
     row = tl.sum(fade[:, None] * mixed, 0) / tl.sum(fade * total, 0)
     _finish(
         row, value, k + n * k_n + h * k_h, cos + n * angle_n, sin + n * angle_n, y, state_k, state_y, position, slot_of,
         at, _folded(at, period), n, h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
-        MODE, K, V, K2, V2, ROTATED, ATTENTION,
+        CASE,
     )  # fmt: skip
 
 
@@ -151,31 +149,30 @@ def _turned(x, cos, sin, K: tl.constexpr, K2: tl.constexpr, ROTATED: tl.constexp
 def _finish(
     row, value, k, cos, sin, y, state_k, state_y, position, slot_of, at, place, n, h,
     state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
-    MODE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    ROTATED: tl.constexpr, ATTENTION: tl.constexpr,
+    CASE: tl.constexpr,
 ):  # fmt: skip
     """Stores a head's output and puts key and output (or value) in the row's slot; the last head advances the position.
 
     Without room for the row the output is NaN, and the state is left alone.
     """
-    kk, vv = tl.arange(0, K2), tl.arange(0, V2)
+    kk, vv = tl.arange(0, CASE.K2), tl.arange(0, CASE.V2)
     there = at < room
     row = tl.where(there, row, float("nan"))
-    key = _turned(k, cos, sin, K, K2, ROTATED)
+    key = _turned(k, cos, sin, CASE.K, CASE.K2, CASE.ROTATED)
     kept = row
-    if ATTENTION:
+    if CASE.ATTENTION:
         kept = value
     slot = at
-    if MODE == BY_MASK:
+    if CASE.MODE == BY_MASK:
         slot = tl.load(slot_of + place, mask=there, other=0)
     slot = slot.to(tl.int64)
     # The slot may be one that the row has just read for the last time, in another thread.
     tl.debug_barrier()
-    tl.store(y + (n * H + h) * V + vv, row.to(y.dtype.element_ty), mask=vv < V)
+    tl.store(y + (n * H + h) * CASE.V + vv, row.to(y.dtype.element_ty), mask=vv < CASE.V)
     to_k = state_k + n * state_k_n + h * state_k_h + slot * state_k_s
     to_y = state_y + n * state_y_n + h * state_y_h + slot * state_y_s
-    tl.store(to_k + kk, key.to(state_k.dtype.element_ty), mask=there & (kk < K))
-    tl.store(to_y + vv, kept.to(state_y.dtype.element_ty), mask=there & (vv < V))
+    tl.store(to_k + kk, key.to(state_k.dtype.element_ty), mask=there & (kk < CASE.K))
+    tl.store(to_y + vv, kept.to(state_y.dtype.element_ty), mask=there & (vv < CASE.V))
     # Heads are counted in the upper half of the position: only when all have read the lower half may it change.
     one = tl.full((), 1 << 32, tl.int64)
     before = tl.atomic_add(position + n, one, sem="relaxed", scope="gpu")

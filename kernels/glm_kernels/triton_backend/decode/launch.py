@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from glm_kernels.patterns import Dense, Lifetime, Offsets, Pattern
 from glm_kernels.patterns.slots import distances, horizon, period, read_masks, slot_tables
 from glm_kernels.rotation import Angles
 from glm_kernels.state import RecurrenceState
+from glm_kernels.triton_backend.common.constants import Constants
 from glm_kernels.triton_backend.decode.kernels import (
     BY_DISTANCE,
     BY_MASK,
@@ -51,6 +53,29 @@ def _configuration(programs: int, entries: int) -> _Configuration:
     few = min(triton.cdiv(FILLING, programs), entries // 24) if programs < FILLING // 2 else 1
     parts = triton.next_power_of_2(max(1, few, triton.cdiv(entries, 2048)))
     return _Configuration(16 if parts > 1 else 32, 4, parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Case(Constants):
+    """What the kernels of a recurrence's step are compiled for."""
+
+    MODE: tl.constexpr
+    """BY_MASK, BY_POSITION or BY_DISTANCE: how a row's reads are looked up."""
+    PARTS: tl.constexpr
+    """Programs that share the reads of a row."""
+    K: tl.constexpr
+    V: tl.constexpr
+    K2: tl.constexpr
+    """Lanes of a key: K, padded."""
+    V2: tl.constexpr
+    ROTATED: tl.constexpr
+    """Whether q and k are turned by angles."""
+    ATTENTION: tl.constexpr
+    """Whether the own row weighs as its query and key say, and v is kept."""
+    BLOCK: tl.constexpr = 0
+    """Of `step_pass`: slots that a program reads at once."""
+    BLOCKS: tl.constexpr = 0
+    """Of `step_pass`: how often it does."""
 
 
 @dataclass(frozen=True)
@@ -112,19 +137,21 @@ def step(
     constants = {
         "MODE": reads.mode, "PARTS": parts, "K": key_dim, "V": value_dim,
         "K2": triton.next_power_of_2(key_dim), "V2": triton.next_power_of_2(value_dim),
-        "ROTATED": angles is not None, "ATTENTION": d is None, **options(q.device),
+        "ROTATED": angles is not None, "ATTENTION": d is None,
     }  # fmt: skip
+    overlap = options(q.device)
     step_pass[(heads, documents, parts)](
         q, k, v, q if d is None else d, y, state.k, state.y, state.position, reads.table, reads.slot_of, partial,
         cos, sin,
         *q_strides, *k_strides, *v_strides, *d_strides, *of_state,
         heads, room, reads.entries, reads.words, period(pattern), scale,
-        BLOCK=block, BLOCKS=triton.cdiv(reads.entries, parts * block), num_warps=configuration.warps, **constants,
+        CASE=Case.of(**constants, BLOCK=block, BLOCKS=triton.cdiv(reads.entries, parts * block)),
+        num_warps=configuration.warps, **overlap,
     )  # fmt: skip
     if parts > 1:
         combine_pass[(heads, documents)](
             k, v, y, state.k, state.y, state.position, reads.slot_of, partial, cos, sin,
-            *k_strides, *v_strides, *of_state, heads, room, period(pattern), **constants,
+            *k_strides, *v_strides, *of_state, heads, room, period(pattern), CASE=Case.of(**constants), **overlap,
         )  # fmt: skip
     return y, state
 

@@ -36,69 +36,59 @@ from glm_kernels.triton_backend.segmented.maps import store_affine, store_segmen
 @triton.jit
 def adjoint_pass(
     q, k, lse, grad, z, unit, row_map, segment_map, segment_add, state_k,
-    last, occupant, occupant_last, segments, ends, H, scale,
-    C: tl.constexpr, CHUNKS: tl.constexpr, DOUBLINGS: tl.constexpr, S: tl.constexpr, STATE_SLOTS: tl.constexpr,
-    END_LINES: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    DTYPE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    last, occupant, occupant_last, segments, ends, H, scale, CASE: tl.constexpr,
 ):  # fmt: skip
     """Grid (segments, H). Shapes as in `segment_pass`, with G for v and z for y."""
     segment, h = tl.program_id(0), tl.program_id(1)
-    SPLIT: tl.constexpr = DTYPE == tl.bfloat16
+    SPLIT: tl.constexpr = CASE.DTYPE == tl.bfloat16
     WEIGHT: tl.constexpr = row_map.dtype.element_ty
     begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
     if begin >= end:
         return
     sequence = tl.load(segments + segment * 4 + 3)
-    r, s, kk, vv = tl.arange(0, C), tl.arange(0, S), tl.arange(0, K2), tl.arange(0, V2)
+    r, s, kk, vv = tl.arange(0, CASE.C), tl.arange(0, CASE.S), tl.arange(0, CASE.K2), tl.arange(0, CASE.V2)
     identity = (r[:, None] == r[None, :]).to(tl.float32)
-    add = tl.zeros((V2, S), tl.float32)
+    add = tl.zeros((CASE.V2, CASE.S), tl.float32)
     map_ = (s[:, None] == s[None, :]).to(tl.float32)
-    slots = occupant + (segment * CHUNKS).to(tl.int64) * S + s
-    following = tl.load(occupant + (ends + segment * END_LINES).to(tl.int64) * S + s)
-    for step in tl.range(0, CHUNKS, num_stages=STAGES):
-        chunk = CHUNKS - 1 - step
-        first = begin + chunk * C
-        rows = first + r
-        there = rows < end
-        at = first.to(tl.int64) * H + h + r * H
-        held = tl.load(slots + chunk * S)
-        q_c = load_tokens(q, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
-        k_c = load_tokens(k, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
-        g_c = load_tokens(grad, first, r, h, H, vv, there[:, None], V, V2).to(DTYPE)
+    slots = occupant + (segment * CASE.CHUNKS).to(tl.int64) * CASE.S + s
+    following = tl.load(occupant + (ends + segment * CASE.END_LINES).to(tl.int64) * CASE.S + s)
+    for step in tl.range(0, CASE.CHUNKS, num_stages=CASE.STAGES):
+        chunk = CASE.CHUNKS - 1 - step
+        first, rows, there, at, held, q_c, k_c = chunk_at(chunk, begin, end, q, k, slots, r, h, H, kk, CASE)
+        g_c = load_tokens(grad, first, r, h, H, vv, there[:, None], CASE.V, CASE.V2).to(CASE.DTYPE)
         lse_c = tl.load(lse + at, mask=there, other=0.0)
         last_c = tl.load(last + rows, mask=there, other=-1)
-        last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
-        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2, DTYPE)
+        last_s = tl.load(occupant_last + (segment * CASE.CHUNKS + chunk).to(tl.int64) * CASE.S + s)
+        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, CASE.STATE_SLOTS, CASE.K, CASE.K2, CASE.DTYPE)
 
-        p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, C, PRECISION)
-        inverse = inverse_less_identity(p, DOUBLINGS, WEIGHT, PRECISION)
+        p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, CASE.C, CASE.PRECISION)
+        inverse = inverse_less_identity(p, WEIGHT, CASE.PRECISION)
         # What rows that stay in slots have received, as the rows of the chunk see it.
         enters = following[:, None] == rows[None, :]
-        received = tl.dot(enters.to(WEIGHT), inverse.to(WEIGHT), acc=enters.to(tl.float32), input_precision=PRECISION)
+        received = tl.dot(
+            enters.to(WEIGHT), inverse.to(WEIGHT), acc=enters.to(tl.float32), input_precision=CASE.PRECISION
+        )
         g_t, whole = tl.trans(g_c), inverse + identity
-        z_c = dot_fine(g_t, whole, tl.zeros((V2, C), tl.float32), PRECISION)
-        z_c = fine_dot_fine(add, received, z_c, SPLIT, PRECISION)
-        z_map = tl.dot(map_.to(WEIGHT), received.to(WEIGHT), input_precision=PRECISION).to(WEIGHT)
-        store_affine(z_map, z_c, row_map, unit, z, first, r, there, h, H, s, vv, S, V, V2)
+        z_c = dot_fine(g_t, whole, tl.zeros((CASE.V2, CASE.C), tl.float32), CASE.PRECISION)
+        z_c = fine_dot_fine(add, received, z_c, SPLIT, CASE.PRECISION)
+        z_map = tl.dot(map_.to(WEIGHT), received.to(WEIGHT), input_precision=CASE.PRECISION).to(WEIGHT)
+        store_affine(z_map, z_c, row_map, unit, z, first, r, there, h, H, s, vv, CASE.S, CASE.V, CASE.V2)
 
         stays = ((following == held) & (held != -1))[None, :] & (s[:, None] == s[None, :])
         sent = p_s.to(WEIGHT)
-        kept = tl.dot(received.to(WEIGHT), sent, acc=stays.to(tl.float32), input_precision=PRECISION)
-        put = tl.dot(inverse.to(WEIGHT), sent, acc=p_s, input_precision=PRECISION)
-        add = fine_dot_fine(add, kept, dot_fine(g_t, put, tl.zeros((V2, S), tl.float32), PRECISION), SPLIT, PRECISION)
-        map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=PRECISION)
+        kept = tl.dot(received.to(WEIGHT), sent, acc=stays.to(tl.float32), input_precision=CASE.PRECISION)
+        put = tl.dot(inverse.to(WEIGHT), sent, acc=p_s, input_precision=CASE.PRECISION)
+        put = dot_fine(g_t, put, tl.zeros((CASE.V2, CASE.S), tl.float32), CASE.PRECISION)
+        add = fine_dot_fine(add, kept, put, SPLIT, CASE.PRECISION)
+        map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=CASE.PRECISION)
         following = held
-    store_segment(map_, add, segment_map, segment_add, segment, h, H, s, vv, S, V)
+    store_segment(map_, add, segment_map, segment_add, segment, h, H, s, vv, CASE.S, CASE.V)
 
 
 @triton.jit
 def gradient_pass(
     q, k, v, d, y, lse, unit, row_map, boundary, state_k, state_y, dq, dk, dv, dd, segment_dk,
-    last, occupant, occupant_last, segments, H, scale,
-    C: tl.constexpr, CHUNKS: tl.constexpr, S: tl.constexpr, STATE_SLOTS: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    last, occupant, occupant_last, segments, H, scale, CASE: tl.constexpr,
 ):  # fmt: skip
     """Grid (segments, H). boundary `[segments, H, S, V]`: adjoints at each segment's end; segment_dk `[…, S, K]`.
 
@@ -107,62 +97,56 @@ def gradient_pass(
     """
     segment, h = tl.program_id(0), tl.program_id(1)
     WEIGHT: tl.constexpr = row_map.dtype.element_ty
-    STEPS: tl.constexpr = CHUNKS * C // ROWS
+    STEPS: tl.constexpr = CASE.CHUNKS * CASE.C // CASE.ROWS
     begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
     if begin >= end:
         return
     sequence = tl.load(segments + segment * 4 + 3)
-    r, s, kk, vv = tl.arange(0, ROWS), tl.arange(0, S), tl.arange(0, K2), tl.arange(0, BLOCK)
-    of_segment = (segment.to(tl.int64) * H + h) * S + s[:, None]
+    r, s, kk, vv = tl.arange(0, CASE.ROWS), tl.arange(0, CASE.S), tl.arange(0, CASE.K2), tl.arange(0, CASE.BLOCK)
+    of_segment = (segment.to(tl.int64) * H + h) * CASE.S + s[:, None]
     adjoints, units = (), ()
-    for block in tl.static_range(V2 // BLOCK):
-        lane = block * BLOCK + vv
-        loaded = tl.load(boundary + of_segment * V + lane[None, :], mask=(lane < V)[None, :], other=0.0)
+    for block in tl.static_range(CASE.V2 // CASE.BLOCK):
+        lane = block * CASE.BLOCK + vv
+        loaded = tl.load(boundary + of_segment * CASE.V + lane[None, :], mask=(lane < CASE.V)[None, :], other=0.0)
         loaded, adjoint_unit = in_units(loaded, 0, WEIGHT)
         adjoints, units = adjoints + (loaded,), units + (adjoint_unit,)  # noqa: RUF005 - Triton's tuples
-    carried = tl.zeros((S, K2), tl.float32)
-    slots = occupant + (segment * CHUNKS).to(tl.int64) * S + s
-    following = tl.load(slots + CHUNKS * S)
-    for step in tl.range(0, STEPS, num_stages=STAGES):
-        chunk = (STEPS - 1 - step) * (ROWS // C)
-        first = begin + chunk * C
-        rows = first + r
-        there = rows < end
-        at = first.to(tl.int64) * H + h + r * H
-        held = tl.load(slots + chunk * S)
-        q_c = load_tokens(q, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
-        k_c = load_tokens(k, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
-        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2, DTYPE)
+    carried = tl.zeros((CASE.S, CASE.K2), tl.float32)
+    slots = occupant + (segment * CASE.CHUNKS).to(tl.int64) * CASE.S + s
+    following = tl.load(slots + CASE.CHUNKS * CASE.S)
+    for step in tl.range(0, STEPS, num_stages=CASE.STAGES):
+        chunk = (STEPS - 1 - step) * (CASE.ROWS // CASE.C)
+        first, rows, there, at, held, q_c, k_c = chunk_at(chunk, begin, end, q, k, slots, r, h, H, kk, CASE)
+        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, CASE.STATE_SLOTS, CASE.K, CASE.K2, CASE.DTYPE)
         d_c = tl.load(d + at, mask=there, other=0.0).to(tl.float32)
         lse_c = tl.load(lse + at, mask=there, other=0.0)
         unit_c = tl.load(unit + at, mask=there, other=0.0)
         last_c = tl.load(last + rows, mask=there, other=-1)
-        last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
-        z_map = tl.load(places(row_map, first, r, h, H, s, S), mask=there[:, None], other=0.0)
+        last_s = tl.load(occupant_last + (segment * CASE.CHUNKS + chunk).to(tl.int64) * CASE.S + s)
+        z_map = tl.load(places(row_map, first, r, h, H, s, CASE.S), mask=there[:, None], other=0.0)
 
-        p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, ROWS, PRECISION)
+        p, p_s = weights_again(q_c, k_c, k_s, lse_c, rows, last_c, last_s, scale, CASE.ROWS, CASE.PRECISION)
         alpha = tl.exp2(less(d_c * LOG2_E, lse_c))
-        dp, dp_s = tl.zeros((ROWS, ROWS), tl.float32), tl.zeros((ROWS, S), tl.float32)
-        dalpha = tl.zeros((ROWS,), tl.float32)
-        for block in tl.static_range(V2 // BLOCK):
-            lane = block * BLOCK + vv
-            in_v = lanes(there[:, None], lane, V, V2)
-            v_c = load_tokens(v, first, r, h, H, lane, there[:, None], V, V2).to(DTYPE)
-            y_c = load_tokens(y, first, r, h, H, lane, there[:, None], V, V2).to(DTYPE)
+        dp, dp_s = tl.zeros((CASE.ROWS, CASE.ROWS), tl.float32), tl.zeros((CASE.ROWS, CASE.S), tl.float32)
+        dalpha = tl.zeros((CASE.ROWS,), tl.float32)
+        for block in tl.static_range(CASE.V2 // CASE.BLOCK):
+            lane = block * CASE.BLOCK + vv
+            in_v = lanes(there[:, None], lane, CASE.V, CASE.V2)
+            v_c = load_tokens(v, first, r, h, H, lane, there[:, None], CASE.V, CASE.V2).to(CASE.DTYPE)
+            y_c = load_tokens(y, first, r, h, H, lane, there[:, None], CASE.V, CASE.V2).to(CASE.DTYPE)
             y_s = load_slots(
-                y, state_y, held, sequence, h, H, s, lane, STATE_SLOTS, V, V2,
-                DTYPE if STATE_SLOTS == 0 else tl.float32,
+                y, state_y, held, sequence, h, H, s, lane, CASE.STATE_SLOTS, CASE.V, CASE.V2,
+                CASE.DTYPE if CASE.STATE_SLOTS == 0 else tl.float32,
             )  # fmt: skip
-            at_dv = places(dv, first, r, h, H, lane, V)
+            at_dv = places(dv, first, r, h, H, lane, CASE.V)
             alone = unpacked(tl.load(at_dv, mask=in_v, other=0.0), unit_c)
-            z_c = alone + tl.dot(z_map, adjoints[block], input_precision=PRECISION) * units[block]
+            z_c = alone + tl.dot(z_map, adjoints[block], input_precision=CASE.PRECISION) * units[block]
             tl.store(at_dv, (z_c * alpha[:, None]).to(dv.dtype.element_ty), mask=in_v)
             dalpha += tl.sum(z_c * v_c.to(tl.float32), 1)
-            dp = fine_dot(z_c, tl.trans(y_c), dp, PRECISION)
-            if STATE_SLOTS == 0:
-                dp_s = fine_dot(z_c, tl.trans(y_s), dp_s, PRECISION)
+            dp = fine_dot(z_c, tl.trans(y_c), dp, CASE.PRECISION)
+            if CASE.STATE_SLOTS == 0:
+                dp_s = fine_dot(z_c, tl.trans(y_s), dp_s, CASE.PRECISION)
             else:
-                dp_s = fine_dot_fine(z_c, tl.trans(y_s), dp_s, DTYPE == tl.bfloat16, PRECISION)
+                dp_s = fine_dot_fine(z_c, tl.trans(y_s), dp_s, CASE.DTYPE == tl.bfloat16, CASE.PRECISION)
 
         average = alpha * dalpha + tl.sum(p * dp, 1) + tl.sum(p_s * dp_s, 1)
         # α (∂α − average): written so that it loses nothing where the input has almost all weight.
@@ -170,18 +154,32 @@ def gradient_pass(
         tl.store(dd + at, (alpha * rest).to(dd.dtype.element_ty), mask=there)
         ds = scale * p * (dp - average[:, None])
         ds_s = scale * p_s * (dp_s - average[:, None])
-        dq_c = fine_dot(ds, k_c, tl.zeros((ROWS, K2), tl.float32), PRECISION)
-        dq_c = fine_dot(ds_s, k_s, dq_c, PRECISION)
-        store_tokens(dq, first, r, h, H, kk, there[:, None], dq_c, K, K2)
+        dq_c = fine_dot(ds, k_c, tl.zeros((CASE.ROWS, CASE.K2), tl.float32), CASE.PRECISION)
+        dq_c = fine_dot(ds_s, k_s, dq_c, CASE.PRECISION)
+        store_tokens(dq, first, r, h, H, kk, there[:, None], dq_c, CASE.K, CASE.K2)
 
         enters = following[None, :] == rows[:, None]
-        dk_c = dot_fine(enters.to(DTYPE), carried, tl.zeros((ROWS, K2), tl.float32), PRECISION)
-        dk_c = fine_dot(tl.trans(ds), q_c, dk_c, PRECISION)
-        store_tokens(dk, first, r, h, H, kk, there[:, None], dk_c, K, K2)
+        dk_c = dot_fine(enters.to(CASE.DTYPE), carried, tl.zeros((CASE.ROWS, CASE.K2), tl.float32), CASE.PRECISION)
+        dk_c = fine_dot(tl.trans(ds), q_c, dk_c, CASE.PRECISION)
+        store_tokens(dk, first, r, h, H, kk, there[:, None], dk_c, CASE.K, CASE.K2)
         stays = ((following == held) & (held != -1))[:, None]
-        carried = fine_dot(tl.trans(ds_s), q_c, tl.where(stays, carried, 0.0), PRECISION)
+        carried = fine_dot(tl.trans(ds_s), q_c, tl.where(stays, carried, 0.0), CASE.PRECISION)
         following = held
-    tl.store(segment_dk + of_segment * K + kk[None, :], carried, mask=(kk < K)[None, :])
+    tl.store(segment_dk + of_segment * CASE.K + kk[None, :], carried, mask=(kk < CASE.K)[None, :])
+
+
+@triton.jit
+def chunk_at(chunk, begin, end, q, k, slots, r, h, H, kk, CASE: tl.constexpr):
+    """Of a chunk: its first row, its rows, which of them are there, where those stand in tensors `[rows, H]`, the rows
+    that its slots hold, queries and keys."""
+    first = begin + chunk * CASE.C
+    rows = first + r
+    there = rows < end
+    at = first.to(tl.int64) * H + h + r * H
+    held = tl.load(slots + chunk * CASE.S)
+    q_c = load_tokens(q, first, r, h, H, kk, there[:, None], CASE.K, CASE.K2).to(CASE.DTYPE)
+    k_c = load_tokens(k, first, r, h, H, kk, there[:, None], CASE.K, CASE.K2).to(CASE.DTYPE)
+    return first, rows, there, at, held, q_c, k_c
 
 
 @triton.jit

@@ -33,11 +33,7 @@ from glm_kernels.triton_backend.segmented.maps import store_affine, store_segmen
 @triton.jit
 def segment_pass(
     q, k, v, d, y, lse, unit, row_map, segment_map, segment_add, state_k,
-    last, occupant, occupant_last, segments, ends, H, scale,
-    C: tl.constexpr, CHUNKS: tl.constexpr, DOUBLINGS: tl.constexpr, S: tl.constexpr, STATE_SLOTS: tl.constexpr,
-    END_LINES: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, V2: tl.constexpr,
-    DTYPE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    last, occupant, occupant_last, segments, ends, H, scale, CASE: tl.constexpr,
 ):  # fmt: skip
     """Grid (segments, H). y `[rows, H, V]`; row_map `[rows, H, S]`; segment_map and _add `[segments, H, S, S or V]`.
 
@@ -45,52 +41,53 @@ def segment_pass(
     are worked on in DTYPE. The rows in slots at a segment's end are line `ends` + segment · END_LINES of `occupant`.
     """
     segment, h = tl.program_id(0), tl.program_id(1)
-    SPLIT: tl.constexpr = DTYPE == tl.bfloat16
+    SPLIT: tl.constexpr = CASE.DTYPE == tl.bfloat16
     WEIGHT: tl.constexpr = row_map.dtype.element_ty
     begin, end = tl.load(segments + segment * 4), tl.load(segments + segment * 4 + 1)
     if begin >= end:
         return
     sequence = tl.load(segments + segment * 4 + 3)
-    r, s, kk, vv = tl.arange(0, C), tl.arange(0, S), tl.arange(0, K2), tl.arange(0, V2)
+    r, s, kk, vv = tl.arange(0, CASE.C), tl.arange(0, CASE.S), tl.arange(0, CASE.K2), tl.arange(0, CASE.V2)
     identity = (r[:, None] == r[None, :]).to(tl.float32)
-    add = tl.zeros((V2, S), tl.float32)
+    add = tl.zeros((CASE.V2, CASE.S), tl.float32)
     map_ = (s[:, None] == s[None, :]).to(tl.float32)
-    held = tl.load(occupant + (segment * CHUNKS).to(tl.int64) * S + s)
-    for chunk in tl.range(0, CHUNKS, num_stages=STAGES):
-        first = begin + chunk * C
+    held = tl.load(occupant + (segment * CASE.CHUNKS).to(tl.int64) * CASE.S + s)
+    for chunk in tl.range(0, CASE.CHUNKS, num_stages=CASE.STAGES):
+        first = begin + chunk * CASE.C
         rows = first + r
         there = rows < end
         at = first.to(tl.int64) * H + h + r * H
-        q_c = load_tokens(q, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
-        k_c = load_tokens(k, first, r, h, H, kk, there[:, None], K, K2).to(DTYPE)
-        v_c = load_tokens(v, first, r, h, H, vv, there[:, None], V, V2).to(DTYPE)
+        q_c = load_tokens(q, first, r, h, H, kk, there[:, None], CASE.K, CASE.K2).to(CASE.DTYPE)
+        k_c = load_tokens(k, first, r, h, H, kk, there[:, None], CASE.K, CASE.K2).to(CASE.DTYPE)
+        v_c = load_tokens(v, first, r, h, H, vv, there[:, None], CASE.V, CASE.V2).to(CASE.DTYPE)
         d_c = tl.load(d + at, mask=there, other=0.0).to(tl.float32)
         last_c = tl.load(last + rows, mask=there, other=-1)
-        last_s = tl.load(occupant_last + (segment * CHUNKS + chunk).to(tl.int64) * S + s)
-        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, STATE_SLOTS, K, K2, DTYPE)
-        line = tl.where(chunk == CHUNKS - 1, ends + segment * END_LINES, segment * CHUNKS + chunk + 1)
-        following = tl.load(occupant + line.to(tl.int64) * S + s)
+        last_s = tl.load(occupant_last + (segment * CASE.CHUNKS + chunk).to(tl.int64) * CASE.S + s)
+        k_s = load_slots(k, state_k, held, sequence, h, H, s, kk, CASE.STATE_SLOTS, CASE.K, CASE.K2, CASE.DTYPE)
+        line = tl.where(chunk == CASE.CHUNKS - 1, ends + segment * CASE.END_LINES, segment * CASE.CHUNKS + chunk + 1)
+        following = tl.load(occupant + line.to(tl.int64) * CASE.S + s)
 
-        alpha, p, p_s, top, total = normalised_weights(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, C, S, PRECISION)
-        tl.store(lse + at, log_norm(top, total, DTYPE, lse.dtype.element_ty), mask=there)
-        inverse = inverse_less_identity(p, DOUBLINGS, WEIGHT, PRECISION)
-        reach = tl.dot(p_s.to(WEIGHT), inverse.to(WEIGHT), acc=p_s, input_precision=PRECISION)
+        alpha, p, p_s, top, total = normalised_weights(q_c, k_c, k_s, d_c, rows, last_c, last_s, scale, CASE)
+        tl.store(lse + at, log_norm(top, total, CASE.DTYPE, lse.dtype.element_ty), mask=there)
+        inverse = inverse_less_identity(p, WEIGHT, CASE.PRECISION)
+        reach = tl.dot(p_s.to(WEIGHT), inverse.to(WEIGHT), acc=p_s, input_precision=CASE.PRECISION)
         own = (inverse + identity) * alpha[:, None]
         v_t = tl.trans(v_c)
-        out = dot_fine(v_t, own, tl.zeros((V2, C), tl.float32), PRECISION)
-        out = fine_dot_fine(add, reach, out, SPLIT, PRECISION)
-        out_map = tl.dot(map_.to(WEIGHT), reach.to(WEIGHT), input_precision=PRECISION).to(WEIGHT)
-        store_affine(out_map, out, row_map, unit, y, first, r, there, h, H, s, vv, S, V, V2)
+        out = dot_fine(v_t, own, tl.zeros((CASE.V2, CASE.C), tl.float32), CASE.PRECISION)
+        out = fine_dot_fine(add, reach, out, SPLIT, CASE.PRECISION)
+        out_map = tl.dot(map_.to(WEIGHT), reach.to(WEIGHT), input_precision=CASE.PRECISION).to(WEIGHT)
+        store_affine(out_map, out, row_map, unit, y, first, r, there, h, H, s, vv, CASE.S, CASE.V, CASE.V2)
 
         # What the slots hold next, from what they hold and the inputs: no need to wait for the rows.
         stays = ((following == held) & (held != -1))[None, :] & (s[:, None] == s[None, :])
-        enters = (following[None, :] == rows[:, None]).to(DTYPE)
-        kept = fine_dot(reach, enters, stays.to(tl.float32), PRECISION)
-        put = fine_dot(own, enters, tl.zeros((C, S), tl.float32), PRECISION)
-        add = fine_dot_fine(add, kept, dot_fine(v_t, put, tl.zeros((V2, S), tl.float32), PRECISION), SPLIT, PRECISION)
-        map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=PRECISION)
+        enters = (following[None, :] == rows[:, None]).to(CASE.DTYPE)
+        kept = fine_dot(reach, enters, stays.to(tl.float32), CASE.PRECISION)
+        put = fine_dot(own, enters, tl.zeros((CASE.C, CASE.S), tl.float32), CASE.PRECISION)
+        put = dot_fine(v_t, put, tl.zeros((CASE.V2, CASE.S), tl.float32), CASE.PRECISION)
+        add = fine_dot_fine(add, kept, put, SPLIT, CASE.PRECISION)
+        map_ = tl.dot(map_.to(WEIGHT), kept.to(WEIGHT), input_precision=CASE.PRECISION)
         held = following
-    store_segment(map_, add, segment_map, segment_add, segment, h, H, s, vv, S, V)
+    store_segment(map_, add, segment_map, segment_add, segment, h, H, s, vv, CASE.S, CASE.V)
 
 
 @triton.jit
@@ -155,25 +152,23 @@ def output_pass(
 
 
 @triton.jit
-def normalised_weights(
-    q, k, k_old, d, rows, last, last_old, scale, C: tl.constexpr, S: tl.constexpr, PRECISION: tl.constexpr
-):  # fmt: skip
+def normalised_weights(q, k, k_old, d, rows, last, last_old, scale, CASE: tl.constexpr):
     """α `[C]`, Pᵀ `[C, C]`, P_Sᵀ `[S, C]`, and every row's softmax denominator, its maximum's logarithm and its rest.
 
     Row i's weights, on its input, on rows of its chunk and on older rows, stand in column i. They are computed that
     way round, since transposing a fresh product is not safe (Triton 3.4 to 3.7 on Hopper).
     """
-    q_t, r = tl.trans(q), tl.arange(0, C)
-    inside = tl.dot(k, q_t, input_precision=PRECISION) * (scale * LOG2_E)
+    q_t, r = tl.trans(q), tl.arange(0, CASE.C)
+    inside = tl.dot(k, q_t, input_precision=CASE.PRECISION) * (scale * LOG2_E)
     inside = tl.where((r[:, None] < r[None, :]) & (rows[None, :] <= last[:, None]), inside, float("-inf"))
-    older = tl.dot(k_old, q_t, input_precision=PRECISION) * (scale * LOG2_E)
+    older = tl.dot(k_old, q_t, input_precision=CASE.PRECISION) * (scale * LOG2_E)
     older = tl.where(rows[None, :] <= last_old[:, None], older, float("-inf"))
     d *= LOG2_E
-    top = tl.maximum(d, _columns(inside, older, C == S, True))
+    top = tl.maximum(d, _columns(inside, older, CASE.C == CASE.S, True))
     inside = tl.exp2(inside - top[None, :])
     older = tl.exp2(older - top[None, :])
     own = tl.exp2(d - top)
-    total = own + _columns(inside, older, C == S, False)
+    total = own + _columns(inside, older, CASE.C == CASE.S, False)
     norm = 1.0 / total
     return own * norm, inside * norm[None, :], older * norm[None, :], top, total
 

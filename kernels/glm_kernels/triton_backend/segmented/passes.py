@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from glm_kernels.triton_backend.common.constants import Constants
 from glm_kernels.triton_backend.common.late_keys import late_key_pass
 from glm_kernels.triton_backend.common.softmax import norm_dtype
 from glm_kernels.triton_backend.common.tables import Grid, Tables
+from glm_kernels.triton_backend.common.tiles import product_width
 from glm_kernels.triton_backend.segmented.backward import adjoint_pass, gradient_pass
 from glm_kernels.triton_backend.segmented.forward import boundary_pass, output_pass, segment_pass
 
@@ -38,7 +39,7 @@ class Pass:
     def options(self) -> dict[str, int]:
         """Keywords of a launch."""
         cap = {} if self.registers is None else {"maxnreg": self.registers}
-        return {"num_warps": self.warps, "STAGES": self.stages, **cap}
+        return {"num_warps": self.warps, **cap}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,37 @@ def configuration(slots: int, width: int, dtype: torch.dtype) -> Configuration:
     segment, gradient = (two, four) if wide or slots > 16 else (one, two)
     block = 64 if wide else 128
     return Configuration(16, 32, rows=16, block=block, segment=segment, adjoint=two, gradient=gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class Case(Constants):
+    """What the kernels that walk through segments are compiled for."""
+
+    C: tl.constexpr
+    """Rows of a chunk."""
+    CHUNKS: tl.constexpr
+    """Chunks of a segment."""
+    ROWS: tl.constexpr
+    """Rows that the gradients take at once."""
+    BLOCK: tl.constexpr
+    """Lanes of V that the gradients take at once."""
+    S: tl.constexpr
+    """Slots."""
+    STATE_SLOTS: tl.constexpr
+    """Slots of the initial state; 0 without one."""
+    END_LINES: tl.constexpr
+    """How far apart `occupant` has the lines with what slots hold when segments end."""
+    K: tl.constexpr
+    V: tl.constexpr
+    K2: tl.constexpr
+    """Lanes of a tile of keys: K, padded."""
+    V2: tl.constexpr
+    DTYPE: tl.constexpr
+    """What operands are worked on in."""
+    PRECISION: tl.constexpr
+    """Of products of float32 tiles."""
+    STAGES: tl.constexpr
+    """Of the loops over chunks."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +148,8 @@ class Launch:
         maps = self._empty_maps()
         segment_pass[self._grid](
             self.q, self.k, self.v, self.d, y, lse, maps.unit, maps.rows, maps.map, maps.add, self._state_k,
-            *self._tables, self.ends, *self._numbers, END_LINES=self.end_lines, DOUBLINGS=self._doublings,
-            **self._constants, **self.configuration.segment.options,
+            *self._tables, self.ends, *self._numbers,
+            CASE=self._case(self.configuration.segment), **self.configuration.segment.options,
         )  # fmt: skip
         return y, lse, maps
 
@@ -126,8 +158,8 @@ class Launch:
         z, maps = torch.empty_like(self.v), self._empty_maps()
         adjoint_pass[self._grid](
             self.q, self.k, lse, grad, z, maps.unit, maps.rows, maps.map, maps.add, self._state_k,
-            *self._tables, self.ends, *self._numbers, END_LINES=self.end_lines, DOUBLINGS=self._doublings,
-            **self._constants, **self.configuration.adjoint.options,
+            *self._tables, self.ends, *self._numbers,
+            CASE=self._case(self.configuration.adjoint), **self.configuration.adjoint.options,
         )  # fmt: skip
         return z, maps
 
@@ -151,32 +183,31 @@ class Launch:
 
     def complete(self, y: Tensor, maps: Maps, boundary: Tensor) -> None:
         """Adds to y what the boundaries bring."""
-        constants, grid = self._constants, self.grid
+        grid, width = self.grid, self.v.shape[3]
         rows = min(_ROWS_OF_OUTPUT, grid.segment)
         output_pass[(self._grid[0] * (grid.segment // rows), self._grid[1])](
             y, maps.unit, maps.rows, boundary, self.tables.segments, self._grid[1],
             ROWS=rows, SEGMENT=grid.segment, S=grid.slots,
-            V=constants["V"], V2=constants["V2"], PRECISION=constants["PRECISION"], num_warps=4,
+            V=width, V2=product_width(width), PRECISION=_WORK[self.q.dtype][2], num_warps=4,
         )  # fmt: skip
 
     def gradients(
         self, y: Tensor, lse: Tensor, z: Tensor, maps: Maps, boundary: Tensor, state_y: Tensor | None
     ) -> list[Tensor]:
         """Gradients of q, k, v, d and, with a state, of its keys. The one of v takes the place of z."""
-        constants, options = self._constants, self.configuration
+        key_dim, chosen = self.k.shape[3], self.configuration.gradient
         dq, dk, dd = torch.empty_like(self.q), torch.empty_like(self.k), torch.empty_like(self.d)
-        segment_dk = self._per_segment(self.k.shape[3])
+        segment_dk = self._per_segment(key_dim)
         dstate_k = self._state_k if self.state_k is None else torch.zeros_like(self.state_k)
         gradient_pass[self._grid](
             self.q, self.k, self.v, self.d, y, lse, maps.unit, maps.rows, boundary,
             self._state_k, self.v if state_y is None else state_y, dq, dk, z, dd, segment_dk,
-            *self._tables, *self._numbers,
-            ROWS=options.rows, BLOCK=min(options.block, constants["V2"]), **constants, **options.gradient.options,
+            *self._tables, *self._numbers, CASE=self._case(chosen), **chosen.options,
         )  # fmt: skip
         late_key_pass[(*self._grid, 1)](
             dk, dstate_k, segment_dk, self.tables.occupant, self.tables.segments, self._grid[1],
             C=self.grid.chunk, LINES=self.grid.chunks, RUN=1, BY_ROW=False, RECENT=0, TILE=self.grid.slots,
-            SLOTS=self.grid.slots, STATE_SLOTS=self.state_slots, K=constants["K"], K2=constants["K2"], num_warps=1,
+            SLOTS=self.grid.slots, STATE_SLOTS=self.state_slots, K=key_dim, K2=product_width(key_dim), num_warps=1,
         )  # fmt: skip
         return [dq, dk, z, dd] if self.state_k is None else [dq, dk, z, dd, dstate_k]
 
@@ -186,7 +217,7 @@ class Launch:
     ) -> None:  # fmt: skip
         width = left.shape[3] if of_maps else add.shape[3]
         # Columns are independent; more slots leave less room for them in one program.
-        block = min(max(16, triton.next_power_of_2(width)), 2048 // self.grid.slots)
+        block = min(product_width(width), 2048 // self.grid.slots)
         boundary_pass[(self._grid[1], triton.cdiv(width, block), len(self.tables.sequences))](
             maps.map, add, boundary, add if start is None else start, left, self.tables.sequences, self._grid[1],
             S=self.grid.slots, STATE_SLOTS=self.state_slots, D=width, BLOCK=block, BACKWARD=backward,
@@ -210,26 +241,16 @@ class Launch:
     def _state_k(self) -> Tensor:
         return self.q if self.state_k is None else self.state_k
 
-    @property
-    def _doublings(self) -> int:
-        return self.grid.chunk.bit_length() - 1
-
-    @cached_property
-    def _constants(self) -> dict[str, int]:
+    def _case(self, chosen: Pass) -> Case:
         key_dim, value_dim = self.q.shape[3], self.v.shape[3]
+        padded = product_width(value_dim)
         dtype, _, precision = _WORK[self.q.dtype]
-        return {
-            "C": self.grid.chunk,
-            "CHUNKS": self.grid.chunks,
-            "S": self.grid.slots,
-            "STATE_SLOTS": self.state_slots,
-            "K": key_dim,
-            "V": value_dim,
-            "K2": max(16, triton.next_power_of_2(key_dim)),
-            "V2": max(16, triton.next_power_of_2(value_dim)),
-            "DTYPE": dtype,
-            "PRECISION": precision,
-        }
+        return Case.of(
+            C=self.grid.chunk, CHUNKS=self.grid.chunks, ROWS=self.configuration.rows,
+            BLOCK=min(self.configuration.block, padded), S=self.grid.slots, STATE_SLOTS=self.state_slots,
+            END_LINES=self.end_lines, K=key_dim, V=value_dim, K2=product_width(key_dim), V2=padded,
+            DTYPE=dtype, PRECISION=precision, STAGES=chosen.stages,
+        )  # fmt: skip
 
     def _empty_maps(self) -> Maps:
         shape, slots = self.d.shape, self.grid.slots

@@ -29,22 +29,22 @@ def start_of(starts, rows, there):
 
 
 @triton.jit
-def chunk_decays(log_decay, starts, first, end, origin, h, H, C: tl.constexpr, PACKED: tl.constexpr):
+def chunk_decays(log_decay, starts, first, end, origin, h, H, CASE: tl.constexpr):
     """Of the chunk that begins at row `first`: running sums of its log decays and the starts of its rows, `[C]`.
 
     Then the weights `[C]` with which the state before the chunk enters each row (before's), and each row is left in
     the state after the chunk (after's), and the weight of the state before in the state after.
     """
-    rows = first + tl.arange(0, C)
+    rows = first + tl.arange(0, CASE.C)
     there = rows < end
     a = tl.load(log_decay + rows.to(tl.int64) * H + h, mask=there, other=0.0).to(tl.float32) * LOG2_E
     sums = tl.cumsum(a, 0)
     total = tl.sum(a, 0)
     before, after, kept = tl.exp2(sums), tl.exp2(total - sums), tl.exp2(total)
     start = rows
-    if PACKED:
+    if CASE.PACKED:
         start = start_of(starts, rows, there)
-        last_start = start_of(starts, tl.minimum(first + C, end) - 1, True)
+        last_start = start_of(starts, tl.minimum(first + CASE.C, end) - 1, True)
         before = tl.where(start < first - origin, before, 0.0)
         after = tl.where(last_start <= rows - origin, after, 0.0)
         kept = tl.where(last_start < first - origin, kept, 0.0)
@@ -52,16 +52,16 @@ def chunk_decays(log_decay, starts, first, end, origin, h, H, C: tl.constexpr, P
 
 
 @triton.jit
-def pair_decays(sums, start, rows, origin, C: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr):
+def pair_decays(sums, start, rows, origin, CASE: tl.constexpr):
     """Γ `[C, C]` of a chunk: lower triangular, or in REVERSE its transpose."""
-    if REVERSE:
+    if CASE.REVERSE:
         reads = rows[:, None] <= rows[None, :]
         between = sums[None, :] - sums[:, None]
-        if PACKED:
+        if CASE.PACKED:
             reads = reads & (start[None, :] <= (rows - origin)[:, None])
     else:
         reads = rows[:, None] >= rows[None, :]
         between = sums[:, None] - sums[None, :]
-        if PACKED:
+        if CASE.PACKED:
             reads = reads & (start[:, None] <= (rows - origin)[None, :])
     return tl.exp2(tl.where(reads, between, float("-inf")))

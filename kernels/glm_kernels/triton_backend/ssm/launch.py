@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from glm_kernels.kernel_interface import SSMCall
+from glm_kernels.triton_backend.common.constants import Constants
+from glm_kernels.triton_backend.common.tiles import product_width
 from glm_kernels.triton_backend.ssm.decays import decay_pass
 from glm_kernels.triton_backend.ssm.outputs import output_pass
 from glm_kernels.triton_backend.ssm.segments import segment_rows, segments_of_documents, segments_of_rows
@@ -30,16 +33,48 @@ class Configuration:
     state_numbers: int
     warps: int
     stages: int
-    dtype: triton.language.dtype
+    dtype: tl.dtype
     precision: str
 
 
 CONFIGURATIONS = {
-    torch.bfloat16: Configuration(64, 8192, 4, 2, triton.language.bfloat16, "tf32"),
+    torch.bfloat16: Configuration(64, 8192, 4, 2, tl.bfloat16, "tf32"),
     # Sums of float16 numbers can leave its range. TF32 has its digits, and more range.
-    torch.float16: Configuration(32, 4096, 4, 1, triton.language.float32, "tf32"),
-    torch.float32: Configuration(16, 4096, 8, 1, triton.language.float32, "ieee"),
+    torch.float16: Configuration(32, 4096, 4, 1, tl.float32, "tf32"),
+    torch.float32: Configuration(16, 4096, 8, 1, tl.float32, "ieee"),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Case(Constants):
+    """What the kernels that walk through the chunks of a segment are compiled for."""
+
+    C: tl.constexpr
+    """Rows of a chunk."""
+    SEGMENT: tl.constexpr
+    """Rows of a segment."""
+    K: tl.constexpr
+    V: tl.constexpr
+    K2: tl.constexpr
+    """Lanes of a tile of keys: K, padded."""
+    BLOCK: tl.constexpr
+    """Lanes of V that a program works on."""
+    PACKED: tl.constexpr
+    """Documents begin within sequences."""
+    REVERSE: tl.constexpr
+    """The walk is from the last chunk to the first."""
+    FINAL: tl.constexpr
+    """The state when the walk is over is wanted."""
+    DTYPE: tl.constexpr
+    """Of the factors of products."""
+    PRECISION: tl.constexpr
+    """Of products of float32 tiles."""
+    STAGES: tl.constexpr
+    """Of the loops over chunks."""
+    FROM_STATE: tl.constexpr = False
+    """Of `output_pass`: segments are entered with states, and not with zeros."""
+    TERMS: tl.constexpr = "none"
+    """Of `output_pass`: "pairs" or "edge" if it also sums up what the gradient of the log decays is made of."""
 
 
 class _Passes:
@@ -64,24 +99,17 @@ class _Passes:
         return triton.cdiv(value_dim, self._block(key_dim, value_dim))
 
     def _block(self, key_dim: int, value_dim: int) -> int:
-        return min(128, self.configuration.state_numbers // _padded(key_dim), _padded(value_dim))
+        return min(128, self.configuration.state_numbers // product_width(key_dim), product_width(value_dim))
 
-    def _constants(self, key_dim: int, value_dim: int) -> dict[str, object]:
-        """What the passes over rows are compiled for."""
+    def _case(
+        self, key_dim: int, value_dim: int, *, reverse: bool, final: bool, from_state: bool = False, terms: str = "none"
+    ) -> Case:
         chosen = self.configuration
-        return {
-            "C": chosen.chunk,
-            "SEGMENT": self.segments.rows,
-            "PACKED": self.packed,
-            "K": key_dim,
-            "V": value_dim,
-            "K2": _padded(key_dim),
-            "BLOCK": self._block(key_dim, value_dim),
-            "DTYPE": chosen.dtype,
-            "PRECISION": chosen.precision,
-            "STAGES": chosen.stages,
-            "num_warps": chosen.warps,
-        }
+        return Case.of(
+            C=chosen.chunk, SEGMENT=self.segments.rows, K=key_dim, V=value_dim, K2=product_width(key_dim),
+            BLOCK=self._block(key_dim, value_dim), PACKED=self.packed, REVERSE=reverse, FINAL=final,
+            DTYPE=chosen.dtype, PRECISION=chosen.precision, STAGES=chosen.stages, FROM_STATE=from_state, TERMS=terms,
+        )  # fmt: skip
 
     def state(self, count: int) -> Tensor:
         shape = (count, self.heads, self.key_dim, self.value_dim)
@@ -99,7 +127,7 @@ class _Passes:
         widths = k.shape[3], v.shape[3]
         state_pass[(self.blocks(*widths) * self.heads * segments.count,)](
             k, v, self.call.log_decay, self.starts, added, kept, segments.table, self.heads, scale,
-            REVERSE=reverse, ALL=final is not None, **self._constants(*widths),
+            CASE=self._case(*widths, reverse=reverse, final=final is not None), num_warps=self.configuration.warps,
         )  # fmt: skip
         numbers = self.key_dim * self.value_dim
         block = min(1024, triton.next_power_of_2(numbers))
@@ -126,12 +154,15 @@ class _Passes:
         y = torch.empty_like(v)
         widths = q.shape[3], v.shape[3]
         strides = (1, self.value_dim) if transposed else (self.value_dim, 1)
+        case = self._case(
+            *widths, reverse=reverse, final=final is not None, from_state=states is not None,
+            terms="none" if terms is None else "edge" if reverse else "pairs",
+        )  # fmt: skip
         output_pass[(self.blocks(*widths) * self.heads * self.segments.count,)](
             q, k, v, self.call.log_decay, self.starts, q if states is None else states, y,
             q if final is None else final, q if other is None else other, q if terms is None else terms,
             self.segments.table, self.heads, self.total_rows, float(self.call.scale), *strides,
-            REVERSE=reverse, FROM_STATE=states is not None, FINAL=final is not None,
-            TERMS="none" if terms is None else "edge" if reverse else "pairs", **self._constants(*widths),
+            CASE=case, num_warps=self.configuration.warps,
         )  # fmt: skip
         return y
 
@@ -208,11 +239,6 @@ def _edge(k: Tensor, v: Tensor, log_decay: Tensor, scale: float, starts: Tensor 
 def _shard_decay(log_decay: Tensor, starts: Tensor | None) -> Tensor:
     decay = log_decay.float().sum(1).exp()
     return decay if starts is None else decay * (starts[:, -1:] <= 0)
-
-
-def _padded(width: int) -> int:
-    """A width that tensor cores can work with."""
-    return max(16, triton.next_power_of_2(width))
 
 
 def _float32(x: Tensor | None) -> Tensor | None:

@@ -12,53 +12,51 @@ from glm_kernels.triton_backend.ssm.chunks import segment_of, start_of
 
 
 @triton.jit
-def state_pass(
-    k, v, log_decay, starts, added, kept, segments, H, scale,
-    C: tl.constexpr, SEGMENT: tl.constexpr, K: tl.constexpr, V: tl.constexpr, K2: tl.constexpr, BLOCK: tl.constexpr,
-    PACKED: tl.constexpr, REVERSE: tl.constexpr, ALL: tl.constexpr,
-    DTYPE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
+def state_pass(k, v, log_decay, starts, added, kept, segments, H, scale, CASE: tl.constexpr):
     """Grid (V blocks · H · segments). added `[segments, H, K, V]` ← scale Σ_j (decays from j to the edge) k_j v_jᵀ;
     kept `[segments, H]`: the decay from edge to edge. The edge is the segment's end, in REVERSE its beginning. The last
-    segment on the way is left out unless ALL are wanted.
+    segment on the way is left out unless the state behind it is wanted too, which FINAL says.
 
     The chunks are walked from the edge away: so nothing added before has to be scaled again.
     """
-    blocks: tl.constexpr = (V + BLOCK - 1) // BLOCK
+    blocks: tl.constexpr = (CASE.V + CASE.BLOCK - 1) // CASE.BLOCK
     block, h, p = tl.program_id(0) % blocks, tl.program_id(0) // blocks % H, tl.program_id(0) // blocks // H
-    begin, end, _sequence, origin, stop = segment_of(segments, p, SEGMENT)
-    goes_on = (begin > origin) if REVERSE else (begin + SEGMENT < stop)
-    if (begin < end) & (goes_on | ALL):
-        r, kk, vv = tl.arange(0, C), tl.arange(0, K2), block * BLOCK + tl.arange(0, BLOCK)
-        total = tl.zeros((K2, BLOCK), tl.float32)
+    begin, end, _sequence, origin, stop = segment_of(segments, p, CASE.SEGMENT)
+    goes_on = (begin > origin) if CASE.REVERSE else (begin + CASE.SEGMENT < stop)
+    if (begin < end) & (goes_on | CASE.FINAL):
+        r, kk, vv = tl.arange(0, CASE.C), tl.arange(0, CASE.K2), block * CASE.BLOCK + tl.arange(0, CASE.BLOCK)
+        total = tl.zeros((CASE.K2, CASE.BLOCK), tl.float32)
         passed = 0.0  # log decay of the chunks between this one and the edge
         edge_start = begin - origin
-        if PACKED:
+        if CASE.PACKED:
             edge_start = start_of(starts, end - 1, True)
-        chunks = tl.cdiv(end - begin, C)
-        for step in tl.range(0, chunks, num_stages=STAGES):
-            chunk = step if REVERSE else chunks - 1 - step
-            rows = begin + chunk * C + r
+        chunks = tl.cdiv(end - begin, CASE.C)
+        for step in tl.range(0, chunks, num_stages=CASE.STAGES):
+            chunk = step if CASE.REVERSE else chunks - 1 - step
+            rows = begin + chunk * CASE.C + r
             there = rows < end
             a = tl.load(log_decay + rows.to(tl.int64) * H + h, mask=there, other=0.0).to(tl.float32) * LOG2_E
-            if PACKED and not REVERSE:
+            if CASE.PACKED and not CASE.REVERSE:
                 there = there & (rows - origin >= edge_start)
             at = (rows.to(tl.int64) * H + h)[:, None]
-            k_c = tl.load(k + at * K + kk[None, :], mask=lanes(there[:, None], kk, K, K2), other=0.0)
-            v_c = tl.load(v + at * V + vv[None, :], mask=lanes(there[:, None], vv, V, BLOCK * blocks), other=0.0)
+            k_c = tl.load(k + at * CASE.K + kk[None, :], mask=lanes(there[:, None], kk, CASE.K, CASE.K2), other=0.0)
+            v_c = tl.load(
+                v + at * CASE.V + vv[None, :], mask=lanes(there[:, None], vv, CASE.V, CASE.BLOCK * blocks), other=0.0
+            )
             sums, in_chunk = tl.cumsum(a, 0), tl.sum(a, 0)
-            weight = tl.exp2(passed + (sums if REVERSE else in_chunk - sums)) * scale
-            if PACKED and REVERSE:
+            weight = tl.exp2(passed + (sums if CASE.REVERSE else in_chunk - sums)) * scale
+            if CASE.PACKED and CASE.REVERSE:
                 start = start_of(starts, rows, rows < end)
                 weight = tl.where(start < begin - origin, weight, 0.0)
             passed += in_chunk
             weighted = v_c.to(tl.float32) * weight[:, None]
-            total = dot_factor(tl.trans(k_c.to(DTYPE)), weighted, total, True, DTYPE, PRECISION)
-        at = (p.to(tl.int64) * H + h) * K * V
-        tl.store(added + at + kk[:, None] * V + vv[None, :], total, mask=(kk < K)[:, None] & (vv < V)[None, :])
+            total = dot_factor(tl.trans(k_c.to(CASE.DTYPE)), weighted, total, True, CASE.DTYPE, CASE.PRECISION)
+        at = (p.to(tl.int64) * H + h) * CASE.K * CASE.V
+        in_state = (kk < CASE.K)[:, None] & (vv < CASE.V)[None, :]
+        tl.store(added + at + kk[:, None] * CASE.V + vv[None, :], total, mask=in_state)
         if block == 0:
             decay = tl.exp2(passed)
-            if PACKED:
+            if CASE.PACKED:
                 decay = tl.where(edge_start < begin - origin, decay, 0.0)
             tl.store(kept + p * H + h, decay)
 
