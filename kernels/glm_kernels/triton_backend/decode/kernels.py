@@ -6,6 +6,8 @@ a row reads is looked up in tables that cover every position a document may reac
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -19,11 +21,30 @@ BY_DISTANCE = tl.constexpr(2)
 """`reads [entries]`: ascending distances at which a row reads; the row at position p has slot p."""
 
 
+class Strides(NamedTuple):
+    """Of operands, states and angles: of documents (n), heads (h) and slots (s)."""
+
+    q_n: int
+    q_h: int
+    k_n: int
+    k_h: int
+    v_n: int
+    v_h: int
+    d_n: int
+    d_h: int
+    state_k_n: int
+    state_k_h: int
+    state_k_s: int
+    state_y_n: int
+    state_y_h: int
+    state_y_s: int
+    angle_n: int
+
+
 @triton.jit
 def step_pass(
     q, k, v, d, y, state_k, state_y, position, reads, slot_of, partial, cos, sin,
-    q_n, q_h, k_n, k_h, v_n, v_h, d_n, d_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, angle_n,
-    H, room, entries, words, period, scale,
+    strides, H, room, entries, words, period, scale,
     CASE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N, PARTS); every part reads BLOCKS · BLOCK of the `entries` that a row may read.
@@ -32,7 +53,7 @@ def step_pass(
     its query and key say and not as d does, and what is kept for later rows is v and not y.
     A single part finishes the row: y `[N, H, V]`, the slot of the row, the position. Of several each writes its
     weighted sum, the sum of its weights and the score they are relative to, into `partial [N, H, PARTS, V + 2]`; the
-    own row belongs to the first. `x_n`, `x_h`, `x_s`: strides of documents, heads and slots; of the last dimension
+    own row belongs to the first. strides: `x_n`, `x_h`, `x_s` of documents, heads and slots; of the last dimension
     they are 1.
     """
     begin_after_others(OVERLAP)
@@ -42,13 +63,13 @@ def step_pass(
     at = _seen(position, n)
     there = at < room
     place = _folded(at, period)
-    cos, sin = cos + n * angle_n, sin + n * angle_n
-    q_row = _turned(q + n * q_n + h * q_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED) * scale
-    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    cos, sin = cos + n * strides.angle_n, sin + n * strides.angle_n
+    q_row = _turned(q + n * strides.q_n + h * strides.q_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED) * scale
+    value = tl.load(v + n * strides.v_n + h * strides.v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
     if CASE.ATTENTION:
-        own = tl.sum(q_row * _turned(k + n * k_n + h * k_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED), 0)
+        own = tl.sum(q_row * _turned(k + n * strides.k_n + h * strides.k_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED), 0)
     else:
-        own = tl.load(d + n * d_n + h * d_h).to(tl.float32)
+        own = tl.load(d + n * strides.d_n + h * strides.d_h).to(tl.float32)
     top = tl.where(part == 0, own, float("-inf"))
     total = tl.where(part == 0, 1.0, 0.0)
     mixed = tl.where(part == 0, value, 0.0)
@@ -64,11 +85,13 @@ def step_pass(
             read = there & (entry < entries) & (slot >= 0)
         # Slots that are not read may hold anything, NaN included: they are not even loaded.
         keys = tl.load(
-            state_k + n * state_k_n + h * state_k_h + slot.to(tl.int64)[:, None] * state_k_s + kk[None, :],
+            state_k + n * strides.state_k_n + h * strides.state_k_h
+            + slot.to(tl.int64)[:, None] * strides.state_k_s + kk[None, :],
             mask=read[:, None] & (kk < CASE.K)[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
         rows = tl.load(
-            state_y + n * state_y_n + h * state_y_h + slot.to(tl.int64)[:, None] * state_y_s + vv[None, :],
+            state_y + n * strides.state_y_n + h * strides.state_y_h
+            + slot.to(tl.int64)[:, None] * strides.state_y_s + vv[None, :],
             mask=read[:, None] & (vv < CASE.V)[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
         score = tl.where(read, tl.sum(keys * q_row[None, :], 1), float("-inf"))
@@ -80,9 +103,8 @@ def step_pass(
         top = higher
     if CASE.PARTS == 1:
         _finish(
-            mixed / total, value, k + n * k_n + h * k_h, cos, sin, y, state_k, state_y, position, slot_of, at, place,
-            n, h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
-            CASE,
+            mixed / total, value, k + n * strides.k_n + h * strides.k_h, cos, sin, y, state_k, state_y, position,
+            slot_of, at, place, n, h, strides, H, room, CASE,
         )  # fmt: skip
     else:
         to = partial + ((n * H + h) * CASE.PARTS + part) * (CASE.V + 2)
@@ -94,8 +116,7 @@ def step_pass(
 @triton.jit
 def combine_pass(
     k, v, y, state_k, state_y, position, slot_of, partial, cos, sin,
-    k_n, k_h, v_n, v_h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, angle_n,
-    H, room, period,
+    strides, H, room, period,
     CASE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Grid (H, N): finishes rows from the PARTS (a power of two) parts of each."""
@@ -103,16 +124,15 @@ def combine_pass(
     h, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
     parts, vv = tl.arange(0, CASE.PARTS), tl.arange(0, CASE.V2)
     at = _seen(position, n)
-    value = tl.load(v + n * v_n + h * v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    value = tl.load(v + n * strides.v_n + h * strides.v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
     of_part = partial + ((n * H + h) * CASE.PARTS + parts) * (CASE.V + 2)
     mixed = tl.load(of_part[:, None] + vv[None, :], mask=(parts >= 0)[:, None] & (vv < CASE.V)[None, :], other=0.0)
     total, top = tl.load(of_part + CASE.V), tl.load(of_part + CASE.V + 1)
     fade = tl.exp(top - tl.max(top, 0))
     row = tl.sum(fade[:, None] * mixed, 0) / tl.sum(fade * total, 0)
     _finish(
-        row, value, k + n * k_n + h * k_h, cos + n * angle_n, sin + n * angle_n, y, state_k, state_y, position, slot_of,
-        at, _folded(at, period), n, h, state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
-        CASE,
+        row, value, k + n * strides.k_n + h * strides.k_h, cos + n * strides.angle_n, sin + n * strides.angle_n, y,
+        state_k, state_y, position, slot_of, at, _folded(at, period), n, h, strides, H, room, CASE,
     )  # fmt: skip
 
 
@@ -148,7 +168,7 @@ def _turned(x, cos, sin, K: tl.constexpr, K2: tl.constexpr, ROTATED: tl.constexp
 @triton.jit
 def _finish(
     row, value, k, cos, sin, y, state_k, state_y, position, slot_of, at, place, n, h,
-    state_k_n, state_k_h, state_k_s, state_y_n, state_y_h, state_y_s, H, room,
+    strides, H, room,
     CASE: tl.constexpr,
 ):  # fmt: skip
     """Stores a head's output and puts key and output (or value) in the row's slot; the last head advances the position.
@@ -169,8 +189,8 @@ def _finish(
     # The slot may be one that the row has just read for the last time, in another thread.
     tl.debug_barrier()
     tl.store(y + (n * H + h) * CASE.V + vv, row.to(y.dtype.element_ty), mask=vv < CASE.V)
-    to_k = state_k + n * state_k_n + h * state_k_h + slot * state_k_s
-    to_y = state_y + n * state_y_n + h * state_y_h + slot * state_y_s
+    to_k = state_k + n * strides.state_k_n + h * strides.state_k_h + slot * strides.state_k_s
+    to_y = state_y + n * strides.state_y_n + h * strides.state_y_h + slot * strides.state_y_s
     tl.store(to_k + kk, key.to(state_k.dtype.element_ty), mask=there & (kk < CASE.K))
     tl.store(to_y + vv, kept.to(state_y.dtype.element_ty), mask=there & (vv < CASE.V))
     # Heads are counted in the upper half of the position: only when all have read the lower half may it change.

@@ -22,6 +22,7 @@ from glm_kernels.triton_backend.decode.kernels import (
     BY_DISTANCE,
     BY_MASK,
     BY_POSITION,
+    Strides,
     combine_pass,
     ssm_step_pass,
     step_pass,
@@ -134,6 +135,7 @@ def step(
     q_strides, k_strides, v_strides = (_document_and_head(x) for x in (q, k, v))
     d_strides = (0, 0) if d is None else _document_and_head(d)
     of_state = (*state.k.stride()[:3], *state.y.stride()[:3], angle_stride)
+    strides = Strides._make((*q_strides, *k_strides, *v_strides, *d_strides, *of_state))
     constants = {
         "MODE": reads.mode, "PARTS": parts, "K": key_dim, "V": value_dim,
         "K2": triton.next_power_of_2(key_dim), "V2": triton.next_power_of_2(value_dim),
@@ -143,15 +145,14 @@ def step(
     step_pass[(heads, documents, parts)](
         q, k, v, q if d is None else d, y, state.k, state.y, state.position, reads.table, reads.slot_of, partial,
         cos, sin,
-        *q_strides, *k_strides, *v_strides, *d_strides, *of_state,
-        heads, room, reads.entries, reads.words, period(pattern), scale,
+        strides, heads, room, reads.entries, reads.words, period(pattern), scale,
         CASE=Case.of(**constants, BLOCK=block, BLOCKS=triton.cdiv(reads.entries, parts * block)),
         num_warps=configuration.warps, **overlap,
     )  # fmt: skip
     if parts > 1:
         combine_pass[(heads, documents)](
             k, v, y, state.k, state.y, state.position, reads.slot_of, partial, cos, sin,
-            *k_strides, *v_strides, *of_state, heads, room, period(pattern), CASE=Case.of(**constants), **overlap,
+            strides, heads, room, period(pattern), CASE=Case.of(**constants), **overlap,
         )  # fmt: skip
     return y, state
 
