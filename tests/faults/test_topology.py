@@ -58,7 +58,8 @@ def check(runs, setups):
         with tiny.start(setup, Faults(stop=None if last else step)) as attempt:
             attempt.finish({0 if last else REQUEUE_EXIT_CODE})
         assert set(attempt.notes.firsts("training begins")) == {step - 1}, (step, attempt.output())
-        due = alone.samples[step - 1 :] if last else [alone.samples[step - 1]]
+        # The step that is made, and the one that is prepared meanwhile.
+        due = alone.samples[step - 1 :] if last else alone.samples[step - 1 : step + 1]
         assert samples_by_step(attempt.notes, step - 1, setup) == due, (step, setup)
     wrong = [
         f"step {step}: {found} instead of {due} ({' → '.join(map(str, setups[max(0, step - 2) : step]))})"
