@@ -14,7 +14,7 @@ BOUND = 2e-3
 
 _LAYERS = 2
 _LENGTH = 2048
-_IN_FULL = ("training.precision=fp32", "training.compile=false", "training.activation_checkpointing=false")
+_IN_FULL = ("training.precision=fp32", "training.compile=false", "training.activation_checkpointing=none")
 
 
 @dataclass(frozen=True)

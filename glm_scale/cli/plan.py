@@ -48,6 +48,9 @@ def plan(
     in bf16, with a table of what takes how much. Else they are upper bounds of speed, by a roofline: what the GPU's
     data sheet allows if nothing is hidden behind anything else; real steps take longer, how long is said by a usual
     MFU. A prediction is kept by `--json > FILE`.
+
+    A layout that does not fit is tried with higher stages of ZeRO and with more activation checkpointing (selective,
+    then full); what was changed is named.
     """
     from glm_scale.config import load_config
     from glm_scale.errors import UserError
@@ -67,11 +70,11 @@ def plan(
 
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(width=min(Console().width, _WIDTH) if known else _WIDTH, highlight=False)
-    training = run.training
+    training, again = run.training, run.training.activation_checkpointing
     console.print(
         f"{run.name} on {gpus} × {gpu}: steps of {training.batch_tokens:,} tokens, {training.micro_batch} sequences of "
         f"{run.data.sequence_length:,} at a time, {training.precision}, ZeRO {training.zero_stage}"
-        f"{', activation checkpointing' if training.activation_checkpointing else ''}",
+        f"{'' if again == 'none' else f', {again} activation checkpointing'}",
     )
     _show(planning, console, None if everything else _SHOWN, details)
     if not planning.calibrated:

@@ -23,7 +23,11 @@ class GatedMLP(nn.Module):
         self.down = residual_projection(own, width, tensor=tensor)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What `down` reads: silu(gate x) · up x, `[B, T, hidden]` of this rank's units."""
+        return F.silu(self.gate(x)) * self.up(x)
 
     def flops_per_token(self) -> int:
         """Forward FLOPs of the three matrix multiplications."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.mlp import GatedMLP
@@ -17,7 +19,10 @@ from glm_scale.mixers import Mixer, MixerSpec
 from glm_scale.mixers.contract import Cache
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.tensor.splitting import all_tokens, copied, entering
+
+_checkpoint_between_graphs = between_graphs(checkpoint)
 
 
 class BlockCache(NamedTuple):
@@ -31,11 +36,15 @@ class Block(nn.Module):
     """x ← x + mixer(conv(norm x)); x ← x + mlp(norm x). Pre-norm; the convolution is optional.
 
     `tensor`: the ranks over which heads and hidden units are split.
+    `recomputes_mlp`: keep only x of mlp(norm x) for the backward pass and compute it again there, in training.
+    `breaks_mlp`: whether exchanges between ranks, or hooks that fetch weights, end compiled graphs within that.
     """
 
     def __init__(self, config: ModelConfig, mixer: MixerSpec, tensor: TensorAxis | None = None) -> None:
         super().__init__()
         self.tensor = tensor
+        self.recomputes_mlp = False
+        self.breaks_mlp = tensor is not None
         self.mixer_norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
         self.conv = ShortConv(config.width, config.conv_width) if config.conv_width else None
         self.mixer: Mixer = mixer.build(config.mixer_dims().over(tensor))
@@ -53,7 +62,28 @@ class Block(nn.Module):
             # The convolution reads tokens of other ranks, and every rank does all of it.
             mixed = copied(self.conv(all_tokens(mixed, self.tensor), sequence), self.tensor)
         x = x + self.mixer(mixed, sequence)
-        return x + self.mlp(entering(self.mlp_norm(x), self.tensor))
+        return x + (self.fed_forward_again(x) if self.recomputes_mlp and self.training else self.fed_forward(x))
+
+    def fed_forward(self, x: Tensor) -> Tensor:
+        """mlp(norm x), `[B, T, width]`."""
+        return self.mlp(entering(self.mlp_norm(x), self.tensor))
+
+    def fed_forward_again(self, x: Tensor) -> Tensor:
+        """The same, of which the backward pass computes again what it needs: all but the last product, and nothing
+        random."""
+        # A compiler takes what is computed again into the graph of the block if it can see all of it. If it cannot, it
+        # leaves it alone, and what it could compile there is compiled by itself, see `compile`.
+        run = _checkpoint_between_graphs if self.breaks_mlp else checkpoint
+        again: Tensor = run(self.fed_forward, x, use_reentrant=False, preserve_rng_state=False)
+        return again
+
+    def compile(self, **options: Any) -> None:
+        """As every module; and the hidden units of the MLP by themselves, for `fed_forward_again` with `breaks_mlp`.
+
+        The last product is no part of that graph, lest it be computed again with it.
+        """
+        super().compile(**options)
+        self.mlp.hidden = torch.compile(self.mlp.hidden, **options)  # type: ignore[method-assign]
 
     def extend(self, x: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         """T more tokens `[B, T, width]` of the documents in `cache`; the cache given is used up."""

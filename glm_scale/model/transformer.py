@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from glm_kernels import Packing
+from glm_scale.layers.activation_checkpointing import ActivationCheckpointing, policies_from
 from glm_scale.layers.embedding import token_embedding
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.projection import projection_flops
@@ -29,8 +30,8 @@ ModelCache = list[BlockCache]
 class LanguageModel(nn.Module):
     """A pre-norm stack of token mixers and gated MLPs, with weights drawn from `seed`.
 
-    `activation_checkpointing`: keep only the inputs of the blocks for the backward pass and compute the rest again.
-    It changes no number, so the trainer sets it and the configuration of the model does not know it.
+    `activation_checkpointing`: what of the blocks the backward pass computes again. It changes no number, so the
+    trainer sets it and the configuration of the model does not know it.
     `sequence_axis`: over which ranks the tokens of every sequence are spread, likewise. Then tokens, document starts
     and labels are those of this rank's tokens, starts counted in whole sequences, and the loss is this rank's part of
     the sum.
@@ -40,7 +41,6 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig, seed: int = 0, tensor: TensorAxis | None = None) -> None:
         super().__init__()
         self.config = config
-        self.activation_checkpointing = False
         self.sequence_axis: SequenceAxis | None = None
         self.rotary = Rotary(config.head_size, config.rotary_base)
         self.tensor = tensor
@@ -51,7 +51,19 @@ class LanguageModel(nn.Module):
             self.head = LanguageModelHead(config.width, config.vocab_size, tensor)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
+        self.activation_checkpointing = "none"
         initialize(self, width=config.width, layers=config.layers, seed=seed, tensor=tensor)
+
+    @property
+    def activation_checkpointing(self) -> ActivationCheckpointing:
+        """What of the blocks the backward pass computes again, in training."""
+        return self._activation_checkpointing
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, policy: ActivationCheckpointing) -> None:
+        self._activation_checkpointing: ActivationCheckpointing = policies_from(policy)[0]
+        for block in self._blocks():
+            block.recomputes_mlp = policy == "selective"
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
@@ -76,7 +88,7 @@ class LanguageModel(nn.Module):
         sequence = Sequence.of(length, self.rotary, tokens.device, document_starts, axis, packing, all_document_starts)
         x = self.embedding(tokens)
         for block in self.blocks:
-            if self.activation_checkpointing and self.training:
+            if self.activation_checkpointing == "full" and self.training:
                 # Nothing in a block draws random numbers, so there is no state of theirs to keep.
                 x = checkpoint(block, x, sequence, use_reentrant=False, preserve_rng_state=False)
             else:

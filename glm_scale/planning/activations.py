@@ -9,7 +9,7 @@ what they announce (`glm_kernels.library`). Around the blocks everything is know
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,11 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import rms_norm
 from torch.overrides import TorchFunctionMode
 
+from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 from glm_scale.layers.norm import RMSNorm
 from glm_scale.layers.rotary import Rotary
 from glm_scale.layers.sequence import Sequence
 from glm_scale.model.block import Block
 from glm_scale.model.head import CHUNK_LOGITS_ON_GPU
+from glm_scale.planning.again import whole_blocks
 from glm_scale.planning.parts import Part
 from glm_scale.planning.tracing import Traced, trace_block
 
@@ -50,26 +52,50 @@ class Activations:
     device: str = "cuda"
     compiled: bool = False
 
-    def kept(self, recomputes: bool) -> int:
+    def kept(self, policy: ActivationCheckpointing) -> int:
         """At the end of the forward pass."""
-        blocks = (self.of_block_input if recomputes else self.of_block[name] for name in self.part.layers)
-        return self.around_blocks + sum(blocks)
+        of_block = self.of_block(policy)
+        return self.around_blocks + sum(of_block[name] for name in self.part.layers)
 
-    @cached_property
-    def of_block(self) -> dict[str, int]:
+    def of_block(self, policy: ActivationCheckpointing) -> Mapping[str, int]:
         """By mixer, with the block's input."""
+        if whole_blocks(policy):
+            return dict.fromkeys(self.part.blocks, self.of_block_input)
         if self.compiled:
-            return {name: traced.kept for name, traced in self.traced.items()}
-        outside = 2 * self._of_norm
-        inside = {name: self._measured(block) - outside for name, block in self.part.blocks.items()}
-        return {name: size + outside // self._outer for name, size in inside.items()}
+            return {name: traced.kept for name, traced in self.traced(policy).items()}
+        return self._of_part_of_block if policy == "selective" else self._of_whole_block
 
     @cached_property
-    def traced(self) -> dict[str, Traced]:
-        """By mixer, as a compiler sees its block, or as it runs without one."""
+    def _of_whole_block(self) -> dict[str, int]:
+        return self._of_blocks(2 * self._of_norm, recomputes_mlp=False)
+
+    @cached_property
+    def _of_part_of_block(self) -> dict[str, int]:
+        # The second norm keeps nothing, but what it reads stays.
+        return self._of_blocks(self._of_norm + self._tokens * self._of_token, recomputes_mlp=True)
+
+    def _of_blocks(self, outside: int, *, recomputes_mlp: bool) -> dict[str, int]:
+        """outside: what of it tensor ranks have parts of, if they share tokens."""
+        measured = {name: self._measured(block, recomputes_mlp) for name, block in self.part.blocks.items()}
+        return {name: size - outside + outside // self._outer for name, size in measured.items()}
+
+    def traced(self, policy: ActivationCheckpointing) -> Mapping[str, Traced]:
+        """By mixer, as a compiler sees its block, or as it runs without one; what of it is computed again stands in the
+        backward pass, unless all of it is."""
+        return self._traced_again if policy == "selective" else self._traced
+
+    @cached_property
+    def _traced(self) -> dict[str, Traced]:
+        return self._trace(recomputes_mlp=False)
+
+    @cached_property
+    def _traced_again(self) -> dict[str, Traced]:
+        return self._trace(recomputes_mlp=True)
+
+    def _trace(self, *, recomputes_mlp: bool) -> dict[str, Traced]:
         config = self.part.config
         return {
-            name: trace_block(block, self.batch, self.length, self.dtype, config, self.compiled)
+            name: trace_block(block, self.batch, self.length, self.dtype, config, self.compiled, recomputes_mlp)
             for name, block in self.part.blocks.items()
         }
 
@@ -84,13 +110,13 @@ class Activations:
 
     @property
     def of_block_input(self) -> int:
-        """All that is kept of a block with activation checkpointing."""
+        """All that is kept of a block that is computed again."""
         return self._tokens * self._of_token // self._outer
 
-    @property
-    def recomputed(self) -> int:
-        """Of the one block that activation checkpointing computes again at a time, beside its input."""
-        return max(self.of_block.values()) - self.of_block_input
+    def recomputed(self, policy: ActivationCheckpointing) -> int:
+        """Of the one block that is computed again at a time, beside what is kept of it."""
+        whole, kept = self.of_block("none"), self.of_block(policy)
+        return max(whole[name] - kept[name] for name in whole)
 
     @property
     def around_blocks(self) -> int:
@@ -125,9 +151,11 @@ class Activations:
         """Parts into which tokens are split between layers."""
         return self.part.ranks if self.shards_tokens else 1
 
-    def _measured(self, module: nn.Module) -> int:
+    def _measured(self, module: nn.Module, recomputes_mlp: bool = False) -> int:
         """Of a block or a norm, whose input is all tokens."""
         module, config = copy.deepcopy(module), self.part.config
+        if isinstance(module, Block):
+            module.recomputes_mlp = recomputes_mlp
         with FakeTensorMode():
             for owner in module.modules():
                 for name, parameter in owner.named_parameters(recurse=False):

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 from glm_scale.layers.projection import is_projection
 from glm_scale.mixers.heads import HeadMixing
 from glm_scale.model.block import Block
+from glm_scale.planning.again import projections_again, whole_blocks
 from glm_scale.planning.parts import Part
 from glm_scale.planning.speeds import Mixing, Speeds, operator_of
 from glm_scale.planning.tracing import Traced
@@ -26,7 +28,8 @@ __all__ = ["Work", "components"]
 class Work:
     """What a rank does in one optimizer step.
 
-    batch, length: of a micro-batch, whole sequences; each of `sequence_ranks` has its share of them. traced: by mixer.
+    batch, length: of a micro-batch, whole sequences; each of `sequence_ranks` has its share of them. traced: by mixer,
+    with what `policy` computes again of a block if that is not all of it.
     own: numbers that this rank updates, normed: those of which it takes the norm. clips: whether gradients are clipped.
     """
 
@@ -35,7 +38,7 @@ class Work:
     length: int
     sequence_ranks: int
     accumulation: int
-    recomputes: bool
+    policy: ActivationCheckpointing
     compiled: bool
     itemsize: int
     traced: Mapping[str, Traced]
@@ -48,6 +51,11 @@ class Work:
     def tokens(self) -> int:
         """Of a micro-batch, on this rank."""
         return self.batch * self.length // self.sequence_ranks
+
+    @property
+    def forward_passes(self) -> int:
+        """Through the whole of a block."""
+        return 1 + whole_blocks(self.policy)
 
 
 def components(work: Work, speeds: Speeds) -> dict[str, float]:
@@ -75,12 +83,12 @@ def components(work: Work, speeds: Speeds) -> dict[str, float]:
 
 def _products(block: Block, work: Work, speeds: Speeds) -> float:
     """Of a micro-batch."""
-    total = 0.0
+    total, again = 0.0, set(projections_again(block, work.policy))
     for module in block.modules():
         if is_projection(module):
             assert isinstance(module, nn.Linear)
             forward, of_input, of_weight = speeds.projection(work.tokens, module.in_features, module.out_features)
-            total += (1 + work.recomputes) * forward + of_input + of_weight
+            total += (1 + (module in again)) * forward + of_input + of_weight
     return total
 
 
@@ -89,7 +97,7 @@ def _mixing(block: Block, work: Work, speeds: Speeds) -> float:
     total = 0.0
     for mixing in _mixings(block, work):
         forward, backward = speeds.mixing(mixing)
-        total += ((1 + work.recomputes) * forward + backward) / work.sequence_ranks
+        total += (work.forward_passes * forward + backward) / work.sequence_ranks
     return total
 
 
@@ -106,5 +114,5 @@ def _mixings(block: Block, work: Work) -> Iterator[Mixing]:
 
 
 def _elementwise(traced: Traced, work: Work, speeds: Speeds) -> float:
-    moved = ((1 + work.recomputes) * traced.forward + traced.backward) / work.sequence_ranks
+    moved = (work.forward_passes * traced.forward + traced.backward) / work.sequence_ranks
     return speeds.fused(moved) if work.compiled else speeds.copied(moved)

@@ -22,6 +22,7 @@ from glm_scale.config.run import RunConfig
 from glm_scale.parallel.mesh import Layout
 from glm_scale.parallel.sequence.costs import Link, Spread
 from glm_scale.planning.activations import Activations
+from glm_scale.planning.again import again_flops_per_token, weights_again, whole_blocks
 from glm_scale.planning.calibration import Calibration
 from glm_scale.planning.components import Work, components
 from glm_scale.planning.exchanges import Axis, Exchange, all_gather, total
@@ -103,9 +104,10 @@ class Estimate:
         training, self._sequences = config.training, config.training.micro_batch
         self._length = config.data.sequence_length // layout.sequence
         self._itemsize = 2 if training.precision == "bf16" else 4
-        self._recomputes = training.activation_checkpointing
+        self._policy = training.activation_checkpointing
+        self._repeats = whole_blocks(self._policy)
         replicas = layout.data * layout.sequence
-        self._zero = Zero(self.part, training.zero_stage, training.precision, replicas, layout.tensor, self._recomputes)
+        self._zero = Zero(self.part, training.zero_stage, training.precision, replicas, layout.tensor, self._policy)
 
     # Bytes ---------------------------------------------------------------------------------------------------------
 
@@ -119,13 +121,13 @@ class Estimate:
         yield from tensor_exchanges(
             ranks=self.layout.tensor, tokens=self._sequences * self._length, width=self.part.config.width,
             layers=len(self.part.layers), itemsize=self._itemsize, shards_tokens=self._shards_tokens,
-            conv=bool(self.part.config.conv_width), recomputes=self._recomputes,
+            conv=bool(self.part.config.conv_width), policy=self._policy,
         )  # fmt: skip
         if self.layout.sequence > 1:
             # Where documents start, int32.
             yield all_gather("sequence", self.layout.sequence, self._sequences * self._length * 4)
             for name in self.part.layers:
-                yield from self.spread[name].exchanges(rank, self._recomputes)
+                yield from self.spread[name].exchanges(rank, self._repeats)
         yield from self._zero.of_micro_batch()
 
     @property
@@ -147,7 +149,7 @@ class Estimate:
     @cached_property
     def _busiest(self) -> int:
         def sent(rank: int) -> float:
-            blocks = (self.spread[name].exchanges(rank, self._recomputes) for name in self.part.layers)
+            blocks = (self.spread[name].exchanges(rank, self._repeats) for name in self.part.layers)
             return sum(exchange.sent for block in blocks for exchange in block)
 
         return max(range(self.layout.sequence), key=sent) if self.spread else 0
@@ -163,8 +165,8 @@ class Estimate:
         """Of the rank that needs most."""
         state = self._zero.state()
         of_blocks = [self.spread[name].boundary for name in self.part.layers] if self.spread else [0]
-        boundary = max(of_blocks) if self._recomputes else sum(of_blocks)
-        activations = self.activations + (self._share(self._activations.recomputed) if self._recomputes else 0)
+        boundary = max(of_blocks) if self._repeats else sum(of_blocks)
+        activations = self.activations + self._share(self._activations.recomputed(self._policy))
         moment = self._share(self._activations.of_moment)
         late = max(0, state.late_buffers - activations - boundary - moment)
         buffers = state.buffers + late + moment
@@ -174,12 +176,12 @@ class Estimate:
     def activations(self) -> int:
         """Bytes that wait for the backward pass at the end of a forward pass."""
         head = self._activations.of_head_weight
-        return self._share(self._activations.kept(self._recomputes) - head) + head
+        return self._share(self._activations.kept(self._policy) - head) + head
 
     @property
     def largest_block(self) -> int:
         """Bytes that the hungriest block keeps, without activation checkpointing."""
-        return self._share(max(self._activations.of_block.values()))
+        return self._share(max(self._activations.of_block("none").values()))
 
     def _share(self, size: int) -> int:
         return size // self.layout.sequence
@@ -189,8 +191,8 @@ class Estimate:
     @cached_property
     def flops(self) -> float:
         """Of one rank and step, recomputation among them."""
-        blocks = self.part.block_flops_per_token(self.config.data.sequence_length)
-        return self.model_flops + self._tokens * blocks * self._recomputes
+        again = again_flops_per_token(self.part, self._policy, self.config.data.sequence_length)
+        return self.model_flops + self._tokens * again
 
     @property
     def model_flops(self) -> float:
@@ -206,9 +208,9 @@ class Estimate:
     @property
     def memory_traffic(self) -> float:
         """Bytes that a rank reads and writes in its own memory in one step."""
-        state, weights = self._zero.state(), self.part.numbers * self._itemsize
-        activations = self._share(self._activations.kept(False))
-        passes = (3 + self._recomputes) * weights + 2 * weights + (4 + 2 * self._recomputes) * activations
+        state, weights = self._zero.state(), 5 * self.part.numbers + weights_again(self.part, self._policy)
+        whole, kept = (self._share(self._activations.kept(policy)) for policy in ("none", self._policy))
+        passes = self._itemsize * weights + 4 * whole + 2 * (whole - kept)
         return self.accumulation * passes + 2 * state.optimizer + state.gradients + state.weights
 
     def seconds(self, gpu: GPU, calibration: Calibration | None = None) -> Seconds:
@@ -229,13 +231,12 @@ class Estimate:
 
     @property
     def _work(self) -> Work:
-        training = self.config.training
         return Work(
             part=self.part, batch=self._sequences, length=self.config.data.sequence_length,
-            sequence_ranks=self.layout.sequence, accumulation=self.accumulation, recomputes=self._recomputes,
-            compiled=self._activations.compiled, itemsize=self._itemsize, traced=self._activations.traced,
+            sequence_ranks=self.layout.sequence, accumulation=self.accumulation, policy=self._policy,
+            compiled=self._activations.compiled, itemsize=self._itemsize, traced=self._activations.traced(self._policy),
             passes=self._zero.passes, own=self._zero.updated, normed=self._zero.normed,
-            clips=training.optimizer.clip is not None,
+            clips=self.config.training.optimizer.clip is not None,
         )  # fmt: skip
 
     def _at_least(self, gpu: GPU) -> Seconds:
@@ -262,7 +263,7 @@ class Estimate:
             for traffic_of in self.spread[name].traffic:
                 link = self._link(gpu, Exchange("sequence", next(iter(traffic_of.forward_sent)), 0))
                 waiting = traffic_of.fill / link.bytes_per_second + traffic_of.steps * link.seconds_per_step
-                spent["sequence"] += self.accumulation * waiting * (1.5 if self._recomputes else 1)
+                spent["sequence"] += self.accumulation * waiting * (1.5 if self._repeats else 1)
         return spent
 
     def _measured(self, exchange: Exchange, speeds: Speeds | None) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from glm_scale.config.run import RunConfig
 from glm_scale.errors import UserError
+from glm_scale.layers.activation_checkpointing import policies_from
 from glm_scale.parallel.mesh import Layout
 from glm_scale.planning.need import Need, ample, need_of
 from glm_scale.planning.room import Room, gpu_rooms, host_rooms, process_rooms
@@ -116,11 +117,12 @@ def _changes(config: RunConfig, layout: Layout) -> Iterator[list[dict[str, Any]]
     counts = [count for count in range(training.micro_batch - 1, 0, -1) if training.micro_batch % count == 0]
     fewer: list[dict[str, Any]] = [{"micro_batch": count} for count in counts]
     yield fewer
-    again: dict[str, Any] = {"activation_checkpointing": True}
-    if not training.activation_checkpointing:
-        yield [again, *(again | fewer_sequences for fewer_sequences in fewer)]
+    again: list[dict[str, Any]]
+    again = [{"activation_checkpointing": policy} for policy in policies_from(training.activation_checkpointing)]
+    most = again[-1]
+    yield [*again[1:], *(most | fewer_sequences for fewer_sequences in fewer if again[1:])]
     if layout.data * layout.sequence > 1 and training.zero_stage < 3:
-        yield [{"zero_stage": 3}, *(again | {"zero_stage": 3} | fewer_sequences for fewer_sequences in fewer)]
+        yield [{"zero_stage": 3}, *(most | {"zero_stage": 3} | fewer_sequences for fewer_sequences in fewer)]
 
 
 def _with(config: RunConfig, changed: Mapping[str, Any]) -> RunConfig:

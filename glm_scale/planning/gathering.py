@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
+from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
+from glm_scale.planning.again import modules_again
 from glm_scale.planning.parts import Module
 
 __all__ = ["Gathering", "Visit", "gathering", "visits"]
@@ -38,20 +40,21 @@ class Visit(NamedTuple):
     ends: bool = True
 
 
-def visits(model: Module, recomputes: bool) -> list[Visit]:
-    """One forward and one backward pass. recomputes: activation checkpointing of all but the first and last two modules
-    of the model, which stops where it has computed what the backward pass needs: inside of the last module."""
+def visits(model: Module, policy: ActivationCheckpointing) -> list[Visit]:
+    """One forward and one backward pass. policy: of all but the first and last two modules of the model; what is
+    computed again stops where the backward pass has what it needs: inside of the last module."""
     forward = _forward(model)
-    if not recomputes:
+    if policy == "none":
         return [*forward, *_backward(model)]
     embedding, *blocks, norm, head = model.within
     backward = [Visit(model.weights), *_backward(head), *_backward(norm)]
     for block in reversed(blocks):
         visited = _backward(block)
-        # Down to the first module that saves something, for which the block is computed again.
+        # Down to the first module that saves something, for which it is computed again.
         down = next(index for index, visit in enumerate(visited) if visit.weights) + 1
         *before, last = visited[:down]
-        backward += [*before, last._replace(ends=False), *_forward(block), *visited[down:]]
+        again = [visit for module in modules_again(block, policy) for visit in _forward(module)]
+        backward += [*before, last._replace(ends=False), *again, *visited[down:]]
     return [*forward, *backward, *_backward(embedding)]
 
 

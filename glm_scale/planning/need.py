@@ -55,7 +55,7 @@ def need_of(config: RunConfig, layout: Layout, device: str) -> Need:
     """device: "cpu" or "cuda". On a GPU its own memory alone, as in `planning.estimate`."""
     if device == "cuda" and config.training.compiles(device):
         # To ask the compiler how much its blocks keep takes seconds; it is not less than their inputs.
-        training = config.training.model_copy(update={"activation_checkpointing": True, "compile": False})
+        training = config.training.model_copy(update={"activation_checkpointing": "full", "compile": False})
         config = config.model_copy(update={"training": training})
     estimate = Estimate(config, layout, activations_of(config, layout, device))
     planned = asdict(estimate.memory)

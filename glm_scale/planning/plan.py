@@ -11,6 +11,7 @@ import torch
 
 from glm_scale.config.layout import layout_problems
 from glm_scale.config.run import RunConfig
+from glm_scale.layers.activation_checkpointing import policies_from
 from glm_scale.parallel.mesh import Layout
 from glm_scale.planning.activations import Activations
 from glm_scale.planning.calibration import Calibration
@@ -159,13 +160,13 @@ def _plan(
     training = config.training
     plans = []
     for stage in range(training.zero_stage, 4):
-        for recomputes in sorted({training.activation_checkpointing, True}):
+        for policy in policies_from(training.activation_checkpointing):
             changed = []
             if stage != training.zero_stage:
                 changed.append(f"training.zero_stage={stage}")
-            if recomputes != training.activation_checkpointing:
-                changed.append("training.activation_checkpointing=true")
-            settings = _with(config, "training", zero_stage=stage, activation_checkpointing=recomputes)
+            if policy != training.activation_checkpointing:
+                changed.append(f"training.activation_checkpointing={policy}")
+            settings = _with(config, "training", zero_stage=stage, activation_checkpointing=policy)
             plans.append(Plan(layout, tuple(changed), Estimate(settings, layout, activations), gpu, calibration))
             if plans[0].fits:
                 return plans[0]

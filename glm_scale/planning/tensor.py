@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
 
 __all__ = ["tensor_exchanges"]
@@ -18,20 +19,20 @@ def tensor_exchanges(
     itemsize: int,
     shards_tokens: bool,
     conv: bool,
-    recomputes: bool,
+    policy: ActivationCheckpointing,
 ) -> Iterator[Exchange]:
     """Of a batch of so many tokens of `width` numbers, all of which every rank works on.
 
-    shards_tokens: see `parallel.axis.TensorAxis`. recomputes: blocks compute their forward pass twice, up to the last
-    tensor that the backward pass needs, which the sum at the end of a block comes after.
+    shards_tokens: see `parallel.axis.TensorAxis`. policy: of activation checkpointing. What is computed again goes
+    up to the last tensor that the backward pass needs, which the sum at the end of a block comes after.
     """
     if ranks == 1:
         return
     size = tokens * width * itemsize
-    again = layers if recomputes else 0
+    starts_again, ends_again = {"none": (0, 0), "selective": (1, 0), "full": (2, 1)}[policy]
     # Every block begins twice, in front of its mixer and its MLP, and ends twice; the model begins with the embedding's
     # sum and ends in front of the head.
-    ends, starts = 2 * layers + 1 + again, 2 * layers + 1 + 2 * again
+    ends, starts = (2 + ends_again) * layers + 1, (2 + starts_again) * layers + 1
     if shards_tokens:
         convolved = layers if conv else 0
         yield reduce_scatter("tensor", ranks, ends * size, ends)

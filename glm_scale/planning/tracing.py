@@ -44,14 +44,17 @@ class Traced:
 
 
 def trace_block(
-    block: Block, batch: int, length: int, dtype: torch.dtype, config: ModelConfig, compiled: bool
-) -> Traced:
+    block: Block, batch: int, length: int, dtype: torch.dtype, config: ModelConfig, compiled: bool,
+    recomputes_mlp: bool = False,
+) -> Traced:  # fmt: skip
     """Of `batch` sequences of `length` tokens, one document each; `config`: of the block's part of the model.
 
     Without a compiler every operation of the graph is a kernel by itself, which counts norms in pieces that GPUs have
-    one kernel for.
+    one kernel for. `recomputes_mlp`: see `Block`; what is computed again is part of the backward graph.
     """
     block = copy.deepcopy(block)
+    block.recomputes_mlp = recomputes_mlp
+    block.fed_forward_again = partial(_marked, _FedForward(block))  # type: ignore[method-assign]
     with FakeTensorMode():
         for owner in block.modules():
             for name, parameter in owner.named_parameters(recurse=False):
@@ -69,6 +72,35 @@ def trace_block(
         forward, backward = _graphs(run, (x, positions, *angles, *parameters), compiled)
         kept = _kept(forward, x)
     return Traced(kept, elementwise_bytes(forward, compiled), elementwise_bytes(backward, compiled))
+
+
+class _FedForward(nn.Module):
+    """What a block computes again, as a module of its own."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm, self.mlp = block.mlp_norm, block.mlp
+        self.forward = block.fed_forward
+
+
+def _marked(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x), marked as what is to be computed again, in the way in which a compiler says so to itself.
+
+    To it a checkpoint is an operator with a graph, and this graph is one node.
+    """
+    from torch._higher_order_ops.wrap import tag_activation_checkpoint
+
+    names, values = zip(*module.named_parameters(), strict=True)
+
+    class Called(nn.Module):
+        def forward(self, x: Tensor, *values: Tensor) -> Any:
+            return functional_call(module, dict(zip(names, values, strict=True)), (x,))
+
+    graph = fx.Graph()
+    graph.output(graph.call_module("called", tuple(graph.placeholder(f"x{index}") for index in range(1 + len(values)))))
+    called = fx.GraphModule({"called": Called()}, graph)
+    result: Tensor = tag_activation_checkpoint(called, x, *values, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
 def _graphs(run: Callable[..., Tensor], inputs: tuple[Tensor, ...], compiled: bool) -> tuple[fx.Graph, fx.Graph]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
 from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
@@ -47,7 +48,7 @@ class State:
 class Zero:
     """A part of a model over `ranks` ranks that have the same one.
 
-    precision: "fp32" or "bf16". tensor: ranks with other parts. recomputes: activation checkpointing.
+    precision: "fp32" or "bf16". tensor: ranks with other parts. policy: of activation checkpointing.
     """
 
     part: Part
@@ -55,7 +56,7 @@ class Zero:
     precision: str
     ranks: int
     tensor: int
-    recomputes: bool
+    policy: ActivationCheckpointing
 
     @property
     def _itemsize(self) -> int:
@@ -104,7 +105,7 @@ class Zero:
     def _gathered(self) -> Gathering:
         """Stage 3: weights that are gathered in one forward and one backward pass."""
         numbers = [weight.numbers for weight in self.part.weights]
-        return gathering(visits(self.part.modules, self.recomputes), numbers, [count <= _PERSISTS for count in numbers])
+        return gathering(visits(self.part.modules, self.policy), numbers, [count <= _PERSISTS for count in numbers])
 
     # Memory ------------------------------------------------------------------------------------------------------
 

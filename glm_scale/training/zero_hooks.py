@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from glm_scale.model.block import Block
 from glm_scale.parallel.graph_breaks import between_graphs
 
 __all__ = ["run_hooks_between_graphs"]
@@ -14,3 +15,5 @@ def run_hooks_between_graphs(model: nn.Module) -> None:
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in hooks.items():
                 hooks[key] = between_graphs(hook)
+        if isinstance(module, Block):
+            module.breaks_mlp = True

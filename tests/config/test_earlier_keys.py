@@ -1,4 +1,4 @@
-"""Configurations with `model.ssm_state` or `evaluation.rows`, as earlier versions wrote them, mean what they meant."""
+"""Configurations with keys and values of earlier versions mean what they meant."""
 
 import pytest
 import yaml
@@ -34,6 +34,20 @@ def test_a_configuration_without_it_stays_as_it_is(tmp_path):
     odd = yaml.safe_load("model: {ssm_state: 4, mixers: 7}")
     assert rewritten(odd) == {"model": {"mixers": 7}}
     assert rewritten({"evaluation": None}) == {"evaluation": None}
+
+
+@pytest.mark.parametrize(
+    ("written", "policy"), [("true", "full"), ("false", "none"), ("none", "none"), ("selective", "selective")]
+)
+def test_activation_checkpointing_was_all_or_nothing(tmp_path, written, policy):
+    tree = tiny_config(tmp_path, tmp_path)
+    path = write_config(tmp_path / "some.yaml", tree)
+    config = load_config(path, [f"training.activation_checkpointing={written}"])
+    assert config.training.activation_checkpointing == policy
+    tree["training"]["activation_checkpointing"] = yaml.safe_load(written)
+    assert load_config(write_config(path, tree)).training.activation_checkpointing == policy
+    with pytest.raises(ConfigError, match="'none', 'selective' or 'full'"):
+        load_config(path, ["training.activation_checkpointing=some"])
 
 
 class TestRowsThatAreSequencesNow:

@@ -14,42 +14,44 @@ pytestmark = pytest.mark.numeric
 SETUPS = [
     # Sequence and data ranks.
     Setup(("lattice:2^k",), sequence=4, strategy="scan"),
-    Setup(("lattice:2^k",), sequence=2, strategy="ring", stage=2, checkpointing=True),
+    Setup(("lattice:2^k",), sequence=2, strategy="ring", stage=2, checkpointing="full"),
     Setup(("lattice:k^2+1",), sequence=4, strategy="ring", stage=0),
     Setup(("lattice:k^2+1",), sequence=2, strategy="scan", stage=3),
     Setup(("window:3",), sequence=2, strategy="a2a"),
-    Setup(("dense",), sequence=4, strategy="a2a", stage=3, checkpointing=True),
+    Setup(("dense",), sequence=4, strategy="a2a", stage=3, checkpointing="full"),
     Setup(("offsets:2^k",), sequence=2, strategy="ring", stage=0),
-    Setup(("offsets:k^2+1",), stage=2, checkpointing=True),
+    Setup(("offsets:k^2+1",), stage=2, checkpointing="full"),
     Setup(("attention",), sequence=4, stage=2),
     Setup(("local:5 > lattice:2^k",), sequence=2),
-    Setup(("ssm:4",), sequence=4, strategy="scan", stage=0, checkpointing=True),
+    Setup(("ssm:4",), sequence=4, strategy="scan", stage=0, checkpointing="full"),
     Setup(("ssm:4",), sequence=2, strategy="ring", stage=3),
     Setup(("mamba2:4",), sequence=4, strategy="scan"),
-    Setup(("lattice:2^k", "attention"), sequence=2, checkpointing=True),
+    Setup(("lattice:2^k", "attention"), sequence=2, checkpointing="full"),
     Setup(("ssm:4", "dense"), stage=3),
     # Tensor ranks, and with others.
     Setup(("lattice:2^k",), tensor=2, stage=0),
     Setup(("lattice:k^2+1",), tensor=4, shards_tokens=True, stage=1, tied=True),
-    Setup(("window:3",), tensor=2, sequence=2, strategy="scan", shards_tokens=True, stage=1, checkpointing=True),
+    Setup(("window:3",), tensor=2, sequence=2, strategy="scan", shards_tokens=True, stage=1, checkpointing="full"),
     Setup(("dense",), tensor=2, sequence=2, stage=3),
     Setup(("offsets:2^k",), tensor=2, shards_tokens=True, stage=3),
     Setup(("offsets:k^2+1",), tensor=2, sequence=2, strategy="a2a", stage=0, tied=True),
-    Setup(("attention",), tensor=2, shards_tokens=True, stage=0, checkpointing=True),
+    Setup(("attention",), tensor=2, shards_tokens=True, stage=0, checkpointing="full"),
     Setup(("local:5",), tensor=4, stage=2),
+    Setup(("lattice:2^k",), tensor=2, shards_tokens=True, stage=3, checkpointing="selective"),
     Setup(("ssm:4",), tensor=2, sequence=2, strategy="scan", stage=2),
     Setup(("ssm:4",), tensor=2, shards_tokens=True, stage=3, tied=True),
     Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_tokens=True, stage=2),
     # Compiled: the first as on GPUs, the others up to where code would be made, which is what ranks change.
     Setup(("lattice:2^k",), tensor=2, sequence=2, strategy="scan", shards_tokens=True, backend="inductor"),
-    Setup(("ssm:4", "attention"), sequence=2, stage=3, checkpointing=True, backend="aot_eager"),
+    Setup(("ssm:4", "attention"), sequence=2, stage=3, checkpointing="full", backend="aot_eager"),
     Setup(("local:5 > lattice:2^k",), tensor=2, stage=3, backend="aot_eager"),
     Setup(("lattice:k^2+1",), sequence=4, strategy="ring", stage=2, backend="aot_eager"),
+    Setup(("attention",), tensor=2, sequence=2, stage=3, checkpointing="selective", backend="aot_eager"),
 ]
 
 BF16_SETUPS = [
     Setup(("lattice:2^k",), tensor=2, sequence=2, stage=1, precision="bf16"),
-    Setup(("ssm:4", "lattice:k^2+1"), sequence=2, stage=2, precision="bf16", checkpointing=True),
+    Setup(("ssm:4", "lattice:k^2+1"), sequence=2, stage=2, precision="bf16", checkpointing="full"),
     Setup(("offsets:2^k", "attention"), tensor=2, shards_tokens=True, stage=3, precision="bf16"),
 ]
 MIXERS = (
@@ -65,7 +67,7 @@ def everything():
             for shards_tokens in {False, tensor > 1}:
                 setup = Setup(
                     (mixer, "attention"), tensor, sequence, strategy, stage, shards_tokens,
-                    checkpointing=stage % 2 == 1, tied=stage > 1,
+                    checkpointing=("none", "selective", "full", "selective")[stage], tied=stage > 1,
                 )  # fmt: skip
                 if setup.is_legal():
                     yield setup

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 from glm_scale.mixers import parse_mixer
 from glm_scale.mixers.contract import MixerError
 from glm_scale.model.config import ModelConfig
@@ -79,7 +80,7 @@ class Setup:
     strategy: SequenceStrategy | None = None
     stage: int = 1
     shards_tokens: bool = False
-    checkpointing: bool = False
+    checkpointing: ActivationCheckpointing = "none"
     precision: str = "fp32"
     tied: bool = False
     backend: str = ""

@@ -122,7 +122,7 @@ def _tensors(held: Any) -> list[Tensor]:
 
 def _activations(model: LanguageModel, forward: Callable[[], Tensor]) -> int:
     """What waits for the backward pass at the end of a forward pass: what autograd saves, parameters aside; and the
-    operands of blocks, which activation checkpointing holds by itself."""
+    operands of what is computed again, which activation checkpointing holds by itself."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(x: Tensor) -> Tensor:
@@ -134,7 +134,12 @@ def _activations(model: LanguageModel, forward: Callable[[], Tensor]) -> int:
         for held in (x, *sequence.rotation):
             keep(held)
 
+    def keep_stream(_: Any, inputs: tuple[Any, ...]) -> None:
+        keep(*inputs)
+
     hooks = [block.register_forward_pre_hook(keep_input) for block in model.blocks]
+    if model.activation_checkpointing == "selective":
+        hooks += [block.get_submodule("mlp_norm").register_forward_pre_hook(keep_stream) for block in model.blocks]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         loss = forward()
     for parameter in model.parameters():

@@ -53,16 +53,33 @@ def test_a_step_is_the_sum_of_its_pieces() -> None:
 
 def test_compiled_work_runs_at_the_bandwidth_of_compiled_kernels() -> None:
     estimate = estimated(small_run(["attention"]))
-    traced = estimate._activations.traced["attention"]
+    traced = estimate._activations.traced("none")["attention"]
     moved = LAYERS * (traced.forward + traced.backward) / 0.5e12 + 6 * TOKENS * WIDTH * 2 / 1e12
     assert estimate.seconds(GPU, made_up()).parts["elementwise"] == pytest.approx(MICRO_BATCHES * moved)
 
 
 def test_what_is_computed_again_is_counted_again() -> None:
-    found = seconds_of("attention", activation_checkpointing=True).parts
-    assert found["matrix products"] == pytest.approx(MICRO_BATCHES * LAYERS * 7 * 7e-3)
-    assert found["token mixing"] == pytest.approx(MICRO_BATCHES * LAYERS * 40e-3)
-    assert found["head and loss"] == pytest.approx(MICRO_BATCHES * 5e-3)
+    none, selective, full = (
+        seconds_of("attention", activation_checkpointing=policy).parts for policy in ("none", "selective", "full")
+    )
+    assert full["matrix products"] == pytest.approx(MICRO_BATCHES * LAYERS * 7 * 7e-3)
+    assert full["token mixing"] == pytest.approx(MICRO_BATCHES * LAYERS * 40e-3)
+    assert full["head and loss"] == pytest.approx(MICRO_BATCHES * 5e-3)
+    # Gate and up.
+    assert selective["matrix products"] == pytest.approx(MICRO_BATCHES * LAYERS * (7 * 6e-3 + 2 * 1e-3))
+    assert selective["token mixing"] == none["token mixing"]
+    assert none["elementwise"] < selective["elementwise"] < full["elementwise"]
+
+
+def test_arithmetic_that_is_done_again_is_counted_again() -> None:
+    none, selective, full = (
+        estimated(small_run(["attention"], activation_checkpointing=policy)).flops
+        for policy in ("none", "selective", "full")
+    )
+    tokens = MICRO_BATCHES * TOKENS * LAYERS
+    assert selective - none == tokens * 2 * 2 * WIDTH * HIDDEN
+    attention = 2 * WIDTH * (LENGTH + 1)
+    assert full - none == pytest.approx(tokens * (2 * (4 * WIDTH**2 + 3 * WIDTH * HIDDEN) + attention), rel=0.01)
 
 
 def test_gradients_that_are_not_clipped_are_not_passed_over() -> None:

@@ -7,7 +7,7 @@ from glm_scale.planning.parts import Part
 from glm_scale.planning.zero import Zero
 from glm_scale.training import engine
 from tests.planning.running import watch
-from tests.planning.test_planned_and_run import AGAIN, BF16, RANKS, TIED, run_config
+from tests.planning.test_planned_and_run import AGAIN, BF16, PART_AGAIN, RANKS, TIED, run_config
 
 FORWARD, NUMBERS, STAYS = [Visit([0]), Visit([1, 2]), Visit([3])], [10, 20, 30, 40], [False, True, False, False]
 
@@ -50,6 +50,7 @@ def watch_with(config, settings):
         (run_config(["lattice:2^k"], LARGE, zero_stage=3), 50_000_000, 1_000_000_000),
         (run_config(["ssm"], LARGE, zero_stage=3, **AGAIN), 0, 0),
         (run_config(["lattice:2^k"], LARGE | TIED, zero_stage=3, **AGAIN), 300_000, 500_000),
+        (run_config(["lattice:2^k"], LARGE, zero_stage=3, **PART_AGAIN), 300_000, 500_000),
         (run_config(["attention"], LARGE, zero_stage=3, **BF16), 300_000, 500_000),
     ],
 )
@@ -67,4 +68,4 @@ def test_deepspeed_gathers_as_often(processes, config, prefetched, soon):
     each = sum(times * shards[weight] for weight, times in found.times.items())
     ran = processes.run(RANKS, watch_with, config, settings)[0]
     assert ran.sent["all_gather"] == once + config.accumulation(RANKS) * each
-    assert Zero(part, 3, training.precision, RANKS, 1, False).state().weights == ran.weights
+    assert Zero(part, 3, training.precision, RANKS, 1, "none").state().weights == ran.weights

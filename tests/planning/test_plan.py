@@ -48,13 +48,25 @@ def test_what_cannot_be_says_why():
 
 
 def test_a_layout_that_does_not_fit_is_tried_with_settings_that_need_less():
-    (alone,) = planning("7b", 1, "training.activation_checkpointing=false").plans
+    (alone,) = planning("7b", 1, "training.activation_checkpointing=none").plans
     assert not alone.fits
     assert not alone.changed
     spread = next(x for x in planning("7b", 4).plans if x.layout == Layout(data=4))
     assert spread.fits
     assert spread.changed == ("training.zero_stage=2",)
     assert spread.memory.total <= USABLE * GPUS["h100"].memory
+
+
+def test_what_is_computed_again_is_as_little_as_fits():
+    """What 1.3b needs without activation checkpointing by its micro-batch: at once, in part, or as a whole."""
+    changed = {}
+    for sequences in (1, 8, 32):
+        (found,) = planning("1.3b", 1, "training.activation_checkpointing=none", f"training.micro_batch={sequences}",
+                            "training.compile=false").plans  # fmt: skip
+        assert found.fits
+        changed[sequences] = found.changed
+    again = "training.activation_checkpointing={}".format
+    assert changed == {1: (), 8: (again("selective"),), 32: (again("full"),)}
 
 
 def test_more_ranks_hold_less_and_better_gpus_take_less_time():

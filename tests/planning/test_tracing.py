@@ -14,10 +14,10 @@ BATCH, LENGTH, WIDTH, HIDDEN, HEADS = 2, 64, 32, 96, 4
 TOKENS = BATCH * LENGTH
 
 
-def traced(mixer: str, compiled: bool = True) -> Traced:
+def traced(mixer: str, compiled: bool = True, recomputes_mlp: bool = False) -> Traced:
     config = ModelConfig(vocab_size=16, layers=1, width=WIDTH, heads=HEADS, mlp_width=HIDDEN, mixers=(mixer,))
     part = Part(config, 1)
-    return trace_block(part.blocks[mixer], BATCH, LENGTH, torch.bfloat16, part.config, compiled)
+    return trace_block(part.blocks[mixer], BATCH, LENGTH, torch.bfloat16, part.config, compiled, recomputes_mlp)
 
 
 @pytest.mark.parametrize(("mixer", "numbers"), [("lattice:2^k", 2 * HEADS), ("attention", 4 * HEADS)])
@@ -26,13 +26,18 @@ def test_a_compiled_block_keeps_what_its_products_and_its_mixer_read(mixer: str,
     in fp32, and of every token and head a gate in bf16 or the sum of a softmax in fp32."""
     each = 2 * (8 * WIDTH + 3 * HIDDEN) + 2 * 4 + numbers
     assert traced(mixer).kept == TOKENS * each
+    of_mlp = 2 * (WIDTH + 3 * HIDDEN) + 4
+    assert traced(mixer, recomputes_mlp=True).kept == TOKENS * (each - of_mlp)
 
 
+@pytest.mark.parametrize("recomputes_mlp", [False, True])
 @pytest.mark.parametrize("mixer", ["lattice:2^k", "attention", "ssm:8", "local:8 > window:2"])
-def test_a_block_that_is_compiled_keeps_as_much(mixer: str) -> None:
+def test_a_block_that_is_compiled_keeps_as_much(mixer: str, recomputes_mlp: bool) -> None:
     """By torch.compile itself, with the same decompositions and partitioner, but without generating code."""
     config = ModelConfig(vocab_size=16, layers=1, width=WIDTH, heads=HEADS, mlp_width=HIDDEN, mixers=(mixer,))
     block = Block(config, config.layer_mixers()[0]).bfloat16()
+    block.recomputes_mlp = recomputes_mlp
+    torch._dynamo.reset()  # which would not compile the same function for more than a few blocks
     block.compile(backend="aot_eager_decomp_partition")
     x = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.bfloat16, requires_grad=True)
     positions = torch.arange(LENGTH).expand(BATCH, LENGTH)
@@ -47,7 +52,9 @@ def test_a_block_that_is_compiled_keeps_as_much(mixer: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda y: y):
         block(x, Sequence(None, positions, angles))
-    assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(traced(mixer).kept, rel=0.01)
+    assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(
+        traced(mixer, recomputes_mlp=recomputes_mlp).kept, rel=0.01
+    )
 
 
 def test_fused_work_reads_what_comes_in_and_writes_what_others_need() -> None:

@@ -103,5 +103,6 @@ def test_a_vocabulary_too_small_for_the_data_is_refused(tree: Tree) -> None:
 
 def test_activation_checkpointing_changes_no_number(tree: Tree) -> None:
     train(config(tree, name="plain"))
-    train(config(tree, name="checkpointed", training__activation_checkpointing=True))
-    assert curve(run_of(tree, "plain")) == curve(run_of(tree, "checkpointed"))
+    for policy in ("selective", "full"):
+        train(config(tree, name=policy, training__activation_checkpointing=policy))
+        assert curve(run_of(tree, "plain")) == curve(run_of(tree, policy))

@@ -31,7 +31,7 @@ def configured(data, folder, parallel, **training):
     [
         ({"tensor": 2, "sequence": 2}, {"zero_stage": 1}),
         ({"tensor": 2, "data": 2, "shard_activations": True}, {"zero_stage": 3, "micro_batch": 1}),
-        ({"sequence": 2}, {"zero_stage": 2, "micro_batch": 1, "activation_checkpointing": True}),
+        ({"sequence": 2}, {"zero_stage": 2, "micro_batch": 1, "activation_checkpointing": "full"}),
         ({}, {"zero_stage": 0, "micro_batch": 1}),
     ],
     ids=str,

@@ -135,6 +135,15 @@ def test_what_a_version_has_added_since_is_no_change(place):
         place.goes_on(model={"norm_eps": 0.001})
 
 
+@pytest.mark.parametrize(("recorded", "policy"), [(True, "full"), (False, "none")])
+def test_activation_checkpointing_that_was_all_or_nothing_is_no_change(place, recorded, policy):
+    place.records(training={"activation_checkpointing": recorded})
+    assert place.goes_on(training={"activation_checkpointing": policy}) == []
+    assert place.goes_on(training={"activation_checkpointing": recorded}) == []
+    (remark,) = place.goes_on(training={"activation_checkpointing": "selective"})
+    assert f"training.activation_checkpointing: '{policy}' → 'selective'; losses may differ" in remark
+
+
 def test_what_a_version_has_lost_is_named_and_matters_if_it_changed_numbers(place, monkeypatch):
     place.records(tracking={"colour": "red"}, checkpoint={"keep": 0})
     remarks = "\n".join(place.goes_on())

@@ -49,7 +49,7 @@ def told(config: RunConfig, gigabytes: float, ranks: int = 1, swap: float = 0) -
         (2, 23, [], True),
         (2, 23, ["training.micro_batch=1", "model.width=1536", "model.heads=24"], False),
         (
-            1, 23, ["training.activation_checkpointing=true", "training.precision=fp32", "data.sequence_length=32768"],
+            1, 23, ["training.activation_checkpointing=full", "training.precision=fp32", "data.sequence_length=32768"],
             True,
         ),
     ],
@@ -75,6 +75,14 @@ def test_a_run_that_cannot_fit_is_refused_with_ways_out_that_fit(ranks, gigabyte
     assert "a smaller model" in text
     assert "training.check_memory=false" in text
     assert told(shipped("160m", *overrides, "training.check_memory=false"), gigabytes, ranks) == ""
+
+
+@pytest.mark.parametrize("policy", ["selective", "full"])
+def test_no_more_is_computed_again_than_has_to_be(policy):
+    key = "training.activation_checkpointing"
+    need = need_of(shipped("160m", f"{key}={policy}"), Layout.of(1), "cpu").of(1)
+    with pytest.raises(UserError, match=f"\n  {key}={policy}, which needs"):
+        told(shipped("160m"), 1.15 * sum(need.values()) / 1e9)
 
 
 def test_what_comes_close_is_warned_of_and_what_fits_is_not():
