@@ -28,5 +28,7 @@ def between_graphs(exchange: _Function) -> _Function:
             uncompiled.append(torch.compiler.disable(exchange))
         return uncompiled[0](*arguments, **keywords)
 
+    # A compiler counts by code how often it has looked at something new, and gives up after a few times.
+    call.__code__ = call.__code__.replace(co_name=exchange.__name__)  # type: ignore[attr-defined]
     call._torchdynamo_disable = True  # type: ignore[attr-defined]  # as `torch.compiler.disable` marks what it gives
     return call  # type: ignore[return-value]

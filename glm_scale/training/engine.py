@@ -85,7 +85,7 @@ class Engine:
             mpu=mesh.mpu() if mesh else None,
             dist_init_required=False,
         )
-        if config.zero_stage == 3:
+        if config.zero_stage == 3 and config.compiles(device.type):
             run_hooks_between_graphs(model)
         self._replica_group = mesh.replica_group if mesh else None
         handle_gradients_together(self.deepspeed, self._replica_group, whole=tensor is None)

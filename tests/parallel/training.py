@@ -169,6 +169,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
             "optimizer": {"clip": 0.5, "eps": EPSILON, "betas": [BETA, 0.95]},
             "zero_stage": setup.stage,
             "precision": setup.precision,
+            "compile": bool(setup.backend),
         }
     )
     bf16_gradients.SENT_AT_ONCE = 1000  # of the thousands that there are

@@ -36,6 +36,7 @@ WORK = (
     "glm_launch.doctor.examine",
     "glm_launch.local.start",
     "glm_launch.submit.submit",
+    "glm_scale.bench.calibration.run.calibrate",
     "glm_scale.bench.decode.run.run_table",
     "glm_scale.inference.generation.Generation",
     "glm_scale.processes.launch",
