@@ -41,12 +41,6 @@ SETUPS = [
     Setup(("ssm:4",), tensor=2, sequence=2, strategy="scan", stage=2),
     Setup(("ssm:4",), tensor=2, shards_tokens=True, stage=3, tied=True),
     Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_tokens=True, stage=2),
-    # Compiled: the first as on GPUs, the others up to where code would be made, which is what ranks change.
-    Setup(("lattice:2^k",), tensor=2, sequence=2, strategy="scan", shards_tokens=True, backend="inductor"),
-    Setup(("ssm:4", "attention"), sequence=2, stage=3, checkpointing="full", backend="aot_eager"),
-    Setup(("local:5 > lattice:2^k",), tensor=2, stage=3, backend="aot_eager"),
-    Setup(("lattice:k^2+1",), sequence=4, strategy="ring", stage=2, backend="aot_eager"),
-    Setup(("attention",), tensor=2, sequence=2, stage=3, checkpointing="selective", backend="aot_eager"),
 ]
 
 BF16_SETUPS = [
