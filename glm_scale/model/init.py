@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -36,14 +37,30 @@ def parameter_generator(seed: int, name: str) -> torch.Generator:
 
 
 class Undrawn(TorchFunctionMode):
-    """While active, modules do not draw the weights of projections and embeddings, which `initialize` draws again."""
+    """While active, modules do not draw weights as torch draws those of projections and embeddings, since `initialize`
+    draws these again. `draw_others` makes up for what was none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left_out: list[tuple[torch.Tensor, Callable[[], Any]]] = []
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Mapping[str, Any] | None = None
     ) -> Any:
-        if function in (nn.init.kaiming_uniform_, nn.init.normal_):
-            return keywords["tensor"] if keywords and "tensor" in keywords else arguments[0]
-        return function(*arguments, **(keywords or {}))
+        call = partial(function, *arguments, **(keywords or {}))
+        if function not in (nn.init.kaiming_uniform_, nn.init.normal_):
+            return call()
+        weight: torch.Tensor = keywords["tensor"] if keywords and "tensor" in keywords else arguments[0]
+        self._left_out.append((weight, call))
+        return weight
+
+    def draw_others(self, model: nn.Module) -> None:
+        """Draw the weights of `model` that `initialize` will not, as a mixer of one's own may have."""
+        drawn_later = {id(m.weight) for m in model.modules() if is_projection(m) or is_token_embedding(m)}
+        for weight, draw in self._left_out:
+            if id(weight) not in drawn_later:
+                draw()
+        self._left_out.clear()
 
 
 @torch.no_grad()

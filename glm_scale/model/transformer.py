@@ -44,11 +44,12 @@ class LanguageModel(nn.Module):
         self.sequence_axis: SequenceAxis | None = None
         self.rotary = Rotary(config.head_size, config.rotary_base)
         self.tensor = tensor
-        with Undrawn():
+        with Undrawn() as undrawn:
             self.embedding = token_embedding(config.vocab_size, config.width, tensor)
             self.blocks = nn.ModuleList(Block(config, mixer, tensor) for mixer in config.layer_mixers())
             self.norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
             self.head = LanguageModelHead(config.width, config.vocab_size, tensor)
+        undrawn.draw_others(self)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.activation_checkpointing = "none"

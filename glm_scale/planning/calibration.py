@@ -101,8 +101,8 @@ class ExchangeTime(Settings):
 class Calibration(Settings):
     """All that was measured on one GPU, or on several of a kind.
 
-    gpu: its name in CUDA. `copies` move bytes as copying does, `fused` as kernels that torch compiles. `host`: of a
-    step in which the GPU has next to nothing to do. `failed`: what could not be measured, and why.
+    gpu: its name in CUDA. `copies` move bytes as copying does, `fused` as kernels that torch compiles. `host`: that
+    the GPU waits for the host in a step. `failed`: what could not be measured, and why.
     """
 
     gpu: str

@@ -25,7 +25,7 @@ from glm_scale.planning.activations import Activations
 from glm_scale.planning.again import again_flops_per_token, weights_again, whole_blocks
 from glm_scale.planning.calibration import Calibration
 from glm_scale.planning.components import Work, components
-from glm_scale.planning.exchanges import Axis, Exchange, all_gather, total
+from glm_scale.planning.exchanges import Axis, Exchange, total
 from glm_scale.planning.gpus import GPU, NODE
 from glm_scale.planning.parts import Part
 from glm_scale.planning.sequence import SpreadBlock, spread_block
@@ -124,8 +124,6 @@ class Estimate:
             conv=bool(self.part.config.conv_width), policy=self._policy,
         )  # fmt: skip
         if self.layout.sequence > 1:
-            # Where documents start, int32.
-            yield all_gather("sequence", self.layout.sequence, self._sequences * self._length * 4)
             for name in self.part.layers:
                 yield from self.spread[name].exchanges(rank, self._repeats)
         yield from self._zero.of_micro_batch()

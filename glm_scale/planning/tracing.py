@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from glm_scale.layers.rotary import Rotary, Rotation
 from glm_scale.layers.sequence import Sequence
@@ -240,12 +241,5 @@ def _storage(x: Tensor | None) -> int:
 
 def _bytes(node: fx.Node) -> int:
     """Of all tensors that a node gives; one that is expanded counts as it lies in memory."""
-    return sum(min(x.numel() * x.element_size(), x.untyped_storage().nbytes()) for x in _tensors(node.meta.get("val")))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
+    tensors = (x for x in tree_leaves(node.meta.get("val")) if isinstance(x, Tensor))
+    return sum(min(x.numel() * x.element_size(), x.untyped_storage().nbytes()) for x in tensors)

@@ -11,7 +11,7 @@ __all__ = ["Passes", "passes"]
 class Passes:
     """Bytes that a rank reads and writes: `gradients` in every micro-batch, `clipping` and `rest` once a step.
 
-    A step is taken to clip, as early ones do. rest: sums that are sent, weights as they compute, zeros.
+    A step is taken to clip, as early ones do. rest: sums that are sent, weights as they compute.
     """
 
     gradients: int

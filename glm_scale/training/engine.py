@@ -103,13 +103,17 @@ class Engine:
         """The model itself, for what needs no gradient; its weights are in the training precision."""
         return self.deepspeed.module
 
-    def upload(self, batch: MicroBatch) -> DeviceBatch:
-        """A batch on the device. Waits for nothing that the device has to do."""
-        return DeviceBatch.of(batch, self.device, packed=self.device.type == "cuda")
+    def upload(self, batch: MicroBatch | DeviceBatch) -> DeviceBatch:
+        """A batch on the device, if it is not there already. Waits for nothing that the device has to do."""
+        return (
+            batch
+            if isinstance(batch, DeviceBatch)
+            else DeviceBatch.of(batch, self.device, packed=self.device.type == "cuda")
+        )
 
     def forward(self, batch: MicroBatch | DeviceBatch) -> Tensor:
         """Sum of the token losses of a batch in nats, fp32 scalar on the device."""
-        batch = batch if isinstance(batch, DeviceBatch) else self.upload(batch)
+        batch = self.upload(batch)
         with record_function(FORWARD):
             return self.deepspeed(batch.tokens, **batch.keywords())
 
@@ -133,7 +137,7 @@ class Engine:
         self._set_learning_rate(learning_rate)
         self._limits, self._refused, self._norm_read = limits, None, None
         with clock.phase("forward_backward"):
-            uploaded = [batch if isinstance(batch, DeviceBatch) else self.upload(batch) for batch in batches]
+            uploaded = [self.upload(batch) for batch in batches]
             weight = self._weight(uploaded)
         total = torch.zeros((), device=self.device)
         loss_read: HostRead | None = None

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 
 from glm_data import Batch, PackedSequences
 from glm_scale.training.micro_batch import DeviceBatch
@@ -33,7 +34,7 @@ class StepData:
         self._upload = upload
         self._tell = tell
         self._stream: Iterator[Batch] | None = None
-        self._prepared: Callable[[], Sequence[DeviceBatch]] | None = None
+        self._prepared: Future[tuple[Sequence[Batch], Sequence[DeviceBatch]]] | None = None
 
     def start(self, sample: int) -> None:
         """Go on from the sequence `sample` of the data, counted over all ranks."""
@@ -52,27 +53,20 @@ class StepData:
         self.prepare()
         assert self._prepared is not None
         prepared, self._prepared = self._prepared, None
-        return prepared()
+        step, uploaded = prepared.result()
+        for problem in itertools.chain.from_iterable(batch.problems for batch in step):
+            self._tell(f"skipped bad sample: {problem}")
+        return uploaded
 
-    def _read(self) -> Callable[[], Sequence[DeviceBatch]]:
+    def _read(self) -> Future[tuple[Sequence[Batch], Sequence[DeviceBatch]]]:
         assert self._stream is not None, "start comes first"
+        found: Future[tuple[Sequence[Batch], Sequence[DeviceBatch]]] = Future()
         try:
             step = list(itertools.islice(self._stream, self._accumulation))
-            uploaded = [self._upload(batch) for batch in step]
+            found.set_result((step, [self._upload(batch) for batch in step]))
         except Exception as error:
-            failure = error
-
-            def fail() -> Sequence[DeviceBatch]:
-                raise failure
-
-            return fail
-
-        def give() -> Sequence[DeviceBatch]:
-            for problem in itertools.chain.from_iterable(batch.problems for batch in step):
-                self._tell(f"skipped bad sample: {problem}")
-            return uploaded
-
-        return give
+            found.set_exception(error)
+        return found
 
     def samples(self, step: Sequence[DeviceBatch]) -> int:
         """Sequences that all ranks together have when this one has these."""

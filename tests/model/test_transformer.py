@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
-from glm_scale.model import LanguageModel, ModelConfig
+from glm_scale.model import LanguageModel, ModelConfig, transformer
 from tests.caches import bytes_that_count
 from tests.tolerances import assert_close, error, norm, rounding, unit
 
@@ -248,3 +248,18 @@ def test_a_bf16_model_is_close_to_its_fp32_twin(mixers):
     exact = model.float()(tokens, STARTS)
     # What passes between some ten operations in each of three layers is rounded to nearest.
     assert error(rounded, exact) < 3 * 10 * unit(torch.bfloat16) / 2
+
+
+def test_weights_of_ones_own_that_are_drawn_as_torch_draws_are_drawn(monkeypatch):
+    class Own(transformer.Block):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.own = torch.nn.Parameter(torch.full((50, 40), torch.nan))
+            torch.nn.init.normal_(self.own, std=2.0)
+
+    monkeypatch.setattr(transformer, "Block", Own)
+    config = ModelConfig(mixers=("attention",), vocab_size=31, layers=2, width=16, heads=2, mlp_width=24)
+    blocks: Any = LanguageModel(config).blocks
+    for block in blocks:
+        assert block.own.std().item() == pytest.approx(2.0, rel=0.1)
+        assert block.mlp.up.weight.std().item() < 1

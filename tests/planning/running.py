@@ -58,7 +58,7 @@ def _watch(config: RunConfig, layout: Layout, mesh: Mesh) -> Watched:
     length = config.data.sequence_length // layout.sequence
     torch.manual_seed(dist.get_rank() // layout.tensor)
     shape = config.training.micro_batch, length
-    batches = [_batch(shape, config.model.vocab_size) for _ in range(accumulation)]
+    batches = [_batch(shape, config.model.vocab_size, layout.sequence) for _ in range(accumulation)]
     engine.step(batches, 1e-3)
     gradients: list[int] = []
     step = engine.deepspeed.step
@@ -77,9 +77,11 @@ def _watch(config: RunConfig, layout: Layout, mesh: Mesh) -> Watched:
     )  # fmt: skip
 
 
-def _batch(shape: tuple[int, int], vocabulary: int) -> Batch:
+def _batch(shape: tuple[int, int], vocabulary: int, ranks: int) -> Batch:
+    """Of so many ranks that share sequences."""
     tokens, labels = torch.randint(vocabulary, (2, *shape))
-    return Batch(tokens, labels, torch.zeros(shape, dtype=torch.int32))
+    whole = torch.zeros(shape[0], shape[1] * ranks, dtype=torch.int32)
+    return Batch(tokens, labels, torch.zeros(shape, dtype=torch.int32), whole)
 
 
 # What a rank holds ---------------------------------------------------------------------------------------------------

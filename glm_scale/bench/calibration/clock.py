@@ -6,13 +6,14 @@ time of training goes to work that waits for memory, which draws less. So a copy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from glm_kernels.bench.timing import sustained_seconds
 
@@ -46,7 +47,7 @@ class Clock:
 
     def seconds(self, function: Callable[[], Any]) -> float:
         """Of a call. Raises NotFiniteError if it gives values that are not finite."""
-        if not all(bool(x.isfinite().all()) for x in _tensors(function())):
+        if not all(bool(x.isfinite().all()) for x in tree_leaves(function()) if isinstance(x, Tensor)):
             raise NotFiniteError("it gives values that are not finite")
         return sustained_seconds(function, self.device, self.at_least, self._rest if self.device == "cuda" else None)
 
@@ -74,11 +75,3 @@ class Clock:
         if self.device == "cuda":
             a, b = (self.random(_WARM_UP_SIZE, _WARM_UP_SIZE) for _ in range(2))
             sustained_seconds(lambda: a @ b, self.device, _WARM_UP_SECONDS, self._rest)
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)

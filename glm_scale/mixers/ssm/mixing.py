@@ -73,11 +73,8 @@ class SSMMixing(HeadMixing):
         return q, k, log_decay
 
     def _output(self, project: Project, y: Tensor, v: Tensor) -> Tensor:
-        norm, gate = self.norm, project(self.gate)
-        if y.shape[1] == 1:
-            return in_one_kernel(_by_weight, y, v, gate, self.skip, norm.weight, norm.eps)
         # The norm itself is called: with ZeRO-3 it has its weight no sooner.
-        return _normed_and_gated(y, v, gate, self.skip, norm)
+        return _normed_and_gated(y, v, project(self.gate), self.skip, self.norm)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         project = projecting(x)
@@ -90,7 +87,8 @@ class SSMMixing(HeadMixing):
         q, k, log_decay = self._coefficients(project)
         if v.shape[1] == 1:
             y, state = ssm_step(q, k, v, log_decay, cache)
-            return self._output(project, y, v), state
+            weight, eps = self.norm.weight, self.norm.eps
+            return in_one_kernel(_by_weight, y, v, project(self.gate), self.skip, weight, eps), state
         y, final = ssm(q, k, v, log_decay, initial_state=cache, output_final_state=True)
         assert final is not None
         return self._output(project, y, v), final
