@@ -76,6 +76,8 @@ def _check(config: RunConfig, layout: Layout, device: str, bounds: Sequence[_Bou
     if all(bound.ranks * enough < _CLOSE * bound.room.free for bound in bounds):
         return ""
     need = need_of(config, layout, device)
+    if device == "cuda" and config.training.compiles(device) and any(bound.is_close(need) for bound in bounds):
+        need = need_of(config, layout, device, traced=True)
     tightest = max(bounds, key=lambda bound: bound.needed(need) / max(1, bound.room.free))
     numbers = _numbers(config, need, tightest, device)
     if any(bound.refuses(need) for bound in bounds):

@@ -51,11 +51,14 @@ class Need:
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
 
-def need_of(config: RunConfig, layout: Layout, device: str) -> Need:
-    """device: "cpu" or "cuda". On a GPU its own memory alone, as in `planning.estimate`."""
-    if device == "cuda" and config.training.compiles(device):
-        # To ask the compiler how much its blocks keep takes seconds; it is not less than their inputs.
-        training = config.training.model_copy(update={"activation_checkpointing": "full", "compile": False})
+def need_of(config: RunConfig, layout: Layout, device: str, *, traced: bool = False) -> Need:
+    """device: "cpu" or "cuda". On a GPU its own memory alone, as in `planning.estimate`.
+
+    traced: what compiled blocks keep is asked of the compiler, which takes seconds. Otherwise it is what they would keep
+    uncompiled, which is more.
+    """
+    if device == "cuda" and not traced:
+        training = config.training.model_copy(update={"compile": False})
         config = config.model_copy(update={"training": training})
     estimate = Estimate(config, layout, activations_of(config, layout, device))
     planned = asdict(estimate.memory)

@@ -295,8 +295,13 @@ def test_a_gpu_is_compared_with_what_its_rank_needs(monkeypatch):
     assert fitting.check_memory_here(run, layout, 1) == ""
     with pytest.raises(UserError, match=r"on the GPU, but 20\.0 GB are free of GPU 20"):
         fitting.check_memory_here(run, Layout.of(2), 2)
-    # How much compiled blocks keep is not known.
-    assert fitting.check_memory_here(shipped("160m"), Layout.of(2), 2) == ""
+    # Compiled blocks keep less, which the compiler is asked for.
+    asked = need_of(shipped("160m"), Layout.of(2), "cuda", traced=True)
+    assert asked.of_rank < 0.8 * need_of(run, Layout.of(2), "cuda").of_rank
+    rooms[1] = Room(asked.of_rank, "of GPU 1")
+    assert f"about {asked.of_rank / 1e9:.1f} GB" in fitting.check_memory_here(shipped("160m"), Layout.of(2), 2)
+    with pytest.raises(UserError, match="on the GPU"):
+        fitting.check_memory_here(run, Layout.of(2), 2)
 
 
 # What is predicted is what happens -------------------------------------------------------------------------------
