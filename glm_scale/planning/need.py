@@ -54,8 +54,8 @@ class Need:
 def need_of(config: RunConfig, layout: Layout, device: str, *, traced: bool = False) -> Need:
     """device: "cpu" or "cuda". On a GPU its own memory alone, as in `planning.estimate`.
 
-    traced: what compiled blocks keep is asked of the compiler, which takes seconds. Otherwise it is what they would keep
-    uncompiled, which is more.
+    traced: what compiled blocks keep is asked of the compiler, which takes seconds. Otherwise it is what they would
+    keep uncompiled, which is more.
     """
     if device == "cuda" and not traced:
         training = config.training.model_copy(update={"compile": False})
