@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 import triton
 import triton.language as tl
 
+from glm_kernels import triton_backend
 from glm_kernels.triton_backend.common.constants import Constants
 
 
@@ -42,3 +45,15 @@ def test_fields_are_constants_to_the_compiler_and_plain_to_the_interpreter(inter
     found = [getattr(case, field.name) for field in fields(case)]
     assert [isinstance(x, tl.constexpr) for x in found] == [not interpreted] * 3
     assert [x if interpreted else x.value for x in found] == [64, tl.float16, False]
+
+
+def test_no_kernel_has_thirty_parameters():
+    counts = {
+        f"{path.name}: {function.name}": len(function.args.args)
+        for path in Path(triton_backend.__file__).parent.rglob("*.py")
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        and any("triton.jit" in ast.unparse(decorator) for decorator in function.decorator_list)
+    }
+    assert len(counts) > 50
+    assert {kernel: count for kernel, count in counts.items() if count >= 30} == {}
