@@ -141,10 +141,14 @@ class GraphedStep:
                 decoder.step()
         torch.cuda.current_stream(decoder.device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random_state = generator.clone_state()
         try:
             with torch.cuda.graph(self._graph):
                 decoder.step()
         except RuntimeError as error:
+            # A recording that breaks off leaves torch's generator waiting for its end.
+            generator.graphsafe_set_state(random_state)
             mixers = decoder.model.config.mixer_name
             reason = str(error).splitlines()[0]
             raise UserError(

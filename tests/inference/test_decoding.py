@@ -229,3 +229,4 @@ class TestGraphs:
         whole.embedding.register_forward_pre_hook(ask)
         with pytest.raises(UserError, match="cannot be recorded as a CUDA graph"):
             GraphedStep(Decoder(whole, batch=2, length=20))
+        assert torch.rand(2, device=DEVICE).isfinite().all()
