@@ -82,7 +82,7 @@ def why_not(name: str, *, gradients: bool = True) -> str | None:
     triton = _installed("triton")
     if triton is None:
         return "flash-linear-attention needs triton, which is not installed"
-    return _wrong(name, found, triton, torch.cuda.get_device_capability()[0], gradients)
+    return _wrong(name, found, triton, torch.cuda.get_device_properties(torch.cuda.current_device()).major, gradients)
 
 
 def operator(name: str, *, gradients: bool = True) -> Callable[..., Any]:

@@ -1,5 +1,7 @@
 """The gate before flash-linear-attention: what is missing and what is known to be wrong is refused, and said."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -14,7 +16,9 @@ def machine(monkeypatch):
         versions = {"fla-core": core, "triton": triton}
         monkeypatch.setattr(fla, "_installed", lambda name: fla._parsed(versions[name]) if versions.get(name) else None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        major = capability[0] if capability else None
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
 
     return make
 

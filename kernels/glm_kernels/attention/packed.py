@@ -34,6 +34,9 @@ _LARGEST_HEAD = 128
 _OLDEST = 90500
 """cuDNN 9.5, from which on torch prefers it on Hopper."""
 
+# Asked here, since the question would break the graph of a compiler, as torch.cuda.get_device_capability does.
+_CUDNN = torch.backends.cudnn.version() or 0
+
 aten = torch.ops.aten
 
 
@@ -68,9 +71,9 @@ def why_not_packed(q: Tensor, v: Tensor, window: int | None) -> str | None:
         return "it has a window"
     if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > _LARGEST_HEAD:
         return f"its heads have {q.shape[-1]} and {v.shape[-1]} numbers, not one multiple of 8 up to {_LARGEST_HEAD}"
-    if torch.cuda.get_device_capability(q.device) < (8, 0):
+    if torch.cuda.get_device_properties(q.device).major < 8:
         return "the GPU is older than Ampere"
-    if not torch.backends.cudnn.is_available() or (torch.backends.cudnn.version() or 0) < _OLDEST:
+    if _CUDNN < _OLDEST:
         return "there is no cuDNN of a version that has been tried"
     return None
 
