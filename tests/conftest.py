@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from glm_scale.training.compiling import extensions_folder
+from glm_scale.training.communication_op import extensions_folder
 from tests.commands import Commands
 from tests.forking import ForkServer
 from tests.made_runs import MakeRun, maker

@@ -1,6 +1,7 @@
 """From a configuration to a trained run: builds the components, connects them, and says truthfully how it ended."""
 
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from glm_scale.run_directory import FinalStatus, RunDirectory, RunSummary
 from glm_scale.tracking import MetricsLog, Tracker
 from glm_scale.training import distributed
 from glm_scale.training.clock import Clock
+from glm_scale.training.compiler import importing_compiler
 from glm_scale.training.determinism import deterministic
 from glm_scale.training.engine import Engine
 from glm_scale.training.hardware import peak_flops
@@ -280,14 +282,17 @@ class _Session:
 
     def _build_engine(self) -> Engine:
         training, mesh, clock = self.config.training, self.ranks.mesh, self.oversight.clock
-        with clock.phase("model"):
+        compiled = training.compiles(self.device.type)
+        with clock.phase("model"), importing_compiler() if compiled else contextlib.nullcontext():
             model = LanguageModel(self.config.model, seed=training.seed, tensor=mesh.tensor if mesh else None)
         model.activation_checkpointing = training.activation_checkpointing
         model.sequence_axis = mesh.sequence if mesh else None
-        if training.compiles(self.device.type):
+        if compiled:
             model.compile_blocks()
         if not mesh:
             tell_about_compiling(self.device, self.progress)
+        # DeepSpeed has Python look through all objects five times: 1 s beside a compiler.
+        gc.freeze()
         with clock.phase("engine"), libraries_logging_to(self.run.log, self.ranks.first):
             distributed.start(self.device)
             return Engine(model, training, self.accumulation, self.device, mesh)

@@ -18,7 +18,7 @@ import torch
 
 from glm_scale.errors import UserError
 from glm_scale.processes import Place, launched
-from glm_scale.training.compiling import extensions_folder, load_communication_op
+from glm_scale.training.communication_op import extensions_folder, load_communication_op
 
 __all__ = [
     "first_start_compiles",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glm_scale.training.compiling import extensions_folder, remove_orphan
+from glm_scale.training.communication_op import extensions_folder, remove_orphan
 
 
 def test_a_guard_of_a_compilation_is_removed_when_its_process_is_gone(tmp_path: Path) -> None:
