@@ -60,13 +60,18 @@ class Spreadable(ABC):
         """What ranks send one another under one of `sequence_strategies`. Raises ValueError for any other."""
         raise ValueError(f"{type(self).__name__} cannot be spread over ranks by {strategy!r}")
 
+    def mixing_flops(self, spread: Spread) -> float:
+        """A rank's share of mixing tokens, forward and backward; projections are not among it. 0 where its time makes
+        no difference between strategies."""
+        return 0.0
+
     def choose_strategy(
         self, spread: Spread, strategy: SequenceStrategy | None = None
     ) -> tuple[SequenceStrategy, Traffic]:
         """The strategy by which it is spread, and what ranks send: `strategy`, or if that is None the cheapest."""
         able = possible(self.sequence_strategies, spread.heads, spread.ranks) if strategy is None else (strategy,)
         traffic = {candidate: self.traffic(candidate, spread) for candidate in able}
-        chosen = cheapest(traffic)
+        chosen = cheapest(traffic, self.mixing_flops(spread))
         return chosen, traffic[chosen]
 
 

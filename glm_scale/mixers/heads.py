@@ -46,6 +46,10 @@ class HeadMixing(nn.Module, Spreadable):
     undivided: str | None = None
     """Why heads cannot be spread over tensor ranks, each with its own weights, if they cannot."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._strategies: dict[Spread, SequenceStrategy] = {}
+
     @abstractmethod
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor: ...
 
@@ -64,6 +68,15 @@ class HeadMixing(nn.Module, Spreadable):
 
     def _projection_flops(self) -> int:
         return projection_flops(*(m for m in self.modules() if is_projection(m)))  # type: ignore[arg-type]
+
+    @between_graphs
+    def cheapest_strategy(self, ranks: int, v: Tensor) -> SequenceStrategy:
+        """By which this rank's v is spread, unless another one is asked for."""
+        batch, length, heads, head_dim = v.shape
+        spread = Spread(ranks, batch, length, heads, head_dim, v.element_size())
+        if spread not in self._strategies:
+            self._strategies[spread] = self.choose_strategy(spread)[0]
+        return self._strategies[spread]
 
     @abstractmethod
     def cache_bytes(self, length: int) -> int: ...
@@ -104,7 +117,7 @@ class MultiHead(Mixer):
         axis = sequence.axis
         if axis is None or axis.strategy is not None:
             return sequence
-        return replace(sequence, axis=replace(axis, strategy=_cheapest(stage, axis.ranks.size, v)))
+        return replace(sequence, axis=replace(axis, strategy=stage.cheapest_strategy(axis.ranks.size, v)))
 
     def prefill(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         values, after = self._extend(projecting(x), cache, None)
@@ -154,12 +167,6 @@ class MultiHead(Mixer):
     def cache_rows(self, length: int) -> int | None:
         rows = [stage.cache_rows(length) for stage in self._stages()]
         return sum(filter(None, rows)) if any(count is not None for count in rows) else None
-
-
-@between_graphs
-def _cheapest(stage: HeadMixing, ranks: int, v: Tensor) -> SequenceStrategy:
-    batch, length, heads, head_dim = v.shape
-    return stage.choose_strategy(Spread(ranks, batch, length, heads, head_dim, v.element_size()))[0]
 
 
 @dataclass(frozen=True)

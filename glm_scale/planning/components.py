@@ -30,6 +30,7 @@ class Work:
 
     batch, length: of a micro-batch, whole sequences; each of `sequence_ranks` has its share of them. traced: by mixer,
     with what `policy` computes again of a block if that is not all of it.
+    idle: by mixer, what sequence ranks wait or compute beside their share of its token mixing, in parts of that share.
     own: numbers that this rank updates, normed: those of which it takes the norm. clips: whether gradients are clipped.
     """
 
@@ -42,6 +43,7 @@ class Work:
     compiled: bool
     itemsize: int
     traced: Mapping[str, Traced]
+    idle: Mapping[str, float]
     passes: Passes
     own: int
     normed: int
@@ -64,7 +66,7 @@ def components(work: Work, speeds: Speeds) -> dict[str, float]:
     for name, count in Counter(work.part.layers).items():
         block = work.part.blocks[name]
         each["matrix products"] += count * _products(block, work, speeds)
-        each["token mixing"] += count * _mixing(block, work, speeds)
+        each["token mixing"] += count * (1 + work.idle.get(name, 0.0)) * _mixing(block, work, speeds)
         each["elementwise"] += count * _elementwise(work.traced[name], work, speeds)
     config = work.part.config
     each["embedding"] = speeds.embedding(work.tokens, config.width, config.vocab_size)

@@ -233,6 +233,7 @@ class Estimate:
             part=self.part, batch=self._sequences, length=self.config.data.sequence_length,
             sequence_ranks=self.layout.sequence, accumulation=self.accumulation, policy=self._policy,
             compiled=self._activations.compiled, itemsize=self._itemsize, traced=self._activations.traced(self._policy),
+            idle={name: spread.idle for name, spread in self.spread.items()},
             passes=self._zero.passes, own=self._zero.updated, normed=self._zero.normed,
             clips=self.config.training.optimizer.clip is not None,
         )  # fmt: skip

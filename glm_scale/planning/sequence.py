@@ -25,6 +25,11 @@ class SpreadBlock:
     strategies: tuple[SequenceStrategy, ...]
     boundary: int
 
+    @property
+    def idle(self) -> float:
+        """See `Traffic`."""
+        return sum(traffic.idle for traffic in self.traffic)
+
     def exchanges(self, rank: int, recomputes: bool) -> Iterator[Exchange]:
         """Of one forward and one backward pass."""
         for traffic in self.traffic:

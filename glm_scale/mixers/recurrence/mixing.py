@@ -104,6 +104,11 @@ class RecurrenceMixing(HeadMixing):
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
         return recurrence_traffic(self.pattern, strategy, spread, self.head_dim)
 
+    def mixing_flops(self, spread: Spread) -> float:
+        rows = spread.batch * spread.length * spread.heads
+        # The backward pass does each product's work twice.
+        return 3 * rows * self.structure.flops_per_token(spread.ranks * spread.length, self.head_dim, self.head_dim)
+
 
 def _strategies(pattern: Pattern) -> tuple[SequenceStrategy, ...]:
     """A scan exchanges s × s summaries of the s live tokens: possible where they are few, senseless for `dense`."""

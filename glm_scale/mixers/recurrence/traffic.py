@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from glm_kernels.kernel_interface import LARGEST_SLOTS
 from glm_kernels.patterns import Dense, Offsets, Pattern
 from glm_scale.parallel.sequence.costs import Spread, Traffic, heads_for_tokens, pipeline, waiting
 from glm_scale.parallel.sequence.reach import spans_read
 from glm_scale.parallel.sequence.recurrence import HEAD_GROUPS
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
+
+_UNFUSED = 50.0
+"""How many times longer it takes to sum up shards where there are no fused kernels for it."""
 
 
 def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spread, key_dim: int) -> Traffic:
@@ -28,6 +32,8 @@ def recurrence_traffic(pattern: Pattern, strategy: SequenceStrategy, spread: Spr
             "reduce_scatter": spread.each(lambda rank: others * slots * wide * key),
         },
         steps=4,
+        # A map has a column for each slot, beside those of the values.
+        idle=slots / (key + value) if slots <= LARGEST_SLOTS else _UNFUSED,
     )
 
 

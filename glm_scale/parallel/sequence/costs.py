@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
@@ -24,11 +24,13 @@ class Link:
     """How fast a rank sends.
 
     The defaults are assumptions for GPUs of one host: of the 450 GB/s that NVLink 4 has in each direction collectives
-    reach about 400, and what waits for a message waits about 5 µs more than its bytes take.
+    reach about 400, and what waits for a message waits about 5 µs more than its bytes take. flops_per_second: of the
+    token mixing that ranks wait for, a recurrence with many live tokens (lattice:k^2+1 has 18e12 on an H200).
     """
 
     bytes_per_second: float = 400e9
     seconds_per_step: float = 5e-6
+    flops_per_second: float = 20e12
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,15 @@ class Traffic:
     """What a stage exchanges in one forward and one backward pass.
 
     steps: exchanges of both passes that wait for one another. fill: bytes that go from rank to rank, in both passes,
-    before the last of a pipeline has anything to do.
+    before the last of a pipeline has anything to do. idle: what a rank waits for others or computes beside its share of
+    the token mixing, in parts of that share.
     """
 
     forward_sent: Sent
     backward_sent: Sent
     steps: int
     fill: int = 0
+    idle: float = 0.0
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
@@ -74,6 +78,7 @@ class Traffic:
             _both(self.backward_sent, other.backward_sent),
             self.steps + other.steps,
             self.fill + other.fill,
+            self.idle + other.idle,
         )
 
     @property
@@ -90,11 +95,15 @@ class Traffic:
         """Bytes of both passes."""
         return self.forward[rank] + self.backward[rank]
 
-    def seconds(self, link: Link | None = None) -> float:
-        """Of both passes, with no work to hide them behind: others wait for the rank that sends the most."""
+    def seconds(self, link: Link | None = None, flops: float = 0.0) -> float:
+        """Of both passes, with no work to hide them behind: others wait for the rank that sends the most.
+
+        flops: a rank's share of the token mixing, both passes.
+        """
         link = link or Link()
         critical = max(self.forward) + max(self.backward) + self.fill
-        return critical / link.bytes_per_second + self.steps * link.seconds_per_step
+        waiting = self.steps * link.seconds_per_step + self.idle * flops / link.flops_per_second
+        return critical / link.bytes_per_second + waiting
 
 
 def _total(sent: Sent) -> tuple[int, ...]:
@@ -108,9 +117,11 @@ def _both(one: Sent, other: Sent) -> Sent:
     return {kind: added(kind) for kind in dict.fromkeys([*one, *other])}
 
 
-def cheapest(traffic: Mapping[SequenceStrategy, Traffic], link: Link | None = None) -> SequenceStrategy:
-    """The strategy that takes the least time; the first of those that take the same."""
-    return min(traffic, key=lambda strategy: traffic[strategy].seconds(link))
+def cheapest(
+    traffic: Mapping[SequenceStrategy, Traffic], flops: float = 0.0, link: Link | None = None
+) -> SequenceStrategy:
+    """The strategy that takes the least time; the first of those that take the same. flops: see `Traffic.seconds`."""
+    return min(traffic, key=lambda strategy: traffic[strategy].seconds(link, flops))
 
 
 def tokens_before_traffic(spread: Spread, numbers: int) -> Traffic:
@@ -131,6 +142,14 @@ def heads_for_tokens(spread: Spread, row_bytes: list[int]) -> Traffic:
     return Traffic({"all_to_all": sent}, {"all_to_all": sent}, steps=2 * len(row_bytes))
 
 
+class Waiting(TypedDict):
+    """What `Traffic` has beside bytes."""
+
+    steps: int
+    fill: int
+    idle: float
+
+
 def pipeline(spread: Spread, message: int, groups: int) -> Traffic:
     """A message from every rank to the next one and back, in groups of heads: each rank waits for the one before."""
     last = spread.ranks - 1
@@ -141,8 +160,9 @@ def pipeline(spread: Spread, message: int, groups: int) -> Traffic:
     )
 
 
-def waiting(spread: Spread, message: int, groups: int) -> dict[str, int]:
-    """Steps and fill of two passes through all ranks: the last one gets the first group of P − 1 messages in a row."""
+def waiting(spread: Spread, message: int, groups: int) -> Waiting:
+    """Of two passes through all ranks: the last one gets the first group of P − 1 messages in a row, and has nothing to
+    do before."""
     hops = max(spread.ranks - 2, 0)
     fill = 2 * spread.batch * spread.heads * message * hops // groups
-    return {"steps": 2 * (hops + groups), "fill": fill}
+    return {"steps": 2 * (hops + groups), "fill": fill, "idle": (spread.ranks - 1) / groups}

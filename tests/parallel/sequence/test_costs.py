@@ -70,11 +70,13 @@ def test_bytes_are_those_that_ranks_send(spelling, ranks, batch, length, heads, 
     ("spelling", "heads", "chosen"),
     [
         ("lattice:2^k", 16, "scan"),
-        ("lattice:k^2+1", 16, "ring"),
+        ("lattice:k^2+1", 16, "a2a"),
+        ("lattice:k^2+1", 12, "ring"),
         ("ssm:128", 16, "scan"),
         ("mamba2", 16, "scan"),
         ("window:16", 16, "scan"),
-        ("window:1000", 16, "ring"),
+        ("window:1000", 16, "a2a"),
+        ("window:1000", 12, "ring"),
         ("dense", 16, "a2a"),
         ("dense", 12, "ring"),
         ("offsets:2^k", 16, "a2a"),
@@ -117,9 +119,18 @@ def test_slow_links_and_slow_steps_weigh_bytes_and_steps():
     few = Traffic({"send": (10, 0)}, {"send": (0, 10)}, steps=30)
     many = Traffic({"all_gather": (500, 500)}, {"all_gather": (500, 500)}, steps=2)
     assert many.seconds(Link(100.0, 0.5)) == pytest.approx(1000 / 100 + 2 * 0.5)
-    assert cheapest({"scan": many, "ring": few}, Link(1e9, 1e-3)) == "scan"
-    assert cheapest({"scan": many, "ring": few}, Link(1e3, 1e-3)) == "ring"
+    assert cheapest({"scan": many, "ring": few}, link=Link(1e9, 1e-3)) == "scan"
+    assert cheapest({"scan": many, "ring": few}, link=Link(1e3, 1e-3)) == "ring"
     assert cheapest({"scan": few, "ring": few}) == "scan"
+
+
+def test_what_a_rank_waits_for_weighs_as_the_work_does():
+    sends = Traffic({"all_to_all": (50, 50)}, {"all_to_all": (50, 50)}, steps=2)
+    waits = Traffic({"send": (10, 0)}, {"send": (0, 10)}, steps=2, idle=0.25)
+    link = Link(10.0, 0.0, 8.0)
+    assert waits.seconds(link, 64.0) == pytest.approx(2 + 0.25 * 64 / 8)
+    assert cheapest({"a2a": sends, "ring": waits}, 200.0, link) == "ring"
+    assert cheapest({"a2a": sends, "ring": waits}, 300.0, link) == "a2a"
 
 
 def test_a_pipeline_of_ranks_waits_for_its_first_head_group():
@@ -129,3 +140,4 @@ def test_a_pipeline_of_ranks_waits_for_its_first_head_group():
     message = max(traffic.forward)
     assert traffic.steps == 2 * (7 + 3)
     assert traffic.fill == 2 * 6 * message / 4
+    assert traffic.idle == 7 / 4

@@ -7,17 +7,11 @@ from functools import lru_cache
 import triton
 from torch import Tensor
 
-from glm_kernels.kernel_interface import KeptShapes, RecurrenceCall
+from glm_kernels.kernel_interface import LARGEST_SLOTS, KeptShapes, RecurrenceCall
 from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.common.softmax import norm_dtype
 from glm_kernels.triton_backend.common.tables import Grid, tables_of
 from glm_kernels.triton_backend.segmented.passes import Launch, configuration
-
-LARGEST_SLOTS = 32
-"""Patterns with more live rows than this carry too much for one program: its maps no longer fit into registers. With 64
-slots it took 25.7 ms forward where a chain of programs takes 0.4 (window:64, B4 T8192, 16 heads of 128, bf16), with 128
-slots 176 ms (H200, Triton 3.6). It is a limit of speed alone: the results, once thought to be wrong, were measured to
-be as exact as with fewer slots (fp32 and bf16, widths of 64 and 128)."""
 
 
 @lru_cache(maxsize=256)
