@@ -44,7 +44,7 @@ def communication_op(asked: Asked) -> Finding:
     name = "DeepSpeed's op"
     if gpus_are_usable():
         return Finding(name, "not applicable", "compiled only for training on CPUs")
-    from glm_scale.training.compiling import extensions_folder
+    from glm_scale.training.communication_op import extensions_folder
 
     root = extensions_folder()
     if compiled := next(root.glob("**/deepspeed_shm_comm*.so"), None):
