@@ -37,14 +37,14 @@ class Block(nn.Module):
 
     `tensor`: the ranks over which heads and hidden units are split.
     `recomputes_mlp`: keep only x of mlp(norm x) for the backward pass and compute it again there, in training.
-    `breaks_mlp`: whether exchanges between ranks, or hooks that fetch weights, end compiled graphs within that.
+    `breaks_mlp`: whether hooks that fetch weights end compiled graphs within that.
     """
 
     def __init__(self, config: ModelConfig, mixer: MixerSpec, tensor: TensorAxis | None = None) -> None:
         super().__init__()
         self.tensor = tensor
         self.recomputes_mlp = False
-        self.breaks_mlp = tensor is not None
+        self.breaks_mlp = False
         self.mixer_norm = RMSNorm(config.width, config.norm_eps, tensor=tensor)
         self.conv = ShortConv(config.width, config.conv_width) if config.conv_width else None
         self.mixer: Mixer = mixer.build(config.mixer_dims().over(tensor))

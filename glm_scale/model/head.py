@@ -115,8 +115,7 @@ def _cross_entropy(
     """
     counted, targets = labels != IGNORED, labels.clamp(min=0)
     if tensor is not None:
-        losses, grad = split_cross_entropy(logits, targets, tensor)
-        return losses * counted, grad.mul_(counted[:, None]).to(logits.dtype) if differentiated else None
+        return split_cross_entropy(logits, targets, counted, tensor, differentiated)
     if logits.is_cuda and differentiated:
         return _compiled(_in_one_pass)(logits, targets, counted)
     log_probabilities = logits.log_softmax(-1, dtype=torch.float32)

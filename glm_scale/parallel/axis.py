@@ -24,12 +24,15 @@ class SequenceAxis:
 class TensorAxis:
     """Ranks that work on the same tokens with parts of the same weights: some heads, hidden units and tokens each.
 
+    name: of the group, by which torch's functional collectives know it.
     shards_tokens: Megatron's sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198). Between mixers and MLPs,
-    where all ranks would do the same, each holds an equal part of the tokens.
+    where all ranks would do the same, each holds an equal part of the tokens: of all tokens of the batch, one sequence
+    behind the other, the part of its rank.
     """
 
     group: Any
     """A torch process group."""
     rank: int
     size: int
+    name: str
     shards_tokens: bool = False

@@ -89,8 +89,8 @@ class Mesh:
     @cached_property
     def tensor(self) -> TensorAxis | None:
         """The tensor axis of this rank; None if there is one rank on it."""
-        size = self.layout.tensor
-        return TensorAxis(self.tensor_group, self.tensor_rank, size, self._shards_tokens) if size > 1 else None
+        size, group = self.layout.tensor, self.tensor_group
+        return TensorAxis(group, self.tensor_rank, size, group.group_name, self._shards_tokens) if size > 1 else None
 
     @property
     def sequence_group(self) -> Any:

@@ -46,4 +46,4 @@ def tensor_exchanges(
         yield all_reduce("tensor", ranks, ends * size, ends)
         yield all_reduce("tensor", ranks, (2 * layers + 1) * size, 2 * layers + 1)
     # The head's largest logit, and two sums, of every token.
-    yield all_reduce("tensor", ranks, tokens * 3 * 4, 2)
+    yield all_gather("tensor", ranks, tokens * 3 * 4, 1)

@@ -19,6 +19,7 @@ from glm_scale.layers import norm
 from glm_scale.parallel.collectives.communicator import Pending
 from glm_scale.parallel.collectives.simulator import SimulatedRank
 from glm_scale.parallel.sequence import attention, exchange
+from glm_scale.parallel.tensor import exchange as tensor_exchange
 from tests import tolerances
 from tests.kernels.exactness import recurrence_pass
 from tests.kernels.operands import operands, packed_starts
@@ -156,18 +157,12 @@ def test_what_is_lost_between_sequence_ranks_is_found(what, fault):
 
 def gradients_of_copies_unsummed() -> AbstractContextManager[object]:
     """Tensor ranks do not add up the gradients of what all of them read."""
-    from megatron.core.tensor_parallel import mappings
-
-    return mock.patch.object(
-        mappings._CopyToModelParallelRegion, "backward", staticmethod(lambda ctx, gradient: (gradient, None))
-    )
+    return mock.patch.object(tensor_exchange._Copied, "backward", staticmethod(lambda ctx, gradient: (gradient, None)))
 
 
 def outputs_unsummed() -> AbstractContextManager[object]:
     """Tensor ranks do not add up what their parts of a matrix give."""
-    from megatron.core.tensor_parallel import mappings
-
-    return mock.patch.object(mappings._ReduceFromModelParallelRegion, "forward", staticmethod(lambda ctx, x, group: x))
+    return mock.patch.object(tensor_exchange._Summed, "forward", staticmethod(lambda ctx, x, group: x.clone()))
 
 
 def norms_unsummed() -> AbstractContextManager[object]:

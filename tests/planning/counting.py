@@ -1,18 +1,22 @@
-"""Counts what a rank sends, at the one place where every collective passes: the methods of torch's process groups.
+"""Counts what a rank sends, at the places where every collective passes: the methods of torch's process groups, and the
+functional collectives of tensor ranks, which go past them.
 
-DeepSpeed, megatron-core and this project reach them by different functions of `torch.distributed`. Knows nothing of the
-planner.
+DeepSpeed, megatron-core and this project reach the former by different functions of `torch.distributed`. Knows nothing
+of the planner.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import distributed as dist
+
+from glm_scale.parallel.tensor import exchange
 
 
 def _bytes(tensors: Any) -> int:
@@ -67,6 +71,13 @@ _SENT: dict[str, tuple[str, Count]] = {
 }
 
 
+_FUNCTIONAL: dict[str, tuple[str, Count]] = {
+    "_all_reduce": ("all_reduce", lambda ranks, given: 2 * (ranks - 1) / ranks * _bytes(given[0])),
+    "_all_gather": ("all_gather", lambda ranks, given: (ranks - 1) * _bytes(given[0])),
+    "_reduce_scatter": ("reduce_scatter", lambda ranks, given: (ranks - 1) / ranks * _bytes(given[0])),
+}
+
+
 @contextmanager
 def counted() -> Iterator[dict[str, float]]:
     """Bytes sent by this rank within the block, by collective. A collective that moves nothing is not counted."""
@@ -86,10 +97,29 @@ def counted() -> Iterator[dict[str, float]]:
 
         return call
 
+    def functional(name: str) -> Callable[..., Any]:
+        collective, count = _FUNCTIONAL[name]
+        original = getattr(exchange, name)
+
+        def call(x: torch.Tensor, group: str, *rest: Any) -> Any:
+            sent[collective] += count(_ranks_of(group), (x,))
+            return original(x, group, *rest)
+
+        return call
+
     for name in originals:
         setattr(dist.ProcessGroup, name, watched(name))
     try:
-        yield sent
+        with ExitStack() as patched:
+            for name in _FUNCTIONAL:
+                patched.enter_context(mock.patch.object(exchange, name, functional(name)))
+            yield sent
     finally:
         for name, method in originals.items():
             setattr(dist.ProcessGroup, name, method)
+
+
+def _ranks_of(group: str) -> int:
+    """How many are in the group of a name."""
+    (found,) = [pg for pg, name in dist.distributed_c10d._world.pg_names.items() if name == group]
+    return found.size()

@@ -69,5 +69,7 @@ class TokenEmbedding(VocabParallelEmbedding):
         mark_split(self.weight, axis, 0)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = super().forward(tokens)
-        return x.transpose(0, 1) if self._shards_tokens else x
+        if not self._shards_tokens:
+            return super().forward(tokens)
+        # megatron-core would give each rank a part of every sequence.
+        return super().forward(tokens.view(1, -1)).view(len(tokens), -1, self.embedding_dim)

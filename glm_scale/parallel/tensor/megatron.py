@@ -9,14 +9,6 @@ import torch
 from glm_scale.parallel.axis import TensorAxis
 
 
-def mappings() -> Any:
-    """The exchanges of `megatron.core.tensor_parallel`."""
-    from megatron.core import tensor_parallel
-
-    answer_cpu_without_cuda()
-    return tensor_parallel
-
-
 def answer_cpu_without_cuda() -> None:
     """The one thing about megatron-core 0.16 that needs a GPU where none is: it asks for the *current CUDA device* to
     put results on, which raises without one. On such hosts (laptops, tests) the answer is now "cpu"."""

@@ -1,8 +1,9 @@
-"""Work of one layer split over tensor ranks, by megatron-core's mappings.
+"""Work of one layer split over tensor ranks.
 
 Every rank computes with its part of the weights from the same tokens, and what they give is summed. So a split layer
 begins with `entering`, whose gradient is the sum of all ranks' gradients, and ends with a projection that sums.
-Tokens `[B, T, D]`; with `TensorAxis.shards_tokens` each rank has `[B, T / size, D]` of them outside.
+Tokens `[B, T, D]`; with `TensorAxis.shards_tokens` each rank has `[B, T / size, D]` of them outside: of the B · T
+tokens, one sequence behind the other, those of its part. So nothing has to be moved to be exchanged.
 """
 
 from __future__ import annotations
@@ -11,20 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.graph_breaks import between_graphs
-from glm_scale.parallel.tensor.megatron import mappings
+from glm_scale.parallel.tensor.exchange import copied_rows, gathered_rows, scattered_sum, summed_rows
 
 
 def entering(x: Tensor, axis: TensorAxis | None) -> Tensor:
     """All tokens, at the beginning of a split layer."""
     if axis is None:
         return x
-    return _gathered(x, axis, every_rank_differs=True) if axis.shards_tokens else _copied(x, axis)
+    return _gathered(x, axis, every_rank_differs=True) if axis.shards_tokens else copied_rows(x, axis)
 
 
 def copied(x: Tensor, axis: TensorAxis | None) -> Tensor:
     """x, the same on all ranks, whose gradient is the sum of all ranks' gradients."""
-    return x if axis is None else _copied(x, axis)
+    return x if axis is None else copied_rows(x, axis)
 
 
 def all_tokens(x: Tensor, axis: TensorAxis | None) -> Tensor:
@@ -39,26 +39,17 @@ def of_all_tokens(weight: Tensor, axis: TensorAxis | None) -> Tensor:
     return copied(weight, axis) if axis is not None and axis.shards_tokens else weight
 
 
-@between_graphs
 def summed(x: Tensor, axis: TensorAxis) -> Tensor:
     """The sum over ranks of x `[B, T, D]`: of all tokens, or with `TensorAxis.shards_tokens` of this rank's."""
     if not axis.shards_tokens:
-        return mappings().reduce_from_tensor_model_parallel_region(x, group=axis.group)
-    rows = x.transpose(0, 1).contiguous()
-    return mappings().reduce_scatter_to_sequence_parallel_region(rows, group=axis.group).transpose(0, 1)
+        return summed_rows(x, axis)
+    return scattered_sum(x.flatten(0, 1), axis).unflatten(0, (len(x), -1))
 
 
-@between_graphs
-def _copied(x: Tensor, axis: TensorAxis) -> Tensor:
-    return mappings().copy_to_tensor_model_parallel_region(x, group=axis.group)
-
-
-@between_graphs
 def _gathered(x: Tensor, axis: TensorAxis, *, every_rank_differs: bool) -> Tensor:
     """All tokens `[B, T, D]` of those of each rank; their gradients are summed where ranks do different things."""
-    rows = x.transpose(0, 1).contiguous()  # megatron-core exchanges along the first dimension
-    gather = mappings().gather_from_sequence_parallel_region
-    return gather(rows, tensor_parallel_output_grad=every_rank_differs, group=axis.group).transpose(0, 1)
+    rows = gathered_rows(x.flatten(0, 1), axis, every_rank_differs=every_rank_differs)
+    return rows.unflatten(0, (len(x), -1))
 
 
 # Parts of parameters ---------------------------------------------------------------------------------------------

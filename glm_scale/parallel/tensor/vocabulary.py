@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor.exchange import every_rank
 
 
-def split_cross_entropy(logits: Tensor, targets: Tensor, axis: TensorAxis) -> tuple[Tensor, Tensor]:
-    """−log softmax at the targets `[rows]`, and its gradient by this rank's logits `[rows, vocab / size]`, in fp32.
+class _Labels(NamedTuple):
+    """Of each row: its label counted in this rank's part of the vocabulary, 0 where it is in none of it; whether it is
+    there; and whether the row counts."""
 
-    logits `[rows, vocab / size]`, used up if they are fp32; targets int64 `[rows]` in the whole vocabulary. The steps
-    are megatron-core's; the sums over ranks take two collectives of numbers per token.
+    own: Tensor
+    here: Tensor
+    counted: Tensor
+
+
+def split_cross_entropy(
+    logits: Tensor, targets: Tensor, counted: Tensor, axis: TensorAxis, differentiated: bool
+) -> tuple[Tensor, Tensor | None]:
+    """−log softmax at the targets, fp32 `[rows]`, 0 where a row does not count.
+
+    If it is `differentiated` also its gradient by this rank's logits, in their dtype. logits `[rows, vocab / size]`;
+    targets int64 `[rows]` in the whole vocabulary. Each rank sums up its logits, and one exchange of three fp32 numbers
+    a row brings the sums of all.
     """
-    from megatron.core.tensor_parallel.cross_entropy import VocabParallelCrossEntropy as Steps
+    columns = logits.shape[1]
+    own = targets - axis.rank * columns
+    here = (own >= 0) & (own < columns)
+    labels = _Labels(torch.where(here, own, 0), here, counted)
+    fast = _compiled if logits.is_cuda and differentiated else _as_written
+    sums = every_rank(fast(_own_sums)(logits, labels), axis)
+    losses, largest, total = _whole(sums, counted)
+    return losses, fast(_gradient)(logits, labels, largest, total) if differentiated else None
 
-    logits, largest = Steps.calculate_logits_max(logits)
-    dist.all_reduce(largest, dist.ReduceOp.MAX, axis.group)
-    first = axis.rank * logits.shape[1]
-    elsewhere, here, predicted, total, exponentials = Steps.calculate_predicted_logits(
-        logits, targets, largest, first, first + logits.shape[1]
-    )
-    sums = torch.stack([predicted, total])
-    dist.all_reduce(sums, group=axis.group)
-    softmax, loss = Steps.calculate_cross_entropy_loss(exponentials, *sums)
-    softmax[torch.arange(len(targets), device=targets.device), here] -= 1.0 - elsewhere.float()
-    return loss, softmax
+
+def _own_sums(logits: Tensor, labels: _Labels) -> Tensor:
+    """fp32 `[3, rows]`: the largest logit, Σ exp(logit − largest), and the label's logit, 0 if it is another rank's."""
+    wide = logits.float()
+    largest = wide.amax(1)
+    total = (wide - largest[:, None]).exp().sum(1)
+    predicted = wide.gather(1, labels.own[:, None]).squeeze(1)
+    return torch.stack([largest, total, torch.where(labels.here, predicted, 0.0)])
+
+
+def _whole(sums: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses, the largest logit of the whole vocabulary, and Σ exp(logit − largest), of `sums [ranks, 3, rows]`."""
+    largest = sums[:, 0].amax(0)
+    total = (sums[:, 1] * (sums[:, 0] - largest).exp()).sum(0)
+    losses = total.log() + largest - sums[:, 2].sum(0)
+    return losses * counted, largest, total
+
+
+def _gradient(logits: Tensor, labels: _Labels, largest: Tensor, total: Tensor) -> Tensor:
+    softmax = (logits.float() - largest[:, None]).exp() / total[:, None]
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    predicted = (columns == labels.own[:, None]) & labels.here[:, None]
+    return ((softmax - predicted.float()) * labels.counted[:, None]).to(logits.dtype)
+
+
+def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+@lru_cache(maxsize=2)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One kernel that writes nothing but the results."""
+    return torch.compile(function, dynamic=False)
