@@ -1,7 +1,7 @@
 """Which checkpoints stay on disk, and why."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,18 +10,19 @@ from glm_scale.checkpoint.reading import Checkpoint
 
 __all__ = ["Reason", "Retention", "validation_loss"]
 
-Reason = Literal["last", "every", "best"]
+Reason = Literal["last", "at", "every", "best"]
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What stays: the newest `last`, all of steps that are multiples of `every`, and as many as `best` says of those
-    with the least validation loss.
+    """What stays: the newest `last`, those of the steps `at`, all of steps that are multiples of `every`, and as many
+    as `best` says of those with the least validation loss.
     """
 
     last: int
     every: int | None = None
     best: int = 0
+    at: Collection[int] = ()
 
     def reasons(self, checkpoints: Sequence[Checkpoint]) -> dict[Path, list[Reason]]:
         """Why each of the checkpoints that stay does so. They come oldest first.
@@ -33,6 +34,7 @@ class Retention:
         best = sorted(losses, key=lambda entry: entry[:2])[: self.best]
         chosen: dict[Reason, list[Checkpoint]] = {
             "last": counted[-self.last :],
+            "at": [c for c in counted if c.step in self.at],
             "every": [c for c in counted if self.every is not None and c.step % self.every == 0],
             "best": [c for *_, c in best],
         }

@@ -204,7 +204,7 @@ def _reasons(run: Path, checkpoints: list[Checkpoint]) -> dict[Path, list[Reason
     if not (run / CONFIG_NAME).is_file():
         return {}
     config = read_config(run / CONFIG_NAME).checkpoint
-    return Retention(config.keep, config.keep_every, config.keep_best).reasons(checkpoints)
+    return Retention(config.keep, config.keep_every, config.keep_best, config.at).reasons(checkpoints)
 
 
 def _verify(checkpoint: Checkpoint) -> None:

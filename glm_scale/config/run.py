@@ -34,6 +34,18 @@ class LadderConfig(Settings):
     prompt: str = "The state of the union is"
 
 
+class BranchConfig(Settings):
+    """A run that begins as another one was after a step: with its weights, its moments and its place in the data.
+
+    `run` is the name of a run in the same `run_root`, and keeps a checkpoint of `step` (`checkpoint.at`). What is
+    trained has to be the same but for the budget and the length of the schedule's last phase, so that one long run
+    gives runs of several budgets.
+    """
+
+    run: str
+    step: int = Field(gt=0)
+
+
 class RunConfig(Settings):
     """One run: `glm-scale train` trains it into run_root/name."""
 
@@ -46,6 +58,7 @@ class RunConfig(Settings):
     evaluation: Annotated[EvaluationConfig, OnResume.FREE] = EvaluationConfig()
     checkpoint: Annotated[CheckpointConfig, OnResume.FREE] = CheckpointConfig()
     tracking: Annotated[TrackingConfig, OnResume.FREE] = TrackingConfig()
+    branch: BranchConfig | None = None
     ladder: Annotated[LadderConfig | None, OnResume.FREE] = None
 
     @model_validator(mode="before")
@@ -65,6 +78,12 @@ class RunConfig(Settings):
         if len(name) > _LONGEST_NAME:
             raise ValueError(f"is {len(name)} characters long; at most {_LONGEST_NAME}, for the names made from it")
         return name
+
+    @model_validator(mode="after")
+    def _branch_is_of_another_run(self) -> Self:
+        if self.branch is not None and self.branch.run == self.name:
+            raise ValueError(f"branch.run = {self.branch.run} is this run itself; name the one that it begins from")
+        return self
 
     @model_validator(mode="after")
     def _batch_is_whole_micro_batches(self) -> Self:

@@ -16,6 +16,7 @@ from glm_scale.errors import UserError
 from glm_scale.inference.loading import CONFIG_NAME, TOKENIZER_NAME
 from glm_scale.model import LanguageModel
 from glm_scale.processes import Watchdog
+from glm_scale.run.branching import branch_point
 from glm_scale.run.fresh_start import start_anew
 from glm_scale.run.metadata import write_metadata
 from glm_scale.run.preflight import is_complete, open_sequences, tell_changes
@@ -112,10 +113,11 @@ def _train(
             stack.enter_context(run.lock())
             stack.enter_context(logging_to(run.log))
             checkpoint = _store(config, run, progress).newest(config.checkpoint.verify)
+            start = checkpoint or (branch_point(config, progress.say) if config.branch else None)
             if not run.exists() and checkpoint is None:
-                return checkpoint, False
+                return start, False
             tell_changes(run, config, checkpoint, progress)
-            return checkpoint, is_complete(run, config, checkpoint)
+            return start, is_complete(run, config, checkpoint)
 
         with clock.phase("opening"):
             checkpoint, complete = ranks.from_first(open_run)
@@ -300,8 +302,11 @@ class _Session:
     def _restore(self, saver: Saver) -> Counters:
         if self.checkpoint is None:
             return Counters()
-        counters = saver.restore(self.checkpoint)
-        self.progress.say(f"going on from step {counters.step} ({self.checkpoint.path.name})")
+        counters, branch = saver.restore(self.checkpoint), self.config.branch
+        if branch is not None and self.checkpoint.path.parent != self.run.checkpoints:
+            self.progress.say(f"begins as {branch.run} was after step {counters.step}")
+        else:
+            self.progress.say(f"going on from step {counters.step} ({self.checkpoint.path.name})")
         return counters
 
     def _validator(self) -> Validator | None:
@@ -321,7 +326,7 @@ class _Session:
 
 def _store(config: RunConfig, run: RunDirectory, progress: Progress) -> CheckpointStore:
     wanted = config.checkpoint
-    retention = Retention(wanted.keep, wanted.keep_every, wanted.keep_best)
+    retention = Retention(wanted.keep, wanted.keep_every, wanted.keep_best, wanted.at)
     return CheckpointStore(run.checkpoints, retention, tell=progress.say)
 
 

@@ -151,14 +151,15 @@ class EvaluationConfig(Settings):
 
 
 class CheckpointConfig(Settings):
-    """A checkpoint every `every` steps (null: only at the end).
+    """A checkpoint every `every` steps (null: only at the end), and after the steps of `at`.
 
-    On disk stay the newest `keep`, those of steps that are multiples of `keep_every` (null: none besides), and the
-    `keep_best` with the least validation loss. `verify`: how closely a checkpoint is looked at before a run goes on
-    from it; "full" reads everything and compares SHA-256, "sizes" does not.
+    On disk stay the newest `keep`, those of `at`, those of steps that are multiples of `keep_every` (null: none
+    besides), and the `keep_best` with the least validation loss. `verify`: how closely a checkpoint is looked at before
+    a run goes on from it; "full" reads everything and compares SHA-256, "sizes" does not.
     """
 
     every: int | None = Field(None, gt=0)
+    at: tuple[Annotated[int, Field(gt=0)], ...] = ()
     keep: int = Field(2, gt=0)
     keep_every: int | None = Field(None, gt=0)
     keep_best: int = Field(0, ge=0)

@@ -59,7 +59,8 @@ class Saver:
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after a step."""
-        return self._config.every is not None and step % self._config.every == 0
+        every = self._config.every
+        return step in self._config.at or (every is not None and step % every == 0)
 
     def save(
         self, counters: Counters, validation_loss: float | None = None, spikes: SpikeHistory | None = None

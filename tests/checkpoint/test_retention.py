@@ -38,6 +38,7 @@ def steps(reasons: Iterable[Path]) -> set[int]:
         (Retention(1, best=3), {20, 40, 70}),
         (Retention(1, best=99), {10, 20, 40, 50, 70}),
         (Retention(2, every=30, best=1), {30, 40, 60, 70}),
+        (Retention(1, at=[10, 30, 35]), {10, 30, 70}),
     ],
 )
 def test_last_every_and_best(retention: Retention, kept: set[int]) -> None:
