@@ -11,13 +11,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from glm_scale.cli import bench, checkpoint, data, track
+from glm_scale.cli import bench, checkpoint, data, ladder, track
 from glm_scale.cli.commands import Commands
 from glm_scale.cli.compare import compare
 from glm_scale.cli.config import config
 from glm_scale.cli.evaluate import evaluate
 from glm_scale.cli.generate import generate
-from glm_scale.cli.ladder import ladder
 from glm_scale.cli.patterns import patterns
 from glm_scale.cli.plan import plan
 from glm_scale.cli.train import train
@@ -54,12 +53,13 @@ def assemble() -> Commands:
     app.add_typer(data.app, name="data", rich_help_panel="Prepare")
     panels: dict[str, tuple[Callable[..., None], ...]] = {
         "Prepare": (config, patterns, plan),
-        "Train": (train, ladder),
+        "Train": (train,),
         "Look at runs": (compare, evaluate, generate),
     }
     for panel, commands in panels.items():
         for command in commands:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(ladder.app, name="ladder", rich_help_panel="Train")
     app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel="Look at runs")
     tracking = Commands(no_args_is_help=True, help="The MLflow side of runs.")
     tracking.command()(track.sync)

@@ -2,84 +2,184 @@
 
 from __future__ import annotations
 
+import json as json_format
+import sys
 import typing
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
+from glm_scale.cli.commands import Commands
 from glm_scale.cli.curves import say_where_curves_are
+from glm_scale.cli.gpus import Calibrated, Kind, calibration_of, known_gpu
 from glm_scale.output import is_commentary
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
 
-    from glm_scale.config import LadderConfig, RunConfig
-    from glm_scale.run.ladder import Rung
+    from glm_scale.ladder import Ladder, Member
+
+__all__ = ["app"]
+
+_WIDTH = 140
 
 
-def ladder(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Train every mixer of `ladder.mixers` at every size, generate a sample from each, and compare them.
+class _RunByDefault(TyperGroup):
+    """`ladder CONFIG` is `ladder run CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = Commands(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    help="Many runs that differ in mixer, size, budget, seed or learning rate, from one file. "
+    "`ladder CONFIG` means `ladder run CONFIG`.",
+)
+
+Gpus = Annotated[int, typer.Option(min=1, max=2**20, help="How many of them train each run.")]
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    gpu: Kind = "h100",
+    gpus: Gpus = 1,
+    calibration: Calibrated = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, in bytes and hours.")] = False,
+) -> None:
+    """Say what the runs are and cost, before any is started; refuse more than `ladder.gpu_hours`.
+
+    GPU hours are predictions where single operators have been measured on that kind of GPU, else the least that its
+    data sheet allows (see `glm-scale plan`). A branch counts what it trains itself.
+    """
+    from glm_scale.ladder import read_ladder
+    from glm_scale.ladder.costs import Machine, check_gpu_hours, costs
+    from glm_scale.ladder.tables import plan_table, plan_values
+
+    ladder = read_ladder(config, overrides or ())
+    machine = Machine(known_gpu(gpu), gpus, calibration_of(gpu, calibration))
+    found = list(costs(ladder, machine))
+    if json:
+        sys.stdout.write(json_format.dumps(plan_values(found), indent=2) + "\n")
+    else:
+        console = _console()
+        console.print(plan_table(found))
+        hours = sum(cost.hours or 0.0 for cost in found)
+        measured = machine.calibration is not None and ladder.members[0].config.training.precision == "bf16"
+        console.print(
+            f"{len(found)} runs, {sum(cost.flops for cost in found):.3g} FLOPs, "
+            f"{'' if measured else 'at least '}{hours:,.3g} GPU hours on {gpus} × {gpu}"
+        )
+    check_gpu_hours(ladder, found)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Runs whose name matches, as in '*-attention-*'.")
+    ] = None,
+) -> None:
+    """Train the runs one after the other, let each write a sample, and compare them.
 
     Finished runs are left alone, so the same command goes on where an earlier one stopped.
     """
-    from rich.console import Console
-
     from glm_scale.cli.memory import must_find_room
-    from glm_scale.config import check_environment, layout_of, load_config
-    from glm_scale.run.ladder import climb, is_finished, plan
+    from glm_scale.config import check_environment, layout_of
+    from glm_scale.ladder import climb, is_finished, read_ladder
 
     is_commentary()
-    base = load_config(config, overrides or ())
-    rungs = plan(config, overrides or ())
-    for rung in rungs:
-        check_environment(rung.config, str(config))
-        if not is_finished(rung):
-            must_find_room(rung.config, layout_of(rung.config))
-
-    outcomes = climb(config, rungs)
-    console = Console()
+    ladder = _chosen(read_ladder(config, overrides or ()), only)
+    for member in ladder.members:
+        check_environment(member.config, str(config))
+        if not is_finished(member):
+            must_find_room(member.config, layout_of(member.config))
+    outcomes = {member.name: outcome for member, outcome in climb(ladder)}
+    console = _console()
     if "stopped" in outcomes.values():
         console.print("stopped; the same command goes on from here")
         raise typer.Exit(130)
-    trained = [rung for rung in rungs if outcomes[rung.config.name] in ("finished", "finished before")]
+    trained = [member for member in ladder.members if outcomes[member.name] in ("finished", "finished before")]
     if trained:
-        _sample(trained, console)
-        _compare(trained, base)
+        if ladder.config.sample_tokens:
+            _sample(trained, ladder, console)
+        _compare(trained, ladder)
         say_where_curves_are(trained[0].config, console)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
-        console.print(f"failed: {', '.join(failed)}; the reason is in train.log in {base.run_root}/NAME")
+        console.print(f"failed: {', '.join(failed)}; the reason is in train.log in {ladder.run_root}/NAME")
         raise typer.Exit(1)
 
 
-def _sample(rungs: list[Rung], console: Console) -> None:
+@app.command()
+def status(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say which of the runs are finished, running, failed or missing, and how far they have come."""
+    from glm_scale.ladder import read_ladder
+    from glm_scale.ladder.standing import in_words, standings
+    from glm_scale.ladder.tables import status_table
+
+    found = standings(read_ladder(config, overrides or ()))
+    console = _console()
+    console.print(status_table(found))
+    console.print(in_words(found))
+
+
+def _chosen(ladder: Ladder, only: str | None) -> Ladder:
+    """Those that match, with what they begin from."""
+    from dataclasses import replace
+
+    from glm_scale.errors import UserError
+
+    if only is None:
+        return ladder
+    names = {member.name for member in ladder.members if fnmatchcase(member.name, only)}
+    if not names:
+        raise UserError(f"--only {only!r} matches none of {', '.join(member.name for member in ladder.members)}")
+    names |= {member.trunk for member in ladder.members if member.name in names and member.trunk}
+    return replace(ladder, members=tuple(member for member in ladder.members if member.name in names))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    known = sys.stdout.isatty()
+    return Console(width=None if known else _WIDTH, highlight=False)
+
+
+def _sample(members: list[Member], ladder: Ladder, console: Console) -> None:
     """Show a continuation of the same prompt by every run, and keep it in the run's folder `samples`."""
     from glm_scale.inference import load_model
     from glm_scale.inference.generation import Generation, Sampling
 
-    for rung in rungs:
-        settings: LadderConfig | None = rung.config.ladder
-        assert settings is not None
-        loaded = load_model(rung.run.path)
+    for member in members:
+        loaded = load_model(member.run.path)
         generation = Generation(
-            loaded.model, loaded.tokenizer, settings.prompt, max_tokens=settings.sample_tokens, sampling=Sampling()
-        )
-        text = settings.prompt + "".join(generation)
-        (rung.run.samples / f"step-{loaded.step:08d}.txt").write_text(f"{text}\n", encoding="utf-8")
-        console.print(
-            f"\n{rung.config.name}: {generation.report}", style="bold", highlight=False, markup=False, soft_wrap=True
-        )
-        console.print(text, highlight=False, markup=False)
+            loaded.model, loaded.tokenizer, ladder.config.prompt, max_tokens=ladder.config.sample_tokens,
+            sampling=Sampling(),
+        )  # fmt: skip
+        text = ladder.config.prompt + "".join(generation)
+        (member.run.samples / f"step-{loaded.step:08d}.txt").write_text(f"{text}\n", encoding="utf-8")
+        console.print(f"\n{member.name}: {generation.report}", style="bold", markup=False, soft_wrap=True)
+        console.print(text, markup=False)
     console.print()
 
 
-def _compare(rungs: list[Rung], base: RunConfig) -> None:
+def _compare(members: list[Member], ladder: Ladder) -> None:
     from glm_scale.cli.compare import present
 
-    assert base.ladder is not None
     present(
-        [rung.run for rung in rungs],
-        base.run_root / f"{base.name}-comparison",
-        scaling=len(base.ladder.sizes) > 1,
-        tracking=base.tracking.enabled,
+        [member.run for member in members],
+        Path(f"{ladder.run_root}/{ladder.name}-comparison"),
+        scaling=len(ladder.config.sizes) > 1,
+        tracking=members[0].config.tracking.enabled,
     )

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json as json_format
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
+from glm_scale.cli.gpus import Calibrated, Kind, calibration_of, known_gpu
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from glm_scale.planning import Planning
-    from glm_scale.planning.calibration import Calibration
 
 _SHOWN = 12
 # Wider tables are hard to read; and where output goes to a file or a pipe, rich would assume 80 columns.
@@ -27,15 +26,8 @@ def plan(
     config: ConfigPath,
     overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, max=2**20, help="How many GPUs; none of them is needed.")] = 1,
-    gpu: Annotated[str, typer.Option(help="Their kind: h100, h200, b200, a100, l40s.")] = "h100",
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help="What `glm-scale bench calibrate` wrote on such a GPU; default: the file that comes with this package "
-            "for --gpu, if there is one.",
-        ),
-    ] = None,
+    gpu: Kind = "h100",
+    calibration: Calibrated = None,
     everything: Annotated[bool, typer.Option("--all", help="All layouts, not only the best dozen.")] = False,
     details: Annotated[
         bool, typer.Option("--details", help="Also what ranks send, and what takes how much of a step.")
@@ -53,14 +45,12 @@ def plan(
     then full); what was changed is named.
     """
     from glm_scale.config import load_config
-    from glm_scale.errors import UserError
-    from glm_scale.planning import GPUS, plan_layouts
+    from glm_scale.planning import plan_layouts
 
-    if gpu not in GPUS:
-        raise UserError(f"--gpu {gpu} is not known; known are {', '.join(GPUS)}")
+    kind = known_gpu(gpu)
     run = load_config(config, overrides or ())
-    measured = _calibration(gpu, calibration)
-    planning = plan_layouts(run, gpus, GPUS[gpu], measured)
+    measured = calibration_of(gpu, calibration)
+    planning = plan_layouts(run, gpus, kind, measured)
     if json:
         from glm_scale.planning.report import values
 
@@ -80,21 +70,6 @@ def plan(
     if not planning.calibrated:
         why = "is in bf16 alone, see training.precision" if measured else "there is none; --calibration names one"
         console.print(f"Calibration of {gpu}: {why}", markup=False, style="dim")
-
-
-def _calibration(gpu: str, path: Path | None) -> Calibration | None:
-    from glm_scale.errors import UserError
-    from glm_scale.planning import GPUS
-    from glm_scale.planning.calibration import packaged_calibration, read_calibration
-
-    if path is None:
-        return packaged_calibration(gpu)
-    found = read_calibration(path)
-    if GPUS[gpu].product not in found.gpu:
-        raise UserError(
-            f"--calibration {path} is of {found.gpu!r}, but --gpu is {gpu}; name a GPU's own file, or --gpu as it is"
-        )
-    return found
 
 
 def _show(planning: Planning, console: Console, most: int | None, details: bool) -> None:

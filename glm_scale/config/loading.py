@@ -16,7 +16,7 @@ from glm_scale.config.problems import ConfigError, Problem, booleans_for_numbers
 from glm_scale.config.run import RunConfig
 from glm_scale.renamed_keys import present_key, renamed
 
-__all__ = ["load_config", "replaced", "resolved_yaml", "validate"]
+__all__ = ["load_config", "read_values", "replaced", "resolved_yaml", "validate"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -32,18 +32,30 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return _with_overrides(_read(path), overrides, str(path))
 
 
+def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the file and the overrides say, merged and not checked: a tree that may lack what a run has to have.
+
+    Raises ConfigError for what is no YAML or no override.
+    """
+    values: dict[str, Any] = _merge(_renamed(_read(path)), overrides, str(path))
+    return values
+
+
 def replaced(values: dict[str, Any], overrides: Sequence[str], origin: str) -> RunConfig:
     """Like `load_config`, of what was read from `origin` already."""
     return _with_overrides(OmegaConf.create(values), overrides, origin)
 
 
 def _with_overrides(values: DictConfig, overrides: Sequence[str], origin: str) -> RunConfig:
-    # One name for each key, before an override by the one name meets what the file says by the other.
-    tree: Any = OmegaConf.to_container(values)
-    if (present := renamed(tree)) is not tree:
-        values = OmegaConf.create(dict(present))
     keys = [present_key(override.partition("=")[0]) for override in overrides]
-    return validate(RunConfig, _merge(values, overrides, origin), origin, keys)
+    return validate(RunConfig, _merge(_renamed(values), overrides, origin), origin, keys)
+
+
+def _renamed(values: DictConfig) -> DictConfig:
+    """One name for each key, before an override by the one name meets what the file says by the other."""
+    tree: Any = OmegaConf.to_container(values)
+    present = renamed(tree)
+    return values if present is tree else OmegaConf.create(dict(present))
 
 
 def validate(schema: type[Config], values: Any, origin: str, overridden: Sequence[str] = ()) -> Config:

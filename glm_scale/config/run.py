@@ -10,28 +10,16 @@ from pydantic import Field, field_validator, model_validator
 from glm_data import DataConfig
 from glm_data.settings import OnResume, Settings
 from glm_scale.config.earlier_keys import rewritten
+from glm_scale.config.ladder import LadderConfig
 from glm_scale.model.config import ModelConfig
 from glm_scale.parallel.config import ParallelConfig
 from glm_scale.tracking.config import TrackingConfig
 from glm_scale.training.config import CheckpointConfig, EvaluationConfig, TrainingConfig
 
-__all__ = ["LadderConfig", "RunConfig"]
+__all__ = ["BranchConfig", "RunConfig"]
 
 _LONGEST_NAME = 200
 """Characters of a name; file systems allow 255."""
-
-
-class LadderConfig(Settings):
-    """Runs that differ only in mixer and size: every one of `mixers` at every one of `sizes`.
-
-    A mixer is a spelling ("lattice:2^k") or a list of them that repeats through the depth. A size is a group of
-    overrides of the run's keys, such as {model.layers: 4, model.width: 128}; an empty one changes nothing.
-    """
-
-    mixers: list[str | list[str]] = Field(min_length=1)
-    sizes: list[dict[str, Any]] = Field(default=[{}], min_length=1)
-    sample_tokens: int = Field(64, gt=0)
-    prompt: str = "The state of the union is"
 
 
 class BranchConfig(Settings):

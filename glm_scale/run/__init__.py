@@ -1,1 +1,1 @@
-"""A run from its configuration to its end: checks, process group, training, going on, ladders of runs."""
+"""A run from its configuration to its end: checks, process group, training, going on."""

@@ -125,6 +125,9 @@ def _train(
             progress.say(f"{config.name} is finished already ({run.path}); raise training.tokens to go on")
             return Outcome("finished")
         stack.enter_context(deterministic(config.training.deterministic or device.type == "cpu"))
+        # DeepSpeed has Python look through all objects five times: 1 s beside a compiler.
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         oversight = Oversight(progress, stop, heartbeat, clock)
         status = _Session(config, run, ranks, device, oversight, checkpoint).run_to_end(profile)
         if status != "finished":
@@ -293,8 +296,6 @@ class _Session:
             model.compile_blocks()
         if not mesh:
             tell_about_compiling(self.device, self.progress)
-        # DeepSpeed has Python look through all objects five times: 1 s beside a compiler.
-        gc.freeze()
         with clock.phase("engine"), libraries_logging_to(self.run.log, self.ranks.first):
             distributed.start(self.device)
             return Engine(model, training, self.accumulation, self.device, mesh)

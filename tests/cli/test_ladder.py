@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from glm_scale.run_directory import RunDirectory
-from tests.run.test_ladder import ladder_file
+from tests.ladder.test_members import ladder_file, sized_file
 
 
 def test_climbs_samples_compares_and_goes_on_after_a_failure(data: Path, tmp_path: Path) -> None:
@@ -29,3 +29,34 @@ def test_climbs_samples_compares_and_goes_on_after_a_failure(data: Path, tmp_pat
     assert second.returncode == 0, second.stdout + second.stderr
     assert RunDirectory(runs / "tiny-ssm").read_summary().status == "finished"
     assert run.metrics.stat().st_mtime_ns == before, "a finished run is left alone"
+
+
+def ladder(*arguments: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "glm_scale.cli.app", "ladder", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_budgets_of_a_size_are_trained_by_one_process_from_one_trunk(data: Path, tmp_path: Path) -> None:
+    path = str(
+        sized_file(tmp_path, data, mixers=["attention"], sizes=[6e3], tokens_per_parameter=[2, 4], sample_tokens=0)
+    )
+    small = ["training.batch_tokens=512", "training.optimizer.learning_rate=1e-3"]
+    assert "2 missing" in ladder("status", path, *small)
+    planned = ladder("plan", path, *small)
+    assert "2 runs" in planned
+    assert "tiny-0000.01M-attention-004.0t" in planned
+    said = ladder(path, *small)
+    assert "begins as tiny-0000.01M-attention-004.0t was after step 18" in said
+    assert "2 finished" in ladder("status", path, *small)
+    trunk, branch = (RunDirectory(tmp_path / "runs" / f"tiny-0000.01M-attention-{n}.0t") for n in ("004", "002"))
+    assert (trunk.read_summary().step, branch.read_summary().step) == (47, 23)
+    again = ladder(path, *small)
+    assert "begins as" not in again
+    assert "2 other" in ladder("status", path, *small, "training.optimizer.weight_decay=0.2")
+
+
+def test_more_gpu_hours_than_allowed_are_refused(data: Path, tmp_path: Path) -> None:
+    path = str(sized_file(tmp_path, data, mixers=["attention"], sizes=[1e9], tokens_per_parameter=[20], gpu_hours=3))
+    assert "GPU hours, and ladder.gpu_hours allows 3; leave out sizes" in ladder("plan", path, code=2)

@@ -6,7 +6,7 @@ import yaml
 from glm_scale.config import ConfigError, load_config
 from glm_scale.config.earlier_keys import rewritten
 from glm_scale.config.other_versions import understood
-from glm_scale.run.ladder import plan
+from glm_scale.ladder import read_ladder
 from tests.tiny_run import tiny_config, write_config
 
 
@@ -24,7 +24,7 @@ def test_the_mixers_of_a_ladder_too(tmp_path):
     tree = tiny_config(tmp_path, tmp_path)
     tree["model"]["ssm_state"] = 8
     tree["ladder"] = {"mixers": ["attention", ["ssm", "lattice:2^k"]]}
-    rungs = plan(write_config(tmp_path / "old.yaml", tree))
+    rungs = read_ladder(write_config(tmp_path / "old.yaml", tree)).members
     assert [rung.config.model.mixers for rung in rungs] == [("attention",), ("ssm:8", "lattice:2^k")]
 
 
@@ -81,7 +81,7 @@ class TestRowsThatAreSequencesNow:
 
     def test_those_of_a_ladder_too(self, tree, tmp_path):
         tree["ladder"] = {"mixers": ["attention"], "sizes": [{"evaluation.rows": 5}, {"evaluation.sequences": 6}]}
-        rungs = plan(write_config(tmp_path / "old.yaml", tree))
+        rungs = read_ladder(write_config(tmp_path / "old.yaml", tree)).members
         assert [rung.config.evaluation.sequences for rung in rungs] == [5, 6]
 
     def test_what_a_run_or_a_checkpoint_holds_is_understood(self, tree, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from glm_scale.config import RunConfig, load_config
+from glm_scale.ladder import read_ladder
 from glm_scale.model import LanguageModel
-from glm_scale.run.ladder import plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLAIMED = {"160m": 160e6, "410m": 410e6, "1.3b": 1.3e9, "7b": 7e9}
@@ -33,7 +33,7 @@ def test_a_pretraining_config_has_the_size_of_its_name(name: str, mixer: str) ->
 
 
 def test_the_quickstart_keeps_its_promises() -> None:
-    rungs = plan(CONFIGS / "quickstart.yaml")
+    rungs = read_ladder(CONFIGS / "quickstart.yaml").members
     assert [rung.config.model.mixers for rung in rungs] == [(mixer,) for mixer in MIXERS]
     assert len({rung.config.training.tokens for rung in rungs}) == 1
     for rung in rungs:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_launch.checks import runs_of_sweep
+from glm_scale.ladder import read_ladder
 from glm_scale.naming import setting, slug
-from glm_scale.run.ladder import plan
 from tests.scaling.synthetic_runs import write_run
 from tests.tiny_run import tiny_config, write_config
 
@@ -63,7 +63,9 @@ def test_settings_are_short():
 def test_runs_of_ladders_and_sweeps_are_named_alike(tmp_path: Path) -> None:
     ladder = {"mixers": ["lattice:2^k"], "sizes": [{"model.layers": 1}, {"model.layers": 2}]}
     path = write_config(tmp_path / "c.yaml", {**tiny_config(tmp_path / "data", tmp_path), "ladder": ladder})
-    assert [rung.config.name for rung in plan(path)] == [f"tiny-lattice-2-pow-k-layers{n}" for n in (1, 2)]
+    assert [rung.config.name for rung in read_ladder(path).members] == [
+        f"tiny-lattice-2-pow-k-layers{n}" for n in (1, 2)
+    ]
     varied = runs_of_sweep([path], [], ["model.mixers=[[lattice:2^k], [ssm]]", "model.layers=[1, 2]"])
     assert [run.name for run in varied] == [
         "tiny-mixers-lattice-2-pow-k-layers1", "tiny-mixers-lattice-2-pow-k-layers2",
@@ -76,5 +78,8 @@ def test_runs_of_earlier_versions_keep_their_names(tmp_path: Path) -> None:
     path = write_config(tmp_path / "c.yaml", {**tiny_config(tmp_path / "data", tmp_path), "ladder": ladder})
     for name in ("tiny-lattice-2^k", "tiny-seed=1"):
         write_run(tmp_path / "runs", name, "lattice:2^k", steps=10)
-    assert [rung.config.name for rung in plan(path)] == ["tiny-lattice-2^k", "tiny-local-8-then-window-4"]
+    assert [rung.config.name for rung in read_ladder(path).members] == [
+        "tiny-lattice-2^k",
+        "tiny-local-8-then-window-4",
+    ]
     assert [run.name for run in runs_of_sweep([path], [], ["training.seed=[1, 2]"])] == ["tiny-seed=1", "tiny-seed2"]

@@ -41,7 +41,7 @@ WORK = (
     "glm_scale.inference.generation.Generation",
     "glm_scale.processes.launch",
     "glm_scale.planning.plan_layouts",
-    "glm_scale.run.ladder.climb",
+    "glm_scale.ladder.climb",
     "glm_scale.scaling.report.write_report",
     "glm_scale.theory.measure",
     "glm_scale.theory.plots.plot_structures",

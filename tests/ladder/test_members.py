@@ -1,0 +1,133 @@
+"""Which runs a ladder makes, and what ends it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glm_scale.config import ConfigError
+from glm_scale.ladder import climb, read_ladder
+from tests.tiny_run import tiny_config, write_config
+
+SIZES = [{"model.layers": 1}, {"model.layers": 2, "model.width": 32}]
+
+
+def ladder_file(folder: Path, data: Path, **ladder: Any) -> Path:
+    tree = tiny_config(data, folder)
+    return write_config(folder / "ladder.yaml", {**tree, "ladder": {"sample_tokens": 5, **ladder}})
+
+
+def test_trains_every_mixer_at_every_size(tmp_path: Path) -> None:
+    mixers = ["attention", ["ssm", "lattice:2^k"], "local:8 > window:4"]
+    rungs = read_ladder(
+        ladder_file(tmp_path, tmp_path / "data", mixers=mixers, sizes=SIZES), ["training.seed=3"]
+    ).members
+    assert [rung.config.name for rung in rungs] == [
+        "tiny-attention-layers1",
+        "tiny-ssm-plus-lattice-2-pow-k-layers1",
+        "tiny-local-8-then-window-4-layers1",
+        "tiny-attention-layers2-width32",
+        "tiny-ssm-plus-lattice-2-pow-k-layers2-width32",
+        "tiny-local-8-then-window-4-layers2-width32",
+    ]
+    assert [(rung.config.model.layers, rung.config.model.width) for rung in rungs] == [(1, 16)] * 3 + [(2, 32)] * 3
+    assert rungs[1].config.model.mixers == ("ssm", "lattice:2^k")
+    assert {rung.config.training.seed for rung in rungs} == {3}
+
+
+def test_one_size_needs_no_size_in_the_name(tmp_path: Path) -> None:
+    (rung,) = read_ladder(ladder_file(tmp_path, tmp_path / "data", mixers=["ssm"])).members
+    assert rung.config.name == "tiny-ssm"
+
+
+def test_a_wrong_size_is_told_before_anything_starts(tmp_path: Path) -> None:
+    path = ladder_file(tmp_path, tmp_path / "data", mixers=["ssm"], sizes=[{"model.layer": 3}])
+    with pytest.raises(ConfigError, match=r"did you mean model\.layers"):
+        read_ladder(path)
+
+
+@pytest.mark.parametrize(
+    ("ladder", "part"), [({"mixers": ["ssm", "ssm"]}, "two runs named tiny-ssm"), ({"mixers": []}, "at least 1 item")]
+)
+def test_a_ladder_without_sense_is_refused(tmp_path: Path, ladder: dict[str, Any], part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        read_ladder(ladder_file(tmp_path, tmp_path / "data", **ladder))
+
+
+@pytest.mark.parametrize(
+    ("code", "outcomes"), [(85, ["stopped"]), (130, ["stopped"]), (-15, ["stopped"]), (1, ["failed", "failed"])]
+)
+def test_a_run_that_was_asked_to_end_ends_the_ladder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcomes: list[str]
+) -> None:
+    path = ladder_file(tmp_path, tmp_path / "data", mixers=["ssm", "attention"])
+    monkeypatch.setattr("glm_scale.ladder.climbing._run", lambda command: code)
+    assert [outcome for _, outcome in climb(read_ladder(path))] == outcomes
+
+
+def test_a_file_without_ladder_is_refused(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "run.yaml", tiny_config(tmp_path / "data", tmp_path))
+    with pytest.raises(ConfigError, match="list the mixers"):
+        read_ladder(path)
+
+
+def sized_file(folder: Path, data: Path, **ladder: Any) -> Path:
+    """What a ladder by parameters needs to say of its runs: nothing that follows from sizes and budgets."""
+    tree = tiny_config(data, folder)
+    tree["model"] = {"vocab_size": tree["model"]["vocab_size"]}
+    tree["training"] = {"device": "cpu"}
+    tree["checkpoint"] = {"every": None}
+    return write_config(folder / "sized.yaml", {**tree, "ladder": ladder})
+
+
+def test_a_size_in_parameters_needs_nothing_else(tmp_path: Path) -> None:
+    ladder: dict[str, Any] = {
+        "mixers": ["attention", "ssm"],
+        "sizes": [3e4, 1e5],
+        "tokens_per_parameter": [8, 20],
+        "seeds": [0, 7],
+    }
+    found = read_ladder(sized_file(tmp_path, tmp_path / "data", **ladder)).members
+    assert len(found) == 2 * 2 * 2 * 2
+    assert [member.name for member in found[:4]] == [
+        "tiny-0000.03M-attention-020.0t-s0",
+        "tiny-0000.03M-attention-008.0t-s0",
+        "tiny-0000.03M-attention-020.0t-s7",
+        "tiny-0000.03M-attention-008.0t-s7",
+    ]
+    assert sorted(member.name for member in found) != [member.name for member in found]
+    for trunk, branch in zip(found[::2], found[1::2], strict=True):
+        assert branch.trunk == trunk.name
+        assert branch.config.branch is not None
+        assert trunk.config.checkpoint.at == (branch.config.branch.step,)
+        assert branch.config.training.schedule.decay_tokens == branch.own_steps * branch.config.training.batch_tokens
+        assert trunk.config.training.seed == trunk.config.data.seed
+        assert {trunk.shape, branch.shape} == {trunk.shape}
+    for size in ladder["sizes"]:
+        counts = [member.shape.parameters for member in found if member.parameters == size and member.shape]
+        assert max(counts) / min(counts) <= 1.01
+
+
+def test_rates_are_factors_of_what_the_rule_or_the_file_says(tmp_path: Path) -> None:
+    ladder = {"mixers": ["ssm"], "sizes": [1e6], "tokens_per_parameter": [20], "learning_rates": [0.5, 1, 2]}
+    path = sized_file(tmp_path, tmp_path / "data", **ladder)
+    by_rule = [member.config.training.optimizer.learning_rate for member in read_ladder(path).members]
+    assert by_rule == [factor * by_rule[1] for factor in (0.5, 1, 2)]
+    given = read_ladder(path, ["training.optimizer.learning_rate=1e-3"]).members
+    assert [member.config.training.optimizer.learning_rate for member in given] == [5e-4, 1e-3, 2e-3]
+    assert given[0].name == "tiny-0001.00M-ssm-020.0t-lr0.5"
+
+
+@pytest.mark.parametrize(
+    ("ladder", "reason"),
+    [
+        ({"sizes": [{"model.layers": 2}], "tokens_per_parameter": [5]}, "needs sizes in parameters: sizes: "),
+        ({"sizes": [1e5], "tokens_per_parameter": [5, 5.0]}, "has one twice"),
+        ({"sizes": ["large"]}, "ladder.sizes"),
+        ({"sizes": [-1]}, "ladder.sizes"),
+        ({"sizes": [1e5], "decay": 1}, "ladder.decay"),
+    ],
+)
+def test_sizes_and_budgets_without_sense_are_refused(tmp_path: Path, ladder: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        read_ladder(sized_file(tmp_path, tmp_path / "data", mixers=["ssm"], **ladder))
