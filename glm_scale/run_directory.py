@@ -55,7 +55,8 @@ class RunSummary(BaseModel):
 
     `mixer` is the spelling of the mixer, joined by "+" for hybrids. `parameters` counts all parameters and
     `non_embedding_parameters` those outside the embedding and the output head. `train_flops_per_token` is the
-    FLOPs of forward and backward. `started` and `ended` are unix seconds. `step` counts optimizer steps, `tokens`
+    FLOPs of forward and backward, `cache_bytes` what one document of `sequence_length` tokens leaves in the caches of a
+    decoder (early runs do not say). `started` and `ended` are unix seconds. `step` counts optimizer steps, `tokens`
     and `samples` what was consumed up to it. The fingerprints tell whether two runs had the same tokenizer, the same
     sequences in the same order (`data_fingerprint`), and the same texts, whatever became of them
     (`documents_fingerprint`, which early runs lack).
@@ -69,6 +70,7 @@ class RunSummary(BaseModel):
     non_embedding_parameters: int = Field(ge=0)
     train_flops_per_token: float = Field(ge=0)
     sequence_length: int = Field(ge=1)
+    cache_bytes: int | None = Field(default=None, ge=0)
     status: RunStatus = "running"
     started: float
     ended: float | None = None

@@ -78,8 +78,12 @@ def present(
     finished: bool = False,
     tracking_uri: str | None = None,
     tracking: bool = True,
+    parent: str | None = None,
 ) -> None:
-    """Write the report, print it, and log it to MLflow; what `glm-scale compare` does once it has found the runs."""
+    """Write the report, print it, and log it to MLflow; what `glm-scale compare` does once it has found the runs.
+
+    parent: see `publish`.
+    """
     from rich.console import Console
 
     from glm_scale.scaling.report import write_report
@@ -90,7 +94,7 @@ def present(
     report = write_report(runs, folder, scaling=scaling, filters=filters, finished=finished)
     show(report, console)
     if tracking:
-        _publish(report, tracking_uri, console)
+        _publish(report, tracking_uri, console, parent)
 
 
 def show(report: Report, console: Console) -> None:
@@ -115,7 +119,7 @@ def show(report: Report, console: Console) -> None:
         console.print(f"wrote {path}", markup=False)
 
 
-def _publish(report: Report, uri: str | None, console: Console) -> None:
+def _publish(report: Report, uri: str | None, console: Console, parent: str | None) -> None:
     """Log to MLflow where that is possible; a comparison is good without it."""
     from glm_scale.scaling.publish import publish, where_to_publish
 
@@ -124,7 +128,7 @@ def _publish(report: Report, uri: str | None, console: Console) -> None:
     store, experiment = where
     try:
         with console.status("logging to MLflow"):
-            run_id = publish(report, store, experiment)
-        console.print(f"MLflow: run {run_id} ({report.name}) at {store}", markup=False)
+            run_id = publish(report, store, experiment, parent=parent)
+        console.print(f"MLflow: run {run_id} ({parent or report.name}) at {store}", markup=False)
     except RuntimeError as error:
         console.print(f"note: not logged to MLflow at {store}: {error}", style="yellow", markup=False)

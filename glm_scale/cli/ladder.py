@@ -31,9 +31,11 @@ _WIDTH = 140
 class _RunByDefault(TyperGroup):
     """`ladder CONFIG` is `ladder run CONFIG`."""
 
+    default = "run"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
-            args = ["run", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
@@ -182,4 +184,5 @@ def _compare(members: list[Member], ladder: Ladder) -> None:
         Path(f"{ladder.run_root}/{ladder.name}-comparison"),
         scaling=len(ladder.config.sizes) > 1,
         tracking=members[0].config.tracking.enabled,
+        parent=ladder.name,
     )

@@ -95,6 +95,7 @@ def read_ladder(path: Path, overrides: Sequence[str] = ()) -> Ladder:
     """
     values = read_values(path, overrides)
     if values.get("ladder") is None:
+        load_config(path, overrides)  # what else is wrong is told first
         raise ConfigError(
             str(path), [Problem("ladder", "is missing: list the mixers to train in ladder.mixers", show_value=False)]
         )
@@ -143,6 +144,7 @@ class _Rung:
 
     def _member(self, seed: int | None, rate: float | None, budget: Budget | None, trunk: str | None) -> Member:
         own: dict[str, Any] = {"name": self._name(seed, rate, budget), "model.mixers": self._mixers, **self._derived}
+        own["tracking.parent"] = self.file.name
         if seed is not None:
             own |= {"training.seed": seed, "data.seed": seed}
         if rate is not None:

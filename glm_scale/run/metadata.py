@@ -28,6 +28,7 @@ def write_metadata(run: RunDirectory, config: RunConfig, sequences: PackedSequen
         non_embedding_parameters=model.parameter_count(embedding=False),
         train_flops_per_token=3 * model.flops_per_token(length),
         sequence_length=length,
+        cache_bytes=model.cache_bytes(length),
         started=started,
         step=step,
         tokenizer_fingerprint=sequences.tokenizer_fingerprint,

@@ -31,6 +31,7 @@ class Publication(BaseModel):
     uri: str
     experiment: str
     name: str
+    parent: str | None = None
     metrics: dict[str, float]
     tags: dict[str, str]
     artifacts: list[Path]
@@ -50,15 +51,17 @@ def where_to_publish(report: Report, uri: str | None) -> tuple[str, str] | None:
     return (store if uri is None else resolve_uri(uri)), experiment
 
 
-def publish(report: Report, uri: str, experiment: str, timeout: float = 30.0) -> str:
-    """Log the report to MLflow as a run of its own.
+def publish(report: Report, uri: str, experiment: str, timeout: float = 30.0, parent: str | None = None) -> str:
+    """Log the report to MLflow: as a run of its own, or into that under which its runs stand (`tracking.parent`), where
+    it takes the place of an earlier one.
 
-    Returns its run id. Raises RuntimeError with the reason if that was not possible within `timeout` seconds.
+    Returns the run id. Raises RuntimeError with the reason if that was not possible within `timeout` seconds.
     """
     publication = Publication(
         uri=uri,
         experiment=experiment,
         name=report.name,
+        parent=parent,
         metrics=dict(_metrics(report)),
         tags={"kind": report.name.partition(":")[0], "runs": ", ".join(run.name for run in report.comparison.runs)},
         artifacts=[path.resolve() for path in report.files],
@@ -112,14 +115,20 @@ def main() -> int:
 
 def _log(publication: Publication) -> str:
     from mlflow.entities import Metric
-    from mlflow.utils.validation import MAX_METRICS_PER_BATCH
+    from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_TAG_VAL_LENGTH
 
     from glm_scale.tracking.mirror import usable_key
+    from glm_scale.tracking.parents import find_or_create_parent
     from glm_scale.tracking.store import find_or_create_experiment, open_store
 
     client = open_store(publication.uri)
     experiment = find_or_create_experiment(client, publication.experiment)
-    run_id = client.create_run(experiment, run_name=publication.name, tags=publication.tags).info.run_id
+    if publication.parent is not None:
+        run_id = find_or_create_parent(client, experiment, publication.parent)
+        for key, text in publication.tags.items():
+            client.set_tag(run_id, key, text[:MAX_TAG_VAL_LENGTH])
+    else:
+        run_id = client.create_run(experiment, run_name=publication.name, tags=publication.tags).info.run_id
     now = round(time.time() * 1000)
     metrics = [Metric(usable_key(name), value, now, 0) for name, value in publication.metrics.items()]
     for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
@@ -127,7 +136,8 @@ def _log(publication: Publication) -> str:
         client.log_batch(run_id, metrics=batch, synchronous=True)
     for path in publication.artifacts:
         client.log_artifact(run_id, str(path))
-    client.set_terminated(run_id)
+    if publication.parent is None:
+        client.set_terminated(run_id)
     return run_id
 
 

@@ -12,13 +12,15 @@ class TrackingConfig(Settings):
     `uri`: any MLflow tracking URI; a relative sqlite path is relative to the working directory in which the run
     starts. null: where the run is tracked already, else what MLFLOW_TRACKING_URI says, else sqlite:///mlflow.db (the
     rule is that of `glm_scale.tracking.uris`). `system_metrics`: seconds between samples of CPU, memory and GPU; null
-    takes none.
+    takes none. `parent`: the name of an MLflow run under which this one stands, as those of a ladder do; it is made if
+    there is none.
     """
 
     enabled: bool = True
     uri: str | None = None
     experiment: str = Field(default="glm-scale", min_length=1, max_length=500)
     system_metrics: float | None = Field(default=10.0, ge=0.1)
+    parent: str | None = Field(default=None, min_length=1, max_length=250)
 
     @field_validator("uri")
     @classmethod

@@ -40,6 +40,8 @@ from mlflow.utils.validation import (
 from glm_scale.naming import slug
 from glm_scale.run_directory import RunDirectory, RunSummary
 from glm_scale.tracking.metrics_log import Record
+from glm_scale.tracking.outcome import outcome
+from glm_scale.tracking.parents import PARENT_TAG, find_or_create_parent
 from glm_scale.tracking.place import Place
 from glm_scale.tracking.state import Mark, TrackingState
 from glm_scale.tracking.store import active_run, find_or_create_experiment, first_line, open_store
@@ -92,6 +94,10 @@ class Mirror:
             return
         self._upload_artifacts(client)
         ended = None if summary.ended is None else round(summary.ended * 1000)
+        if summary.status == "finished":
+            at = ended or 0
+            points = [Metric(name, value, at, summary.step) for name, value in outcome(self.run, summary)]
+            self._send(client, points)
         client.set_tag(self._run_id, STATUS_TAG, summary.status)
         client.set_terminated(self._run_id, _MLFLOW_STATUS.get(summary.status, "KILLED"), ended)
         self.state.complete = True
@@ -161,6 +167,9 @@ class Mirror:
         known = client.get_run(self._run_id).data.params
         parameters = run_parameters(self.run)
         tags = run_tags(self.run, summary)
+        if (parent := _setting(self.run, "tracking", "parent")) is not None:
+            experiment = client.get_run(self._run_id).info.experiment_id
+            tags[PARENT_TAG] = find_or_create_parent(client, experiment, str(parent))
         # MLflow's parameters never change. What a resumed run was told to do otherwise is kept as a tag.
         tags |= {f"resumed.{key}": text for key, text in parameters.items() if known.get(key, text) != text}
         new = [Param(key, text) for key, text in parameters.items() if key not in known]
@@ -286,6 +295,12 @@ def run_tags(run: RunDirectory, summary: RunSummary) -> dict[str, str]:
         _DIRECTORY_TAG: str(run.path),
         STATUS_TAG: summary.status,
     }
+    seed, budget = _setting(run, "training", "seed"), _setting(run, "training", "tokens")
+    if seed is not None and isinstance(budget, int):
+        ratio = budget / max(summary.non_embedding_parameters, 1)
+        tags |= {"seed": str(seed), "tokens": str(budget), "tokens_per_parameter": f"{ratio:.3g}"}
+    if (trunk := _setting(run, "branch", "run")) is not None:
+        tags["branch_of"] = str(trunk)
     if commit := version.get("git_commit"):
         dirty = bool(version.get("git_dirty"))
         tags |= {"git_commit": commit, "git_dirty": str(dirty).lower(), "mlflow.source.git.commit": commit}
@@ -293,6 +308,12 @@ def run_tags(run: RunDirectory, summary: RunSummary) -> dict[str, str]:
         if text := version.get(package):
             tags[f"version.{package}"] = str(text)
     return tags
+
+
+def _setting(run: RunDirectory, group: str, key: str) -> Any:
+    """A value of config.yaml; None if it is not there."""
+    values = run.read_config().get(group)
+    return values.get(key) if isinstance(values, Mapping) else None
 
 
 def _user() -> str:

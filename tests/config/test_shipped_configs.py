@@ -20,7 +20,7 @@ def parameters(config: RunConfig) -> int:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"quickstart", *CLAIMED}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"quickstart", "ladder", *CLAIMED}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -30,6 +30,19 @@ def test_a_pretraining_config_has_the_size_of_its_name(name: str, mixer: str) ->
     assert parameters(config) == pytest.approx(CLAIMED[name], rel=0.1)
     assert config.training.tokens == pytest.approx(20 * parameters(config), rel=0.1)
     assert config.training.precision == "bf16"
+
+
+def test_the_ladder_has_as_many_parameters_for_every_mixer() -> None:
+    ladder = read_ladder(CONFIGS / "ladder.yaml")
+    assert {member.config.model.mixers for member in ladder.members} == {(mixer,) for mixer in MIXERS}
+    for size in ladder.config.sizes:
+        counts = {member.shape.parameters for member in ladder.members if member.parameters == size and member.shape}
+        assert max(counts) / min(counts) <= 1.01
+    for member in ladder.members:
+        with torch.device("meta"):
+            assert LanguageModel(member.config.model).parameter_count(embedding=False) == (
+                member.shape and member.shape.parameters
+            )
 
 
 def test_the_quickstart_keeps_its_promises() -> None:

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 
 from glm_scale.run_directory import RunDirectory
-from glm_scale.tracking import MetricsLog
+from glm_scale.tracking import MetricsLog, parents
 from glm_scale.tracking.mirror import Mirror, metric_points, run_parameters
 from glm_scale.tracking.state import Mark, TrackingState
 from tests.tracking.synthetic_training import only_run, steps_of, train
@@ -66,7 +67,10 @@ def test_a_finished_run_is_copied_whole(make_run, uri):
     assert steps_of(uri, "progress/tokens") == [(step, 10 * step) for step in range(1, 301)]
     assert steps_of(uri, "by_gflops/validation/bits_per_byte") == [(18000, 1.25)]
     assert steps_of(uri, "system/cpu_percent") == [(300, 50.0)]
-    assert not {name for name in copy.data.metrics if "final" in name or "event" in name}
+    assert not {name for name in copy.data.metrics if "event" in name or name.endswith("/final")}
+    assert copy.data.metrics["final/loss"] == 2.5
+    assert copy.data.metrics["final/bits_per_byte"] == 1.25
+    assert copy.data.metrics["final/parameters"] == 1000
     files = {item.path for item in client.list_artifacts(copy.info.run_id)}
     assert files == {"config.yaml", "version.json", "summary.json", "plots"}
     assert state_of(run).complete
@@ -247,3 +251,39 @@ def test_damaged_state_is_treated_as_none(make_run):
     assert TrackingState.read(run) is None
     run.tracking.write_text("{")
     assert TrackingState.read(run) is None
+
+
+def test_runs_of_a_ladder_stand_under_one_run(make_run, uri, tmp_path):
+    client = MlflowClient(uri)
+    for name in ("small", "larger"):
+        run = make_run(name=name, started=1000.0)
+        settings = yaml.safe_load(run.config.read_text())
+        settings["tracking"] = {"parent": "the ladder's"}
+        settings["training"]["seed"] = 3
+        run.config.write_text(yaml.safe_dump(settings))
+        with MetricsLog(run.metrics) as log:
+            train(log, 1, 2)
+        run.update_summary(status="finished", ended=2000.0)
+        Mirror(run, state_for(uri)).finish()
+    experiment = client.get_experiment_by_name("glm-scale")
+    assert experiment is not None
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(found) == {"small", "larger", "the ladder's"}
+    parent = found["the ladder's"].info.run_id
+    assert {found[name].data.tags["mlflow.parentRunId"] for name in ("small", "larger")} == {parent}
+    assert found["small"].data.tags["seed"] == "3"
+
+
+def test_of_several_that_make_a_parent_at_once_the_first_one_counts(uri, monkeypatch):
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("one")
+    looked, named = [], parents._named
+
+    def as_if_there_was_none(*arguments):
+        looked.append(1)
+        return [] if len(looked) in (1, 3) else named(*arguments)
+
+    monkeypatch.setattr(parents, "_named", as_if_there_was_none)
+    first = parents.find_or_create_parent(client, experiment, "ladder")
+    assert parents.find_or_create_parent(client, experiment, "ladder") == first
+    assert len(client.search_runs([experiment])) == 1

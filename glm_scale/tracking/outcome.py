@@ -1,0 +1,57 @@
+"""The few numbers of a finished run by which people sort and plot runs: how good it became, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from glm_scale.run_directory import RunDirectory, RunSummary
+from glm_scale.tracking.metrics_log import read_metrics
+
+__all__ = ["outcome", "seconds_trained"]
+
+
+def outcome(run: RunDirectory, summary: RunSummary) -> Iterator[tuple[str, float]]:
+    """Name and value of each; what was not measured is left out.
+
+    Losses are those of the final validation. `seconds` are those of the optimizer steps, with those of the run that
+    this one began from; `cache_bytes` those of one document of the sequences' length.
+    """
+    final = [r for r in read_metrics(run.metrics, "validation") if r.values.get("final") is True]
+    for name in ("loss", "bits_per_byte"):
+        if final and (value := final[-1].number(name)) is not None:
+            yield f"final/{name}", value
+    yield "final/parameters", summary.parameters
+    yield "final/non_embedding_parameters", summary.non_embedding_parameters
+    yield "final/tokens", summary.tokens
+    yield "final/flops", summary.tokens * summary.train_flops_per_token
+    if seconds := seconds_trained(run):
+        yield "final/seconds", seconds
+    if summary.cache_bytes is not None:
+        yield "final/cache_bytes", summary.cache_bytes
+
+
+def seconds_trained(run: RunDirectory, until: int | None = None) -> float:
+    """Of all optimizer steps up to step `until`, whichever run made them; a step between two measurements is taken to
+    have been as fast as the later one."""
+    first, seconds = _branch(run), 0.0
+    tokens = step = None
+    for record in read_metrics(run.metrics, "train"):
+        if until is not None and record.step > until:
+            break
+        if tokens is None or step is None:
+            step = first[1] if first else 0
+            tokens = round(record.tokens * step / record.step)
+        speed = record.number("tokens_per_second")
+        if record.step > step and speed:
+            seconds += (record.tokens - tokens) / speed
+        step, tokens = record.step, record.tokens
+    if first is not None:
+        seconds += seconds_trained(RunDirectory(run.path.parent / first[0]), first[1])
+    return seconds
+
+
+def _branch(run: RunDirectory) -> tuple[str, int] | None:
+    """The name of the run that this one began from, and the step."""
+    branch: Any = run.read_config().get("branch")
+    return (str(branch["run"]), int(branch["step"])) if isinstance(branch, dict) else None
