@@ -63,14 +63,16 @@ def shape_for(parameters: float, mixers: Sequence[str], model: Mapping[str, Any]
         return Shape(layers, width, heads, model["mlp_width"], _count(fixed))
     without = _count({**fixed, "mlp_width": 1}) - 3 * layers * width
     wanted = (parameters - without) / (3 * layers * width)
-    for grain in _GRAINS:
-        units = max(1, round(wanted / grain)) * grain
-        found = without + 3 * layers * width * units
-        if abs(found / parameters - 1) <= CLOSE / 2:
-            return Shape(layers, width, heads, units, found)
+    if wanted >= 0.5:
+        # The finest one is taken even where it is too coarse: in very small models.
+        for grain in _GRAINS:
+            units = max(1, round(wanted / grain)) * grain
+            found = without + 3 * layers * width * units
+            if grain == 1 or abs(found / parameters - 1) <= CLOSE / 2:
+                return Shape(layers, width, heads, units, found)
     raise UserError(
         f"no MLP gives {'+'.join(mixers)} {parameters:.4g} parameters with {layers} layers of width {width}: all but "
-        f"the MLP has {without:,}; give model.layers and model.width other values, or leave them out"
+        f"the MLP has {without:,}; take a larger size, or other model.layers and model.width"
     )
 
 

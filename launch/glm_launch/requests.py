@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Request:
 
     `tasks_per_node`: processes of a node; None: one for each GPU. `after`: ids of jobs that have to succeed first.
     `parallel`: how many runs of a sweep train at a time. `lead`: seconds that are kept for saving; None: by what is
-    known. `fresh`: runs that are there are moved aside, and new ones begin.
+    known. `fresh`: runs that are there are moved aside, and new ones begin. `followers`: see `Job`.
     """
 
     runs: list[RunConfig]
@@ -40,6 +41,7 @@ class Request:
     retries: int = 3
     retry_delay: float = 30.0
     fresh: bool = False
+    followers: Mapping[str, Sequence[RunConfig]] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
 
     def remembered(self) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def job_of(request: Request) -> Job:
     tasks = cluster.gpus_per_node if request.tasks_per_node is None else request.tasks_per_node
     if tasks < 1:
         raise UserError("--gpus-per-node 0 leaves no process to start; say how many with --tasks-per-node")
-    for run in request.runs:
+    for run in (*request.runs, *chain.from_iterable(request.followers.values())):
         wants_gpu = run.training.device != "cpu"
         if wants_gpu and 0 < cluster.gpus_per_node < tasks:
             raise UserError(f"--tasks-per-node {tasks}, but a node has {cluster.gpus_per_node} GPUs: one process a GPU")
@@ -79,7 +81,7 @@ def job_of(request: Request) -> Job:
     )
     return Job(
         request.runs, cluster, options, request.retries, request.retry_delay, _folder_for(request.runs),
-        request.directory, request.remembered(), request.fresh,
+        request.directory, request.remembered(), request.fresh, request.followers,
     )  # fmt: skip
 
 

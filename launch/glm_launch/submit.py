@@ -9,8 +9,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,7 +37,8 @@ __all__ = ["Job", "move_aside", "script_of", "sent", "submit"]
 class Job:
     """Runs that are submitted together, and how. `folder` gets what they share; of one run that is its own.
 
-    `fresh`: runs that are there are moved aside.
+    `fresh`: runs that are there are moved aside. `followers`: by the name of a run, others that its job trains after
+    it.
     """
 
     runs: list[RunConfig]
@@ -48,11 +50,22 @@ class Job:
     directory: Path = field(default_factory=Path.cwd)
     remarks: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
+    followers: Mapping[str, Sequence[RunConfig]] = field(default_factory=dict)
 
     @property
     def launches(self) -> list[LaunchFolder]:
         """The launch folders of its runs."""
-        return [LaunchFolder(RunDirectory(run.run_root / run.name)) for run in self.runs]
+        return list(map(_launch_of, self.runs))
+
+    def tasks(self) -> list[TrainTask]:
+        """What each of its jobs does."""
+        return [
+            TrainTask(
+                _launch_of(run).run.path,
+                tuple(_launch_of(follower).run.path for follower in self.followers.get(run.name, ())),
+            )
+            for run in self.runs
+        ]
 
     @property
     def code(self) -> Path:
@@ -81,7 +94,8 @@ def submit(job: Job) -> list[Submission]:
     if job.fresh:
         move_aside(launch.run for launch in job.launches)
     job.folder.mkdir(parents=True, exist_ok=True)
-    for config, launch in zip(job.runs, job.launches, strict=True):
+    for config in (*job.runs, *chain.from_iterable(job.followers.values())):
+        launch = _launch_of(config)
         launch.run.create()
         launch.path.mkdir(exist_ok=True)
         snapshot_config(config, launch.config)
@@ -92,7 +106,7 @@ def submit(job: Job) -> list[Submission]:
     for launch in job.launches:
         launch.cancelled.unlink(missing_ok=True)  # before: the job may start at once, and look for it
     with _uninterrupted() as interrupted:
-        ids = sent(job.executor(), [TrainTask(launch.run.path) for launch in job.launches])
+        ids = sent(job.executor(), job.tasks())
         try:
             submissions = [_note(job, launch, number) for launch, number in zip(job.launches, ids, strict=True)]
             if interrupted:
@@ -101,6 +115,10 @@ def submit(job: Job) -> list[Submission]:
             cancel(ids[0].partition("_")[0])
             raise
     return submissions
+
+
+def _launch_of(run: RunConfig) -> LaunchFolder:
+    return LaunchFolder(RunDirectory(run.run_root / run.name))
 
 
 def move_aside(runs: Iterable[RunDirectory]) -> None:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 
 from glm_launch.records import LaunchFolder
 from tests.slurm.cluster import cluster
-from tests.slurm.lab import TOKEN, Lab, losses
+from tests.slurm.lab import BATCH, TOKEN, Lab, losses
 from tests.slurm.server import Server
-from tests.tiny_run import tiny_data
+from tests.tiny_run import LENGTH, tiny_data
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -98,6 +99,7 @@ def runs(lab: Lab, server: Server) -> Runs:
     local = lab.config("local", STEPS, parallel={"sequence": 2})
     lab.glm("submit", local.name, "--local", 4)
     submit_sweep(lab)
+    submit_ladder(lab)
     submit_chain(lab)
     launches = {name: lab.launch(name) for name in NODES}
     with ThreadPoolExecutor() as pool:
@@ -113,6 +115,19 @@ def submit_sweep(lab: Lab) -> None:
     lab.glm(
         "submit", config.name, "--vary", f"training.seed={SEEDS}", "--concurrency", 2, "--tasks-per-node", 1,
         "--gpus-per-node", 1, "--partition", "low", "--time", 30,
+    )  # fmt: skip
+
+
+def submit_ladder(lab: Lab) -> None:
+    """Two runs, and with each one that begins from it."""
+    path = lab.config("climbed", 20)
+    tree = yaml.safe_load(path.read_text())
+    tree["model"] = {"vocab_size": tree["model"]["vocab_size"]}
+    tree["training"] = {"device": "cpu", "batch_tokens": BATCH * LENGTH, "micro_batch": 1}
+    tree["ladder"] = {"mixers": ["attention"], "sizes": [6e3], "tokens_per_parameter": [1, 2], "seeds": [0, 1]}
+    path.write_text(yaml.safe_dump(tree))
+    lab.glm(
+        "ladder", "submit", path.name, "--tasks-per-node", 2, "--gpus-per-node", 2, "--partition", "low", "--time", 30,
     )  # fmt: skip
 
 
@@ -281,6 +296,20 @@ def test_a_sweep_runs_as_many_at_a_time_as_it_may(lab: Lab, runs: Runs) -> None:
     assert len({tuple(losses(launch.run).values()) for launch in sweep}) == len(SEEDS)
     table = lab.glm("status", "runs")
     assert all(f"swept-seed{seed}" in table for seed in SEEDS)
+
+
+def test_a_run_and_those_that_begin_from_it_are_one_job(lab: Lab, runs: Runs) -> None:
+    trunks = [lab.launch(f"climbed-0000.01M-attention-002.0t-s{seed}") for seed in (0, 1)]
+    for trunk in trunks:
+        lab.wait_for_state(trunk, "finished")
+        (attempt,) = trunk.attempts()
+        assert attempt.end is not None
+        branch = lab.launch(trunk.run.name.replace("002.0t", "001.0t")).run
+        assert branch.read_summary().status == "finished"
+        assert min(losses(branch)) > 1, "it has not trained again what it begins with"
+    assert len({lab.job(trunk).partition("_")[0] for trunk in trunks}) == 1, "one array"
+    assert "4 finished" in lab.glm("ladder", "status", "climbed.yaml")
+    assert "have finished" in lab.glm("ladder", "submit", "climbed.yaml", "--tasks-per-node", 2, code=2)
 
 
 def test_data_training_and_evaluation_wait_for_one_another(lab: Lab, runs: Runs) -> None:
