@@ -11,6 +11,8 @@ from glm_scale.scaling.curves import TrainedRun
 
 # Token budgets are rounded to whole batches.
 _SAME_TOKENS = 0.01
+# As many weights as makes no difference to a loss that one would remark on.
+_SAME_PARAMETERS = 0.01
 _NAMES = 4
 
 # Keys of the configuration that decide what is read in which order, or what the losses are measured on.
@@ -21,6 +23,16 @@ _SETTINGS = (
     ("validation sequences", "evaluation.sequences"),
 )
 
+# Of runs of one size. On a ladder they change with it.
+_SETTINGS_OF_A_SIZE = (
+    ("seeds of the weights", "training.seed"),
+    ("learning rates", "training.optimizer.learning_rate"),
+    ("batches", "training.batch_tokens"),
+    ("schedules", "training.schedule.kind"),
+    ("warm-ups", "training.schedule.warmup_tokens"),
+    ("precisions", "training.precision"),
+)
+
 
 def remarks_on(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
     """What a reader of the comparison has to know. `scaling`: sizes, and tokens with them, are meant to differ."""
@@ -29,16 +41,44 @@ def remarks_on(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
         yield f"tokenizers differ, so losses per token cannot be compared, only bits per byte: {difference}"
     if len(groups := _by_data(runs)) > 1:
         yield f"training data differ: {' | '.join(map(_names, groups))}"
-    for what, key in _SETTINGS:
+    for what, key in (*_SETTINGS, *(() if scaling else _SETTINGS_OF_A_SIZE)):
         if difference := _difference(runs, lambda run, key=key: _setting(run, key), show=True):  # type: ignore[misc]
             yield f"{what} differ ({key.replace('[]', '')}): {difference}"
     if difference := _difference(runs, lambda run: run.summary.sequence_length, show=True):
         yield f"sequence lengths differ: {difference}"
     budgets = [run.tokens for run in runs]
+    yield from _parameters(runs, scaling)
     if scaling:
         yield from _uneven_ladder(runs)
     elif budgets and max(budgets) > min(budgets) * (1 + _SAME_TOKENS):
         yield f"trained tokens differ, from {min(budgets):,} to {max(budgets):,}: compare at equal tokens in the figure"
+
+
+def _parameters(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
+    """Of runs that should have as many; of a ladder, those of different mixers that stand at the same place by size."""
+    for group in _of_one_size(runs) if scaling else [list(runs)]:
+        ordered = sorted(group, key=_outside)
+        if not ordered or _outside(ordered[-1]) <= _outside(ordered[0]) * (1 + _SAME_PARAMETERS):
+            continue
+        least, most = ordered[0], ordered[-1]
+        yield (
+            f"parameters outside the embeddings differ: {most.name} has {_outside(most):,}, "
+            f"{_outside(most) / _outside(least) - 1:.0%} more than {least.name} with {_outside(least):,}"
+        )
+
+
+def _of_one_size(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:
+    """Groups of the runs that stand at the same place among those of their mixer, by size; none if mixers have not as
+    many sizes."""
+    mixers = {run.mixer: sorted({_outside(other) for other in runs if other.mixer == run.mixer}) for run in runs}
+    if len({len(sizes) for sizes in mixers.values()}) > 1:
+        return []
+    places = range(len(next(iter(mixers.values()), [])))
+    return [[run for run in runs if _outside(run) == mixers[run.mixer][place]] for place in places]
+
+
+def _outside(run: TrainedRun) -> int:
+    return run.summary.non_embedding_parameters
 
 
 def _unfinished(runs: Sequence[TrainedRun]) -> Iterator[str]:

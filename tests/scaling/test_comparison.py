@@ -10,6 +10,7 @@ import socket
 import numpy as np
 import pytest
 import typer
+import yaml
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
@@ -102,6 +103,29 @@ def test_a_ladder_may_differ_in_tokens_but_not_between_mixers(tmp_path):
     assert compare(find_runs([tmp_path]), scaling=True).remarks == ()
     write_run(tmp_path, "ssm-3", "ssm", tokens=3_000_000, parameters=3000)
     assert "same sizes" in compare(find_runs([tmp_path]), scaling=True).remarks[0]
+
+
+def test_what_makes_a_difference_besides_the_mixer_is_remarked(tmp_path):
+    for name, parameters, seed in (("a", 1_000_000, 0), ("b", 1_008_000, 0), ("c", 1_230_000, 1)):
+        run = write_run(tmp_path, name, name, parameters=parameters)
+        config = yaml.safe_load(run.config.read_text())
+        config["training"] = {"seed": seed, "batch_tokens": 512, "optimizer": {"learning_rate": 1e-3 * (1 + seed)}}
+        run.config.write_text(yaml.safe_dump(config))
+    found = find_runs([tmp_path])
+    remarks = "\n".join(compare(found).remarks)
+    assert "outside the embeddings differ: c has 1,230,000, 23% more than a with 1,000,000" in remarks
+    assert "seeds of the weights differ (training.seed): 0: a, b | 1: c" in remarks
+    assert "learning rates differ (training.optimizer.learning_rate): 0.001: a, b | 0.002: c" in remarks
+    assert "batches" not in remarks
+    assert compare([run for run in found if run.name != "c"]).remarks == ()
+
+
+def test_mixers_of_a_ladder_are_compared_size_by_size(tmp_path):
+    for size in (1_000_000, 4_000_000):
+        write_run(tmp_path, f"a{size}", "a", parameters=size, tokens=20 * size)
+        write_run(tmp_path, f"b{size}", "b", parameters=round(size * (1 if size < 2e6 else 1.1)), tokens=20 * size)
+    (remark,) = compare(find_runs([tmp_path]), scaling=True).remarks
+    assert "b4000000 has 4,400,000, 10% more than a4000000" in remark
 
 
 def test_scaling_curves_recover_planted_laws_and_join_what_is_too_short(tmp_path):
