@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from glm_launch.causes import kind_of_error
 from glm_launch.records import LaunchFolder, RankReport
@@ -19,14 +19,17 @@ from glm_scale.errors import UserError
 from glm_scale.processes.environment import VARIABLES, launched
 from glm_scale.run_directory import RunDirectory
 from glm_scale.startup import prepare
-
-if TYPE_CHECKING:
-    from glm_scale.run.train import Outcome
+from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
 __all__ = ["ATTEMPT", "TrainTask", "main"]
 
 ATTEMPT = "GLM_LAUNCH_ATTEMPT"
 """Environment variable: the number of the attempt that a process belongs to."""
+
+_MISTAKE = 2
+"""Exit code of a run that cannot be trained until somebody mends it."""
+
+_SAY_STOPPED = "--say-stopped"
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -51,14 +54,41 @@ class TrainTask:
 
         # Every process sees all GPUs of its node and takes its own: peers reach one another's memory only that way.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        return train_and_tell(self.run, noted, self.followers)
+        if self.followers:
+            return train_family((self.run, *self.followers), noted)
+        return train_and_tell(self.run, noted)
 
 
-def train_and_tell(run: Path, earlier: list[int], followers: Sequence[Path] = ()) -> str:
+def train_family(runs: Sequence[Path], noted: list[int]) -> str:
+    """Train runs one after the other, each in a process of its own: a process joins others but once, and what a run has
+    held of a GPU is given back when its process ends.
+
+    What becomes of them is reported as that of the first. A follower that cannot be trained keeps no other from it; one
+    that is stopped stops the job, which comes back to it.
+    """
+    first, attempt, here = LaunchFolder(RunDirectory(runs[0])), int(os.environ[ATTEMPT]), launched()
+    place = {"rank": here.rank if here else 0, "host": socket.gethostname()}
+    for run in runs:
+        code = subprocess.run([sys.executable, "-m", "glm_launch.task", str(run), _SAY_STOPPED]).returncode
+        if code == REQUEUE_EXIT_CODE or (code and noted):
+            reason = f"signal {signal.Signals(noted[0]).name}" if noted else "its time limit"
+            first.write_report(attempt, RankReport(**place, time=time.time(), status="stopped", reason=reason))
+            return "stopped"
+        if code and run == runs[0]:
+            raise subprocess.CalledProcessError(code, f"training of {run}")  # which has reported why
+        if code not in (0, _MISTAKE):
+            error = subprocess.CalledProcessError(code, f"training of {run}")
+            said, kind = str(error), kind_of_error(error)
+            report = RankReport(**place, time=time.time(), status="failed", error=said, kind=kind)
+            first.write_report(attempt, report)
+            raise error
+    return "finished"
+
+
+def train_and_tell(run: Path, earlier: list[int]) -> str:
     """Train from the snapshot of the configuration, and leave a report for whoever decides what comes next.
 
-    An alone process has no group to join, and so no variables of a launcher. A follower that cannot be trained keeps no
-    other from it; one that is stopped stops the job, which comes back to it.
+    An alone process has no group to join, and so no variables of a launcher.
     """
     folder = LaunchFolder(RunDirectory(run))
     here, attempt = launched(), int(os.environ[ATTEMPT])
@@ -67,14 +97,10 @@ def train_and_tell(run: Path, earlier: list[int], followers: Sequence[Path] = ()
         for name in VARIABLES:
             os.environ.pop(name, None)
     try:
-        outcome = _train(folder, earlier)
-        for follower in map(LaunchFolder, map(RunDirectory, followers)):
-            if outcome.status != "finished":
-                break
-            try:
-                outcome = _train(follower, earlier)
-            except UserError as error:
-                print(f"error: {follower.run.name}: {error}", file=sys.stderr, flush=True)
+        from glm_scale.config import load_config
+        from glm_scale.run.train import train
+
+        outcome = train(load_config(folder.config), earlier=earlier)
     except BaseException as error:
         said = f"{type(error).__name__}: {error}".strip().removesuffix(":")
         report = RankReport(**place, time=time.time(), status="failed", error=said, kind=kind_of_error(error))
@@ -85,25 +111,19 @@ def train_and_tell(run: Path, earlier: list[int], followers: Sequence[Path] = ()
     return status
 
 
-def _train(folder: LaunchFolder, earlier: list[int]) -> Outcome:
-    from glm_scale.config import load_config
-    from glm_scale.run.train import train
-
-    return train(load_config(folder.config), earlier=earlier)
-
-
 def main() -> int:
-    """A rank that the launcher of this machine has started: `python -m glm_launch.task RUN`."""
+    """A rank that the launcher of this machine has started, or `train_family`: `python -m glm_launch.task RUN`."""
     prepare()  # first: it may start the interpreter again
     noted = noted_signals()
+    run, *how = sys.argv[1:]
     try:
-        train_and_tell(Path(sys.argv[1]), noted)
+        status = train_and_tell(Path(run), noted)
     except Exception as error:
         if not isinstance(error, UserError):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
-    return 0
+        return getattr(error, "exit_code", _MISTAKE)
+    return REQUEUE_EXIT_CODE if status == "stopped" and _SAY_STOPPED in how else 0
 
 
 def noted_signals() -> list[int]:
