@@ -5,13 +5,16 @@ numpy and scipy alone. What points do not determine is a `Refusal` with the reas
 """
 
 from glm_scale.scaling.laws.adequacy import HeldOut, LackOfFit, lack_of_fit, leave_largest_out
+from glm_scale.scaling.laws.allocation import Allocation, cheapest, optimal
 from glm_scale.scaling.laws.bootstrap import Bootstrap, Interval, bootstrap
 from glm_scale.scaling.laws.fit import Factors, Fit, factors, fit_joint, fit_separate
 from glm_scale.scaling.laws.law import Law
+from glm_scale.scaling.laws.multiplier import Multiplier, compute_multiplier, cost_multiplier, flops_ratio, reached
 from glm_scale.scaling.laws.points import Point
 from glm_scale.scaling.laws.refusal import Cause, Refusal
 
 __all__ = [
+    "Allocation",
     "Bootstrap",
     "Cause",
     "Factors",
@@ -20,12 +23,19 @@ __all__ = [
     "Interval",
     "LackOfFit",
     "Law",
+    "Multiplier",
     "Point",
     "Refusal",
     "bootstrap",
+    "cheapest",
+    "compute_multiplier",
+    "cost_multiplier",
     "factors",
     "fit_joint",
     "fit_separate",
+    "flops_ratio",
     "lack_of_fit",
     "leave_largest_out",
+    "optimal",
+    "reached",
 ]
