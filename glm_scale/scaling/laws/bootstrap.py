@@ -70,7 +70,7 @@ def bootstrap(fit: Fit, draws: int = DRAWS, seed: int = 0) -> Bootstrap | Refusa
     Why not the trunks themselves, with what they measured: of ten of a mixer a third is missing in a draw, and with it
     often the largest size. On synthetic ladders of two mixers, five sizes and two seeds such intervals of E, α and
     extrapolated losses hold the truth in 80 % of cases, and those of residuals with random signs by trunk (wild
-    bootstrap) in 61 %; these in 87 to 93 %. They assume that the noise is relatively about the same at all sizes. A
+    bootstrap) in 61 %; these in 88 to 90 %. They assume that the noise is relatively about the same at all sizes. A
     correction for bias was tried and made nothing better.
 
     A refit starts at the fit, which is near its optimum. Equal seeds give equal draws.
