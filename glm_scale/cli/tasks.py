@@ -31,7 +31,12 @@ def run(
     ] = None,
     mixers: Annotated[
         str,
-        typer.Option(metavar="MIXER,…", help="Structures; several mixers of one model are joined by +."),
+        typer.Option(
+            metavar="MIXER,…",
+            help="Structures; several mixers of one model are joined by +. Default: the nine of the paper (local:16, "
+            "window:8), mamba2 and gla.",
+            show_default=False,
+        ),
     ] = _STRUCTURES,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Models of each structure and rate.")] = 3,
     rates: Annotated[str, typer.Option(metavar="RATE,…", help="Peaks of the learning rate.")] = "3e-4,1e-3,3e-3",
@@ -49,14 +54,17 @@ def run(
 ) -> None:
     """Train small models on synthetic tasks, and ask them on fresh sequences, also of 2 and 4 times the length.
 
-    COPY: x … 0 x …, the second half is asked.
-    RECALL: pairs of a key and a value, then the keys; their values are asked. RECALL_GAPS: queries far apart.
+    COPY: x … 0 x …; the second half is asked.
+    RECALL: pairs of a key and a value, then the keys; their values are asked.
+    RECALL_GAPS: the same with gaps between the queries, by a power law.
     MULTIHOP: links of a chain, shuffled; asked is the node h hops on.
-    SELECTIVE_COPY: the symbols in between noise, in order.
+    SELECTIVE_COPY: symbols in between noise; they are asked, in order.
 
-    All seeds and rates of a structure train at once, as one model. Two layers of width 128; learning rates matter, so
-    each structure gets the whole grid. A mixer that cannot run here is skipped by name. Stopped by Ctrl-C, the same
-    command goes on with the results that are missing.
+    Models have two layers of width 128. What they learn depends on the rate,
+    so each structure gets the whole grid; all its models train at once.
+    A mixer that cannot run here is skipped by name.
+
+    Each result is kept as it comes: the same command goes on where it stopped.
 
     glm-scale tasks run copy:6 --mixers attention,ssm --seeds 1 --rates 3e-3 --steps 100 --batch 32 --sequences 256
     """
@@ -77,8 +85,8 @@ def report(
 ) -> None:
     """Show what `glm-scale tasks run` found: tables here, and tasks.html and tasks.png in DIR.
 
-    Mean and standard deviation over seeds at the best learning rate, the same at longer lengths, every rate, and the
-    paper's numbers beside ours.
+    Mean and standard deviation over seeds at the best learning rate,
+    the same at longer lengths, every rate, and the paper's numbers.
     """
     import sys
 
@@ -179,4 +187,4 @@ def _rendered(table: Table) -> Rendered:
 def _cell(text: str, marked: bool) -> str:
     from rich.markup import escape
 
-    return f"[bold]{escape(text)}[/] *" if marked else f"{escape(text)}  "
+    return f"[bold]* {escape(text)}[/]" if marked else escape(text)

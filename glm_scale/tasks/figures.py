@@ -125,7 +125,7 @@ def _finish(axes: Axes, title: str, tasks: list[str]) -> None:
 
 def _as_html(table: Table) -> str:
     rows = [
-        [f"{cell} *" if (row, column) in table.marked else cell for column, cell in enumerate(cells)]
+        [f"* {cell}" if (row, column) in table.marked else cell for column, cell in enumerate(cells)]
         for row, cells in enumerate(table.rows)
     ]
     return f"<h2>{escape(table.title)}</h2><p>{escape(table.note)}</p>{html_table(table.headings, rows)}"

@@ -59,18 +59,18 @@ def _grid(results: list[Result]) -> Table:
 
 
 def _beside_the_paper(results: list[Result]) -> Table | None:
-    """The paper's numbers beside ours; None if no structure and task of these is in it."""
+    """Ours, then the paper's numbers; None if no structure and task of these is in it."""
     ours = {(result.task, result.mixer): f"{100 * result.best().mean:.1f}" for result in results}
     tasks = [task for task in tasks_in(results) if _in_paper(task)]
     lines = [(mixer, line) for mixer in mixers_in(results) if (line := published(mixer)) is not None]
     if not tasks or not lines:
         return None
-    headings = ["structure", *(heading for task in tasks for heading in (task, f"paper: {_in_paper(task)}"))]
+    words = list(dict.fromkeys(map(_in_paper, tasks)))
+    headings = ["structure", *tasks, *(f"paper: {word}" for word in words)]
     rows = []
     for mixer, line in lines:
         theirs = {"copy": line.copy, "recall": line.recall, "multi-hop": line.multihop}
-        cells = [(ours.get((task, mixer), NOTHING), f"{theirs[_in_paper(task)]:g}") for task in tasks]
-        rows.append([mixer, *(cell for pair in cells for cell in pair)])
+        rows.append([mixer, *(ours.get((task, mixer), NOTHING) for task in tasks), *(f"{theirs[w]:g}" for w in words)])
     return Table("beside the paper", headings, rows, note=REMARK)
 
 

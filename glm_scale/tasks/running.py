@@ -123,7 +123,8 @@ def _trained(training: StackedTraining, progress: Progress, clock: _Clock) -> to
         losses = training.step()
         clock.step()
         if step % _LOOK_EVERY == 0:
-            loss, seconds = float(losses.min()), time.monotonic() - began
+            # That of the model which does best: others may have diverged.
+            loss, seconds = float(losses.nan_to_num(math.inf).min()), time.monotonic() - began
             progress.step(StepView(step, setting.steps, loss, training.tokens / seconds, None, clock.seconds_left))
     return losses
 

@@ -45,11 +45,14 @@ class StackedTraining:
 
     def __init__(self, task: Task, mixer: str, setting: Setting, device: torch.device) -> None:
         self.task, self.setting, self.device = task, setting, device
+        compiled = device.type == "cuda"
+        if compiled:
+            # Compiled code belongs to a function, which keeps a few: those of earlier trainings would be in the way.
+            torch.compiler.reset()
         drawn = [build_model(task, mixer, seed, conv=setting.conv, mlp=setting.mlp) for seed in range(setting.seeds)]
         models = [drawn[seed] for seed, _ in setting.members]
         self.stack = Stack(models, device)
         require_agreement(self.stack, models, task.draw(seed_of(task, "check"), _CHECKED).tokens)
-        compiled = device.type == "cuda"
         groups = parameter_groups(models[0], setting.optimizer.weight_decay)
         decaying = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
         names = {name for name, parameter in models[0].named_parameters() if id(parameter) in decaying}
@@ -88,11 +91,11 @@ class StackedTraining:
         while left:
             size = min(left, max(1, self.setting.batch // times))
             seed = seed_of(self.task, "evaluation", times, number)
-            tokens, labels = (x.to(self.device) for x in self.task.draw(seed, size, times))
-            tokens = tokens[:, :, None].expand(-1, -1, self.stack.size)
-            found = self.stack.logits(self.stack.weights, tokens).argmax(-1)
-            right += (found == labels[:, :, None]).sum((0, 1))
-            asked, left, number = asked + int((labels != IGNORED).sum()), left - size, number + 1
+            examples = self.task.draw(seed, size, times)
+            tokens, labels = (_on(self.device, x)[:, :, None] for x in examples)
+            found = self.stack.logits(self.stack.weights, tokens.expand(-1, -1, self.stack.size)).argmax(-1)
+            right += (found == labels).sum((0, 1))
+            asked, left, number = asked + int((examples.labels != IGNORED).sum()), left - size, number + 1
         return right.double().cpu() / asked
 
     def results(self, losses: Tensor) -> list[Trained]:
@@ -105,9 +108,14 @@ class StackedTraining:
 def batch_of(task: Task, setting: Setting, step: int, device: torch.device) -> Examples:
     """Tokens and labels of a step, int64 `[B, T, M]`: sequences that no other step has, of each seed its own."""
     drawn = [task.draw(seed_of(task, "training", seed, step), setting.batch) for seed in range(setting.seeds)]
-    tokens, labels = (torch.stack(parts, 2).to(device, non_blocking=True) for parts in zip(*drawn, strict=True))
+    tokens, labels = (_on(device, torch.stack(parts, 2)) for parts in zip(*drawn, strict=True))
     times = len(setting.rates)
     return Examples(tokens.repeat_interleave(times, 2), labels.repeat_interleave(times, 2))
+
+
+def _on(device: torch.device, x: Tensor) -> Tensor:
+    """x on the device; the host does not wait for a GPU, which may still work on what came before."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def seed_of(task: Task, *purpose: str | int) -> int:

@@ -120,7 +120,7 @@ def test_weights_that_serve_several_heads_are_noticed(monkeypatch: pytest.Monkey
 
     def one_group_for_all(self: Mamba2Mixing, *arguments: object) -> None:
         before(self, *arguments)  # type: ignore[arg-type]
-        self.norm = _Whole()
+        self.norm = _Whole()  # type: ignore[assignment]
 
     monkeypatch.setattr(Mamba2Mixing, "__init__", one_group_for_all)
     with pytest.raises(MixerError, match="mixer 'mamba2' computes something else where models are stacked"):
