@@ -58,11 +58,6 @@ class Stack:
         placed = {name: self._layouts[name](part.unflatten(1, shape)) for (name, shape), part in parts}
         return torch.func.functional_call(self._skeleton, placed, (tokens,))
 
-    def parameters_of(self, model: int) -> dict[str, Tensor]:
-        """Those of one model as they are now, by name."""
-        row = self.weights.detach()[model].split([math.prod(shape) for shape in self._shapes.values()])
-        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), row, strict=True)}
-
     def marked(self, names: set[str]) -> Tensor:
         """bool `[N]`: which columns of `weights` belong to parameters of these names."""
         marks = [torch.full(shape, name in names).flatten() for name, shape in self._shapes.items()]
