@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from glm_scale.cli import bench, checkpoint, data, ladder, track
+from glm_scale.cli import bench, checkpoint, data, ladder, tasks, track
 from glm_scale.cli.commands import Commands
 from glm_scale.cli.compare import compare
 from glm_scale.cli.config import config
@@ -73,6 +73,10 @@ def assemble() -> Commands:
     benchmarks.command()(bench.calibrate)
     benchmarks.command()(bench.plot)
     app.add_typer(benchmarks, name="bench", rich_help_panel="Prepare")
+    synthetic = Commands(no_args_is_help=True, help="What structures learn of tasks whose answers are known.")
+    synthetic.command()(tasks.run)
+    synthetic.command()(tasks.report)
+    app.add_typer(synthetic, name="tasks", rich_help_panel="Train")
     return app
 
 

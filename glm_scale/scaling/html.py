@@ -1,10 +1,12 @@
-"""The figures of a comparison as one interactive HTML file that needs no network, with plotly."""
+"""The figures of a comparison as one interactive HTML file that needs no network, with plotly; and such a page for
+others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,9 +24,10 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1280px; margin: 2em auto; padding: 0 1em; }}
 h1 {{ font-size: 1.4em; }} table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3em .9em .3em 0; text-align: right; border-bottom: 1px solid #e5e5e5; }}
-th:nth-child(-n+2), td:nth-child(-n+2), th:last-child, td:last-child {{ text-align: left; }}
+th:nth-child(-n+{names}), td:nth-child(-n+{names}) {{ text-align: left; }}
+th:last-child, td:last-child {{ text-align: {last}; }}
 .remarks {{ color: #8a4b00; }}
-</style></head><body><h1>{title}</h1>{remarks}{table}{figure}</body></html>
+</style></head><body><h1>{title}</h1>{remarks}{content}</body></html>
 """
 
 
@@ -125,15 +128,42 @@ def _side_by_side(left: str, right: str, height: str) -> go.Figure:
 
 
 def _write(title: str, comparison: Comparison, figure: go.Figure, path: Path) -> None:
-    headings = "".join(f"<th>{escape(str(column.header))}</th>" for column in render_table(comparison).columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in table_row(run)) + "</tr>" for run in comparison.runs
-    )
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in comparison.remarks)
+    headings = [str(column.header) for column in render_table(comparison).columns]
+    table = html_table(headings, map(table_row, comparison.runs))
+    write_page(path, title, comparison.remarks, [table, html_figure(figure)], names=2, last="left")
+
+
+def html_table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Texts as a table."""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def html_figure(figure: go.Figure) -> str:
+    """A figure with all that it needs to be looked at; one to a page."""
+    return str(figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}))
+
+
+def write_page(
+    path: Path,
+    title: str,
+    remarks: Iterable[str],
+    content: Iterable[str],
+    *,
+    names: int = 1,
+    last: Literal["left", "right"] = "right",
+) -> None:
+    """A page of pieces of HTML below a title and remarks, which are texts.
+
+    names: columns of its tables that begin at the left, as the `last` one may. Raises OSError.
+    """
+    listed = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
     page = _PAGE.format(
-        title=title,
-        remarks=f'<ul class="remarks">{remarks}</ul>' if remarks else "",
-        table=f"<table><tr>{headings}</tr>{rows}</table>",
-        figure=figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}),
+        title=escape(title),
+        remarks=f'<ul class="remarks">{listed}</ul>' if listed else "",
+        content="".join(content),
+        names=names,
+        last=last,
     )
     write_atomically(path, page)

@@ -1,4 +1,4 @@
-"""How a mixer looks in every figure: hue for its family, line and marker for the variant."""
+"""How a mixer looks in every figure: hue for its family, line and marker for those of one hue."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def look_of(mixer: str) -> Look:
 
 
 def styles(mixers: Iterable[str]) -> dict[str, Style]:
-    """A style for each mixer. The colour depends on the mixer alone; variants of a family differ in line and marker."""
+    """A style for each mixer. The colour depends on the mixer alone; those of one colour differ in line and marker."""
     found: dict[str, Style] = {}
     seen: dict[str, int] = {}
     for mixer in sorted(set(mixers), key=lambda spelling: (len(spelling), spelling)):
         look = look_of(mixer)
-        variant = _VARIANTS[seen.get(look.family, 0) % len(_VARIANTS)]
-        seen[look.family] = seen.get(look.family, 0) + 1
+        variant = _VARIANTS[seen.get(look.colour, 0) % len(_VARIANTS)]
+        seen[look.colour] = seen.get(look.colour, 0) + 1
         found[mixer] = Style(look.colour, *variant)
     return found

@@ -11,7 +11,8 @@ from glm_launch.cli.app import main
 from tests.tiny_run import tiny_config, write_config
 
 COMMANDS = (
-    "data", "config", "patterns", "train", "ladder", "compare", "evaluate", "generate", "checkpoint", "track", "bench"
+    "data", "config", "patterns", "train", "ladder", "compare", "evaluate", "generate", "checkpoint", "track", "bench",
+    "tasks",
 )  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 

@@ -43,6 +43,7 @@ WORK = (
     "glm_scale.planning.plan_layouts",
     "glm_scale.ladder.climb",
     "glm_scale.scaling.report.write_report",
+    "glm_scale.tasks.running.run_tasks",
     "glm_scale.theory.measure",
     "glm_scale.theory.plots.plot_structures",
     "glm_scale.tracking.sync.sync",

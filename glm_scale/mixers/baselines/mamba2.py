@@ -43,7 +43,10 @@ class Mamba2Cache(NamedTuple):
 
 
 class Mamba2Mixing(HeadMixing):
-    """The selective recurrence of Mamba-2 with its convolution, skip, gate and norm."""
+    """The selective recurrence of Mamba-2 with its convolution, skip, gate and norm.
+
+    `groups`: heads that have queries, keys and a norm together, as many in each. What is projected lies group by group.
+    """
 
     sequence_strategies = ("scan", "ring", "a2a")
     of_input = ("q", "k", "dt", "gate")
@@ -53,7 +56,7 @@ class Mamba2Mixing(HeadMixing):
         super().__init__()
         assert structure.state is not None
         self.structure, self.state_dim = structure, structure.state
-        self.heads, self.head_dim = dims.heads, dims.head_dim
+        self.heads, self.head_dim, self.groups = dims.heads, dims.head_dim, 1
         inner = dims.heads * dims.head_dim
         self.q = Projection(dims.width, self.state_dim)
         self.k = Projection(dims.width, self.state_dim)
@@ -66,14 +69,17 @@ class Mamba2Mixing(HeadMixing):
 
     def _channels(self, project: Project, v: Tensor) -> Tensor:
         """What the convolution mixes, `[B, T, channels]`."""
-        return torch.cat([v.flatten(-2), project(self.q), project(self.k)], -1)
+        values = split_heads(v.flatten(-2), self.groups)
+        queries, keys = (split_heads(y, self.groups) for y in (project(self.q), project(self.k)))
+        return torch.cat([values, queries, keys], -1).flatten(-2)
 
     def _operands(self, project: Project, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k `[B, T, H, N]`, the values and the values times Δ `[B, T, H, head_dim]`, log decay `[B, T, H]`."""
-        mixed = F.silu(mixed)
-        v, q, k = mixed.split([self.heads * self.head_dim, self.state_dim, self.state_dim], -1)
-        v = split_heads(v, self.heads)
-        q, k = (y.unsqueeze(2).expand(-1, -1, self.heads, -1) for y in (q, k))
+        mixed = split_heads(F.silu(mixed), self.groups)
+        together = self.heads // self.groups
+        v, q, k = mixed.split([together * self.head_dim, self.state_dim, self.state_dim], -1)
+        v = split_heads(v, together).flatten(2, 3)
+        q, k = (y.unsqueeze(3).expand(-1, -1, -1, together, -1).flatten(2, 3) for y in (q, k))
         stepped, log_decay = in_one_kernel(discretized, project(self.dt), v, self.dt_bias, self.log_rate)
         return q, k, v, stepped, log_decay
 
