@@ -116,6 +116,8 @@ def run(
         if ladder.config.sample_tokens:
             _sample(trained, ladder, console)
         _compare(trained, ladder)
+        if ladder.config.tokens_per_parameter:
+            _answer(ladder, None, console)
         say_where_curves_are(trained[0].config, console)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
@@ -134,6 +136,47 @@ def status(config: ConfigPath, overrides: Overrides = None) -> None:
     console = _console()
     console.print(status_table(found))
     console.print(in_words(found))
+
+
+@app.command()
+def fit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MIXER", help="With which the others are compared; default: the first.")
+    ] = None,
+) -> None:
+    """Say what the finished runs tell of their mixers: how much more one needs than another for the same loss.
+
+    One law L = E + A/N^α + B/D^β of all mixers, with what a parameter and a token of each are worth; intervals are of
+    90 %. What the runs do not determine is not fitted, and the reason is given. RUN_ROOT/NAME-fit.json has it all.
+    """
+    from glm_scale.ladder import read_ladder
+
+    _answer(read_ladder(config, overrides or ()), reference, _console())
+
+
+def _answer(ladder: Ladder, reference: str | None, console: Console) -> None:
+    from glm_data.files import write_atomically
+    from glm_scale.errors import UserError
+    from glm_scale.ladder.answer import answer, trained
+    from glm_scale.ladder.tables import runs_table
+
+    runs = trained(ladder)
+    mixers = list(dict.fromkeys(run.mixer for run in runs))
+    if not runs:
+        raise UserError(
+            f"no run of {ladder.path} has finished with a validation loss; see glm-scale ladder status {ladder.path}"
+        )
+    if reference is not None and reference not in mixers:
+        raise UserError(f"--reference {reference!r} has no finished run; there are {', '.join(mixers)}")
+    found = answer(runs, reference or mixers[0])
+    console.print(runs_table(runs))
+    for sentence in found.sentences:
+        console.print(sentence, markup=False, soft_wrap=True)
+    path = ladder.run_root / f"{ladder.name}-fit.json"
+    write_atomically(path, json_format.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
+    console.print(f"wrote {path}", markup=False)
 
 
 def _chosen(ladder: Ladder, only: str | None) -> Ladder:

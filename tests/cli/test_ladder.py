@@ -49,6 +49,7 @@ def test_budgets_of_a_size_are_trained_by_one_process_from_one_trunk(data: Path,
     assert "tiny-0000.01M-attention-004.0t" in planned
     said = ladder(path, *small)
     assert "begins as tiny-0000.01M-attention-004.0t was after step 18" in said
+    assert "no law: 2 points for 5 unknowns" in said
     assert "2 finished" in ladder("status", path, *small)
     trunk, branch = (RunDirectory(tmp_path / "runs" / f"tiny-0000.01M-attention-{n}.0t") for n in ("004", "002"))
     assert (trunk.read_summary().step, branch.read_summary().step) == (47, 23)
