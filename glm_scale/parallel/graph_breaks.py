@@ -1,7 +1,8 @@
-"""Where compiled blocks end and begin anew: at the exchanges between ranks.
+"""Where compiled blocks end and begin anew: at the exchanges between sequence ranks.
 
-A compiler cannot look into an exchange, and what an exchange starts and awaits must stay in the order in which it is
-written. So a block over ranks compiles to several graphs, the same ones for all layers of a kind.
+A compiler cannot look into such an exchange, which may be another one on every rank, and what it starts and awaits must
+stay in the order in which it is written. So a block over sequence ranks compiles to several graphs, the same ones for
+all layers of a kind. Exchanges of tensor ranks are parts of the graphs, see `parallel.tensor.exchange`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,15 @@ import pytest
 from tests.parallel.training import Setup, train
 
 SETUPS = [
-    Setup(("lattice:2^k",), tensor=2, sequence=2, strategy="scan", shards_tokens=True, backend="inductor"),
+    Setup(
+        ("lattice:2^k",),
+        tensor=2,
+        sequence=2,
+        strategy="scan",
+        shards_tokens=True,
+        checkpointing="selective",
+        backend="inductor",
+    ),
     Setup(("lattice:k^2+1",), sequence=4, strategy="ring", stage=2, backend="aot_eager"),
     Setup(("attention",), tensor=2, sequence=2, stage=3, checkpointing="selective", backend="aot_eager"),
 ]
