@@ -8,6 +8,8 @@ small models).
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["batch_tokens", "learning_rate", "micro_batch", "warmup_tokens"]
 
 _LARGEST_RATE = 0.02
@@ -39,6 +41,4 @@ def micro_batch(batch: int, sequence_length: int) -> int:
 
 
 def _log2(value: float) -> float:
-    from math import log2
-
-    return log2(max(value, 1.0))
+    return math.log2(max(value, 1.0))
