@@ -102,6 +102,7 @@ def show(report: Report, console: Console) -> None:
     import numpy as np
 
     from glm_scale.scaling.comparison import describe_law, render_table
+    from glm_scale.scaling.verdict import verdict
 
     console.print(render_table(report.comparison))
     for curve in report.curves:
@@ -115,6 +116,8 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{count} unfinished run{'s' * (count > 1)} shown; --finished leaves them out", markup=False)
     for remark in report.comparison.remarks:
         console.print(f"note: {remark}", style="yellow", markup=False)
+    if not report.curves and (said := verdict(report.comparison.runs)):
+        console.print(said, style="bold", markup=False, soft_wrap=True)
     for path in report.files[:2]:
         console.print(f"wrote {path}", markup=False)
 
