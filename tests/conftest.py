@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import gc
 import os
 
 # The tests' tensors are small: a second thread costs more than it brings, most of all on a busy machine.
@@ -80,3 +81,11 @@ def fork_server():
 def command(fork_server, tmp_path):
     """`glm-scale`, as a process in surroundings of the test's choice."""
     return Commands(fork_server, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def usual_garbage_collection():
+    """Commands that are called in this process let Python look for garbage less often; tests want it gone."""
+    usual = gc.get_threshold()
+    yield
+    gc.set_threshold(*usual)

@@ -40,6 +40,7 @@ def open_files() -> int:
 
 def test_sequences_read_from_many_shards_keep_few_files_open(sources: list[dict]) -> None:
     config = DataConfig(sources=sources, sequence_length=LENGTH, workers=0)
+    gc.collect()  # what other tests have left open
     before = open_files()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Less than one for each source, which make room for one another, and twice what they may keep.
