@@ -101,11 +101,13 @@ class Cluster(Settings):
         return {**dict.fromkeys(names, self.network_interface), **self.environment}
 
 
-def load_cluster(name: str | None, options: dict[str, Any]) -> Cluster:
-    """The profile of a cluster, a path or the name of a file in configs/cluster, with what `options` replace.
+def load_cluster(name: str | None, **options: Any) -> Cluster:
+    """The profile of a cluster, a path or the name of a file in configs/cluster, with what `options` replace that are
+    not None.
 
     None: nothing but the options. Raises ConfigError.
     """
+    options = {key: value for key, value in options.items() if value is not None}
     if name is None:
         return validate(Cluster, options, "the options")
     path = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"

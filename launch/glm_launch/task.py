@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from glm_launch.causes import kind_of_error
 from glm_launch.records import LaunchFolder, RankReport
@@ -66,21 +67,18 @@ def train_family(runs: Sequence[Path], noted: list[int]) -> str:
     What becomes of them is reported as that of the first. A follower that cannot be trained keeps no other from it; one
     that is stopped stops the job, which comes back to it.
     """
-    first, attempt, here = LaunchFolder(RunDirectory(runs[0])), int(os.environ[ATTEMPT]), launched()
-    place = {"rank": here.rank if here else 0, "host": socket.gethostname()}
+    first = LaunchFolder(RunDirectory(runs[0]))
     for run in runs:
         code = subprocess.run([sys.executable, "-m", "glm_launch.task", str(run), _SAY_STOPPED]).returncode
         if code == REQUEUE_EXIT_CODE or (code and noted):
             reason = f"signal {signal.Signals(noted[0]).name}" if noted else "its time limit"
-            first.write_report(attempt, RankReport(**place, time=time.time(), status="stopped", reason=reason))
+            _report(first, status="stopped", reason=reason)
             return "stopped"
         if code and run == runs[0]:
             raise subprocess.CalledProcessError(code, f"training of {run}")  # which has reported why
         if code not in (0, _MISTAKE):
             error = subprocess.CalledProcessError(code, f"training of {run}")
-            said, kind = str(error), kind_of_error(error)
-            report = RankReport(**place, time=time.time(), status="failed", error=said, kind=kind)
-            first.write_report(attempt, report)
+            _report_failure(first, error)
             raise error
     return "finished"
 
@@ -91,8 +89,7 @@ def train_and_tell(run: Path, earlier: list[int]) -> str:
     An alone process has no group to join, and so no variables of a launcher.
     """
     folder = LaunchFolder(RunDirectory(run))
-    here, attempt = launched(), int(os.environ[ATTEMPT])
-    place = {"rank": here.rank if here else 0, "host": socket.gethostname()}
+    here = launched()
     if here and here.size == 1:
         for name in VARIABLES:
             os.environ.pop(name, None)
@@ -102,13 +99,24 @@ def train_and_tell(run: Path, earlier: list[int]) -> str:
 
         outcome = train(load_config(folder.config), earlier=earlier)
     except BaseException as error:
-        said = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-        report = RankReport(**place, time=time.time(), status="failed", error=said, kind=kind_of_error(error))
-        folder.write_report(attempt, report)
+        _report_failure(folder, error)
         raise
     status = "finished" if outcome.status == "finished" else "stopped"
-    folder.write_report(attempt, RankReport(**place, time=time.time(), status=status, reason=outcome.stopped_by))
+    _report(folder, status=status, reason=outcome.stopped_by)
     return status
+
+
+def _report_failure(folder: LaunchFolder, error: BaseException) -> None:
+    said = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    _report(folder, status="failed", error=said, kind=kind_of_error(error))
+
+
+def _report(folder: LaunchFolder, **said: Any) -> None:
+    """What becomes of this rank's part in the attempt."""
+    here = launched()
+    rank = here.rank if here else 0
+    report = RankReport(rank=rank, host=socket.gethostname(), time=time.time(), **said)
+    folder.write_report(int(os.environ[ATTEMPT]), report)
 
 
 def main() -> int:

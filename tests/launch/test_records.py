@@ -75,10 +75,10 @@ def test_what_is_no_duration(text: str) -> None:
 def test_a_profile_is_a_file_in_which_options_replace_values(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("partition: gpu\ntime: 2-00:00:00\nnetwork_interface: ib0\nenvironment: {NCCL_DEBUG: WARN}\n")
-    site = load_cluster(str(path), {"partition": "other"})
+    site = load_cluster(str(path), partition="other")
     assert (site.partition, site.time) == ("other", 2880)
     assert site.exports == {"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "ib0", "NCCL_DEBUG": "WARN"}
-    assert load_cluster(None, {}) == Cluster()
+    assert load_cluster(None) == Cluster()
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_what_is_wrong_with_a_profile_is_told(tmp_path: Path, content: str, mess
     path = tmp_path / "mine.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        load_cluster(str(path), {})
+        load_cluster(str(path))
 
 
 def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(ConfigError, match="there are: apptainer, example, pyxis"):
-        load_cluster("nonesuch", {})
+        load_cluster("nonesuch")
     for name in ("apptainer", "example", "pyxis"):
-        load_cluster(name, {})
+        load_cluster(name)
 
 
 def script(folder: Path, directory: Path, cluster: Cluster) -> str:

@@ -34,8 +34,7 @@ def submit_command(
     from glm_launch.profile import load_cluster
     from glm_launch.requests import jobs_named
 
-    named = {"gpus_per_node": gpus_per_node, "partition": partition, "account": account, "time": time}
-    site = load_cluster(cluster, {key: value for key, value in named.items() if value is not None})
+    site = load_cluster(cluster, gpus_per_node=gpus_per_node, partition=partition, account=account, time=time)
     job = CommandJob(tuple(command), site, jobs_named(after or ()))
     if dry_run:
         sys.stdout.write(script_of(job))

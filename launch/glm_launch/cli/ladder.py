@@ -15,6 +15,8 @@ from glm_launch.cli.submit import (
     GpusPerNode,
     Nodes,
     Partition,
+    Retries,
+    RetryDelay,
     TasksPerNode,
     Time,
     tell,
@@ -38,8 +40,8 @@ def submit(
     account: Account = None,
     time: Time = None,
     concurrency: Annotated[int, typer.Option(min=1, help="How many jobs of the array run at a time.")] = 4,
-    retries: Annotated[int, typer.Option(min=0, help="Failures in a row, without progress, that are borne.")] = 3,
-    retry_delay: Annotated[float, typer.Option(min=0, help="Seconds before the first retry; doubled each time.")] = 30,
+    retries: Retries = 3,
+    retry_delay: RetryDelay = 30,
     dry_run: DryRun = False,
 ) -> None:
     """Submit what is not finished of a ladder to SLURM, as one array.
@@ -57,8 +59,7 @@ def submit(
     families = _left(read_ladder(config, overrides or ()))
     if not families:
         raise UserError(f"all runs of {config} have finished; glm-scale ladder run {config} compares them")
-    named = {"gpus_per_node": gpus_per_node, "partition": partition, "account": account, "time": time}
-    site = load_cluster(cluster, {key: value for key, value in named.items() if value is not None})
+    site = load_cluster(cluster, gpus_per_node=gpus_per_node, partition=partition, account=account, time=time)
     request = Request(
         [first.config for first, *_ in families], site, nodes, tasks_per_node, parallel=concurrency, retries=retries,
         retry_delay=retry_delay, followers={first.name: [m.config for m in rest] for first, *rest in families},

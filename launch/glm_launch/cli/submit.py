@@ -30,6 +30,8 @@ Partition = Annotated[str | None, typer.Option(help="SLURM partition.")]
 Account = Annotated[str | None, typer.Option(help="SLURM account.")]
 Time = Annotated[str | None, typer.Option(help="Time limit of a job: 90 (minutes), 4:00:00, 2-12:00:00.")]
 After = Annotated[list[str] | None, typer.Option(metavar="JOB|RUN", help="Start when this has succeeded; repeatable.")]
+Retries = Annotated[int, typer.Option(min=0, help="Failures in a row, without progress, that are borne.")]
+RetryDelay = Annotated[float, typer.Option(min=0, help="Seconds before the first retry; doubled each time.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the batch script, submit nothing.")]
 
 
@@ -53,8 +55,8 @@ def submit(
         typer.Option(metavar="KEY=[A,B]", help="A sweep: one run for each value, for each combination if repeated."),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="How many runs of a sweep train at a time.")] = 1,
-    retries: Annotated[int, typer.Option(min=0, help="Failures in a row, without progress, that are borne.")] = 3,
-    retry_delay: Annotated[float, typer.Option(min=0, help="Seconds before the first retry; doubled each time.")] = 30,
+    retries: Retries = 3,
+    retry_delay: RetryDelay = 30,
     lead: Annotated[
         int | None, typer.Option(min=10, help="Seconds before the limit at which runs save; default by the last save.")
     ] = None,
@@ -90,8 +92,7 @@ def submit(
     from glm_launch.submit import script_of
     from glm_launch.submit import submit as submit_job
 
-    named = {"gpus_per_node": gpus_per_node, "partition": partition, "account": account, "time": time}
-    site = load_cluster(cluster, {key: value for key, value in named.items() if value is not None})
+    site = load_cluster(cluster, gpus_per_node=gpus_per_node, partition=partition, account=account, time=time)
     request = Request(
         runs, site, nodes, tasks_per_node, jobs_named(after or ()), concurrency, lead, retries, retry_delay, fresh
     )
