@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from glm_scale.ladder.members import Ladder, Member, is_finished
+from glm_scale.scaling.curves import load_run
 from glm_scale.scaling.laws import (
     Bootstrap,
     Multiplier,
@@ -29,8 +30,6 @@ from glm_scale.scaling.laws.describe import (
     describe_law,
     describe_multiplier,
 )
-from glm_scale.tracking import read_metrics
-from glm_scale.tracking.outcome import seconds_trained
 
 __all__ = ["Answer", "Trained", "answer", "trained"]
 
@@ -114,20 +113,11 @@ def answer(runs: Sequence[Trained], reference: str) -> Answer:
 def _trained(member: Member) -> Trained | None:
     if not is_finished(member):
         return None
-    final = [r for r in read_metrics(member.run.metrics, "validation") if r.values.get("final") is True]
-    loss = final[-1].number("loss") if final else None
-    if loss is None or not math.isfinite(loss):
+    run = load_run(member.run)
+    if run.validation_loss is None or run.provisional:
         return None
-    summary = member.run.read_summary()
-    return Trained(
-        member,
-        summary.non_embedding_parameters,
-        summary.tokens,
-        loss,
-        summary.tokens * summary.train_flops_per_token,
-        seconds_trained(member.run),
-        summary.cache_bytes,
-    )
+    parameters, cache = run.summary.non_embedding_parameters, run.summary.cache_bytes
+    return Trained(member, parameters, run.tokens, run.validation_loss, run.flops, run.seconds, cache)
 
 
 def _multipliers(law: Bootstrap, runs: Sequence[Trained], mixer: str, reference: str) -> Iterable[Multiplier | Refusal]:

@@ -10,11 +10,11 @@ import torch
 
 from glm_scale.errors import UserError
 from glm_scale.ladder.members import Ladder, Member
-from glm_scale.ladder.shapes import CLOSE
 from glm_scale.model import LanguageModel
 from glm_scale.planning import plan_layouts
 from glm_scale.planning.calibration import Calibration
 from glm_scale.planning.gpus import GPU
+from glm_scale.scaling.differences import SAME_PARAMETERS
 
 __all__ = ["Cost", "Machine", "check_gpu_hours", "costs"]
 
@@ -49,7 +49,7 @@ class Cost:
         """Relative difference of its parameters from what its size asks for, if that is too large to pass over."""
         wanted = self.member.parameters
         difference = self.parameters / wanted - 1 if wanted else 0.0
-        return difference if abs(difference) > CLOSE else 0.0
+        return difference if abs(difference) > SAME_PARAMETERS else 0.0
 
 
 def costs(ladder: Ladder, machine: Machine) -> Iterator[Cost]:

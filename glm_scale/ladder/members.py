@@ -31,7 +31,7 @@ class Member:
     """One run of a ladder: its configuration, and the overrides that make it from the ladder's file.
 
     `parameters`: outside the embeddings, as the size asks for; None if it does not say. `shape`: that follows from it.
-    `budget`: None for that of `training.tokens`. `rate`: factor of the learning rate.
+    `budget`: None for that of `training.tokens`.
     """
 
     config: RunConfig
@@ -39,7 +39,6 @@ class Member:
     parameters: float | None = None
     shape: Shape | None = None
     budget: Budget | None = None
-    rate: float = 1.0
 
     @property
     def name(self) -> str:
@@ -153,7 +152,7 @@ class _Rung:
             own |= self._of_budget(budget, trunk)
         changed = (*self.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items()))
         config = load_config(self.path, changed)
-        return Member(config, changed, self._parameters, self._shape, budget, rate or 1.0)
+        return Member(config, changed, self._parameters, self._shape, budget)
 
     def _of_budget(self, budget: Budget, trunk: str | None) -> dict[str, Any]:
         batch = self._setting("training.batch_tokens", 1)

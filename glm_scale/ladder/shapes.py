@@ -15,11 +15,9 @@ import torch
 
 from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel, ModelConfig
+from glm_scale.scaling.differences import SAME_PARAMETERS
 
 __all__ = ["Shape", "shape_for"]
-
-CLOSE = 0.01
-"""Relative difference of the parameters up to which two models count as of one size."""
 
 _NUMBERS_PER_LAYER = 64
 _NARROW = 512
@@ -68,7 +66,7 @@ def shape_for(parameters: float, mixers: Sequence[str], model: Mapping[str, Any]
         for grain in _GRAINS:
             units = max(1, round(wanted / grain)) * grain
             found = without + 3 * layers * width * units
-            if grain == 1 or abs(found / parameters - 1) <= CLOSE / 2:
+            if grain == 1 or abs(found / parameters - 1) <= SAME_PARAMETERS / 2:
                 return Shape(layers, width, heads, units, found)
     raise UserError(
         f"no MLP gives {'+'.join(mixers)} {parameters:.4g} parameters with {layers} layers of width {width}: all but "

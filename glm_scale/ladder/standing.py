@@ -12,7 +12,7 @@ from glm_scale.errors import UserError
 from glm_scale.ladder.members import Ladder, Member, is_finished
 from glm_scale.run.recorded import recorded_config
 from glm_scale.run_directory import RunStatus
-from glm_scale.tracking import read_metrics
+from glm_scale.scaling.curves import load_run
 
 __all__ = ["Standing", "in_words", "standings"]
 
@@ -48,12 +48,8 @@ def _standing(member: Member) -> Standing:
     state: State = run.status()
     if not (is_finished(member) if state == "finished" else _is_this(member)):
         state = "other"
-    step, loss = 0, None
-    for record in read_metrics(run.metrics):
-        step = record.step
-        if record.kind == "validation" and isinstance(found := record.values.get("loss"), float):
-            loss = found
-    return Standing(member, state, step, loss)
+    found = load_run(run)
+    return Standing(member, state, found.tokens // member.config.training.batch_tokens, found.validation_loss)
 
 
 def _is_this(member: Member) -> bool:

@@ -12,6 +12,7 @@ from glm_scale.errors import UserError
 from glm_scale.renamed_keys import renamed
 from glm_scale.run_directory import RunDirectory, RunStatus, RunSummary
 from glm_scale.tracking.metrics_log import Record, read_metrics
+from glm_scale.tracking.outcome import seconds_trained
 
 # The training loss "at the end" is the mean over this share of the steps: one batch says little.
 _FINAL_SHARE = 0.05
@@ -60,6 +61,7 @@ class Curve:
 class TrainedRun:
     """A run as read from its directory. Losses are in nats per token; None where nothing was measured.
 
+    `seconds`: of the optimizer steps, with those of the run that this one began from; 0 if they were not measured.
     `validation_loss` and `bits_per_byte` come from the validation marked final, else (`provisional`) from the latest.
     """
 
@@ -75,6 +77,7 @@ class TrainedRun:
     bits_per_byte: float | None
     provisional: bool
     tokens_per_second: float | None
+    seconds: float
     config: dict[str, Any] = field(repr=False, default_factory=dict)
 
     @property
@@ -124,6 +127,7 @@ def load_run(directory: RunDirectory) -> TrainedRun:
         bits_per_byte=_finite(shown.number("bits_per_byte")) if shown else None,
         provisional=final is None,
         tokens_per_second=float(np.median(speeds)) if speeds else None,
+        seconds=seconds_trained(directory, records=steps),
         config=dict(renamed(directory.read_config())),
     )
 

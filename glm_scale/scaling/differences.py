@@ -9,10 +9,12 @@ from typing import Any
 
 from glm_scale.scaling.curves import TrainedRun
 
-# Token budgets are rounded to whole batches.
-_SAME_TOKENS = 0.01
-# As many weights as makes no difference to a loss that one would remark on.
-_SAME_PARAMETERS = 0.01
+SAME_TOKENS = 0.01
+"""Relative difference up to which budgets count as one: they are rounded to whole batches."""
+
+SAME_PARAMETERS = 0.01
+"""Relative difference up to which two models count as of one size."""
+
 _NAMES = 4
 
 # Keys of the configuration that decide what is read in which order, or what the losses are measured on.
@@ -50,7 +52,7 @@ def remarks_on(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
     yield from _parameters(runs, scaling)
     if scaling:
         yield from _uneven_ladder(runs)
-    elif budgets and max(budgets) > min(budgets) * (1 + _SAME_TOKENS):
+    elif budgets and max(budgets) > min(budgets) * (1 + SAME_TOKENS):
         yield f"trained tokens differ, from {min(budgets):,} to {max(budgets):,}: compare at equal tokens in the figure"
 
 
@@ -58,7 +60,7 @@ def _parameters(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
     """Of runs that should have as many; of a ladder, those of different mixers that stand at the same place by size."""
     for group in _of_one_size(runs) if scaling else [list(runs)]:
         ordered = sorted(group, key=_outside)
-        if not ordered or _outside(ordered[-1]) <= _outside(ordered[0]) * (1 + _SAME_PARAMETERS):
+        if not ordered or _outside(ordered[-1]) <= _outside(ordered[0]) * (1 + SAME_PARAMETERS):
             continue
         least, most = ordered[0], ordered[-1]
         yield (

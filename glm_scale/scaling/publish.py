@@ -125,8 +125,7 @@ def _log(publication: Publication) -> str:
     experiment = find_or_create_experiment(client, publication.experiment)
     if publication.parent is not None:
         run_id = find_or_create_parent(client, experiment, publication.parent)
-        for key, text in publication.tags.items():
-            client.set_tag(run_id, key, text[:MAX_TAG_VAL_LENGTH])
+        client.set_tag(run_id, "runs", publication.tags["runs"][:MAX_TAG_VAL_LENGTH])
     else:
         run_id = client.create_run(experiment, run_name=publication.name, tags=publication.tags).info.run_id
     now = round(time.time() * 1000)

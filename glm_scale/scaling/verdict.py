@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from glm_scale.scaling.curves import TrainedRun
-from glm_scale.tracking.outcome import seconds_trained
+from glm_scale.scaling.differences import SAME_TOKENS
 
 __all__ = ["verdict"]
 
-_SAME_TOKENS = 0.01
 _RESOLVED = 0.1
 
 
@@ -39,7 +38,7 @@ def verdict(runs: Sequence[TrainedRun]) -> str:
         run for run in runs if run.status == "finished" and not run.provisional and run.validation_loss is not None
     ]
     tokens = [run.tokens for run in final]
-    if len({run.mixer for run in final}) < 2 or max(tokens) > min(tokens) * (1 + _SAME_TOKENS):
+    if len({run.mixer for run in final}) < 2 or max(tokens) > min(tokens) * (1 + SAME_TOKENS):
         return ""
     best, *others = sorted((_mixer(name, final) for name in {run.mixer for run in final}), key=lambda mixer: mixer.loss)
     beside = "; ".join(f"{other.name} {other.loss - best.loss:+.4f}{_cost(best, other)}" for other in others)
@@ -48,7 +47,7 @@ def verdict(runs: Sequence[TrainedRun]) -> str:
 
 def _mixer(name: str, runs: Sequence[TrainedRun]) -> _Mixer:
     own = [run for run in runs if run.mixer == name]
-    seconds = [seconds_trained(run.directory) for run in own]
+    seconds = [run.seconds for run in own]
     losses = tuple(run.validation_loss for run in own if run.validation_loss is not None)
     return _Mixer(name, losses, fmean(run.flops for run in own), fmean(seconds) if all(seconds) else 0.0)
 

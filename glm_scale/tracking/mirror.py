@@ -164,12 +164,12 @@ class Mirror:
 
     def _describe(self, client: MlflowClient, summary: RunSummary) -> None:
         """Parameters, tags and the files that are there from the start."""
-        known = client.get_run(self._run_id).data.params
+        here = client.get_run(self._run_id)
+        known = here.data.params
         parameters = run_parameters(self.run)
         tags = run_tags(self.run, summary)
         if (parent := _setting(self.run, "tracking", "parent")) is not None:
-            experiment = client.get_run(self._run_id).info.experiment_id
-            tags[PARENT_TAG] = find_or_create_parent(client, experiment, str(parent))
+            tags[PARENT_TAG] = find_or_create_parent(client, here.info.experiment_id, str(parent))
         # MLflow's parameters never change. What a resumed run was told to do otherwise is kept as a tag.
         tags |= {f"resumed.{key}": text for key, text in parameters.items() if known.get(key, text) != text}
         new = [Param(key, text) for key, text in parameters.items() if key not in known]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from glm_scale.run_directory import RunDirectory, RunSummary
-from glm_scale.tracking.metrics_log import read_metrics
+from glm_scale.tracking.metrics_log import Record, read_metrics
 
 __all__ = ["outcome", "seconds_trained"]
 
@@ -31,12 +31,12 @@ def outcome(run: RunDirectory, summary: RunSummary) -> Iterator[tuple[str, float
         yield "final/cache_bytes", summary.cache_bytes
 
 
-def seconds_trained(run: RunDirectory, until: int | None = None) -> float:
+def seconds_trained(run: RunDirectory, until: int | None = None, records: Iterable[Record] | None = None) -> float:
     """Of all optimizer steps up to step `until`, whichever run made them; a step between two measurements is taken to
-    have been as fast as the later one."""
+    have been as fast as the later one. `records`: of the run's steps, if they have been read."""
     first, seconds = _branch(run), 0.0
     tokens = step = None
-    for record in read_metrics(run.metrics, "train"):
+    for record in read_metrics(run.metrics, "train") if records is None else records:
         if until is not None and record.step > until:
             break
         if tokens is None or step is None:
