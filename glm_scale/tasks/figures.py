@@ -75,10 +75,7 @@ def write_tasks_page(results: list[Result], path: Path) -> None:
     for column, (times, _) in enumerate(_PANELS, 1):
         for points in _points(results, times):
             figure.add_trace(_trace(points, column == 1), row=1, col=column)
-    tables = [
-        f"<h2>{escape(table.title)}</h2><p>{escape(table.note)}</p>{_as_html(table)}" for table in tables_of(results)
-    ]
-    write_page(path, TITLE, remarks_on(results), [html_figure(figure), *tables])
+    write_page(path, TITLE, remarks_on(results), [html_figure(figure), *map(_as_html, tables_of(results))])
 
 
 def _trace(points: _Points, first: bool) -> go.Scatter:

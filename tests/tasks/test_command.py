@@ -138,6 +138,7 @@ def test_the_figures_need_no_network_and_have_one_colour_for_each_mixer(made: Pa
     page = (made / "tasks.html").read_text()
     assert "<script src" not in page
     assert "* 99.9 ± 0.1" in page
+    assert page.count("<h2>") == page.count("<table>"), "each table has one heading"
     assert REMARK.split(":")[0].replace("'", "&#x27;") in page
     picture = Image.open(made / "tasks.png").convert("RGB")
     colours = {colour for _, colour in picture.getcolors(picture.width * picture.height) or []}

@@ -1,4 +1,4 @@
-"""The law L(N, D) = E + A/N^α + B/D^β, and where on it a budget is spent best."""
+"""The law L(N, D) = E + A/N^α + B/D^β."""
 
 from __future__ import annotations
 
