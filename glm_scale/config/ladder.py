@@ -25,8 +25,8 @@ class LadderConfig(Settings):
     begins (`branch`). Batch, learning rate and warm-up follow from size and budget unless the file has them. `seeds`:
     of weights and order of the data alike. `learning_rates`: factors of the rate.
 
-    `gpu_hours`: no more than this is begun, by what the planner says. `prompt`, `sample_tokens`: of the text that every
-    model writes in the end, none if that is 0.
+    `gpu_hours`: `ladder plan` refuses more than this, by what the planner says. `prompt`, `sample_tokens`: of the text
+    that every model writes in the end, none if that is 0.
     """
 
     mixers: list[str | list[str]] = Field(min_length=1)
