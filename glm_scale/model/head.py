@@ -114,9 +114,11 @@ def _cross_entropy(
     If it is `differentiated` also its gradient by the logits, in their dtype.
     """
     counted, targets = labels != IGNORED, labels.clamp(min=0)
+    one_pass = logits.is_cuda and differentiated
     if tensor is not None:
-        return split_cross_entropy(logits, targets, counted, tensor, differentiated)
-    if logits.is_cuda and differentiated:
+        compiled = _compiled if one_pass else _as_written
+        return split_cross_entropy(logits, targets, counted, tensor, differentiated, compiled)
+    if one_pass:
         return _compiled(_in_one_pass)(logits, targets, counted)
     log_probabilities = logits.log_softmax(-1, dtype=torch.float32)
     losses = -log_probabilities.gather(-1, targets[:, None]).squeeze(1)
@@ -127,7 +129,11 @@ def _cross_entropy(
     return losses * counted, grad.mul_(counted[:, None]).to(logits.dtype)
 
 
-@lru_cache(maxsize=1)
+def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+@lru_cache(maxsize=4)
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,8 @@ from torch import Tensor
 
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.exchange import every_rank
+
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Labels(NamedTuple):
@@ -23,22 +24,21 @@ class _Labels(NamedTuple):
 
 
 def split_cross_entropy(
-    logits: Tensor, targets: Tensor, counted: Tensor, axis: TensorAxis, differentiated: bool
+    logits: Tensor, targets: Tensor, counted: Tensor, axis: TensorAxis, differentiated: bool, compiled: Compiler
 ) -> tuple[Tensor, Tensor | None]:
     """−log softmax at the targets, fp32 `[rows]`, 0 where a row does not count.
 
     If it is `differentiated` also its gradient by this rank's logits, in their dtype. logits `[rows, vocab / size]`;
     targets int64 `[rows]` in the whole vocabulary. Each rank sums up its logits, and one exchange of three fp32 numbers
-    a row brings the sums of all.
+    a row brings the sums of all. compiled: makes one kernel of a function of tensors, where that pays.
     """
     columns = logits.shape[1]
     own = targets - axis.rank * columns
     here = (own >= 0) & (own < columns)
     labels = _Labels(torch.where(here, own, 0), here, counted)
-    fast = _compiled if logits.is_cuda and differentiated else _as_written
-    sums = every_rank(fast(_own_sums)(logits, labels), axis)
+    sums = every_rank(compiled(_own_sums)(logits, labels), axis)
     losses, largest, total = _whole(sums, counted)
-    return losses, fast(_gradient)(logits, labels, largest, total) if differentiated else None
+    return losses, compiled(_gradient)(logits, labels, largest, total) if differentiated else None
 
 
 def _own_sums(logits: Tensor, labels: _Labels) -> Tensor:
@@ -63,13 +63,3 @@ def _gradient(logits: Tensor, labels: _Labels, largest: Tensor, total: Tensor) -
     columns = torch.arange(logits.shape[1], device=logits.device)
     predicted = (columns == labels.own[:, None]) & labels.here[:, None]
     return ((softmax - predicted.float()) * labels.counted[:, None]).to(logits.dtype)
-
-
-def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
-
-
-@lru_cache(maxsize=2)
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One kernel that writes nothing but the results."""
-    return torch.compile(function, dynamic=False)
