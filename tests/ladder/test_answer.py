@@ -60,7 +60,8 @@ def test_multipliers_are_those_of_the_law_behind_the_losses(ladder: Ladder) -> N
     expected = 6 / 8 / WORTH
     for unit in ("FLOPs", "seconds of training"):
         assert found[unit].resolved
-        assert found[unit].ratio.low * 0.97 <= expected <= found[unit].ratio.high * 1.03
+        assert found[unit].ratio.includes(expected)
+        assert found[unit].ratio.value == pytest.approx(expected, rel=0.02)
     assert found["cache"].ratio.value == pytest.approx(1 / 1000 / WORTH, rel=0.1)
 
 

@@ -95,7 +95,8 @@ def test_a_size_in_parameters_needs_nothing_else(tmp_path: Path) -> None:
         "tiny-0000.03M-attention-020.0t-s7",
         "tiny-0000.03M-attention-008.0t-s7",
     ]
-    assert sorted(member.name for member in found) != [member.name for member in found]
+    sizes = [member.parameters for member in sorted(found, key=lambda member: member.name)]
+    assert sizes == sorted(sizes, key=lambda size: size or 0), "names sort by size"
     for trunk, branch in zip(found[::2], found[1::2], strict=True):
         assert branch.trunk == trunk.name
         assert branch.config.branch is not None
