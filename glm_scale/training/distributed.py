@@ -68,7 +68,8 @@ def load(device: torch.device) -> None:
         )
     # DeepSpeed calls collectives by names that newer torch renames; nothing a user could do about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    import deepspeed  # noqa: F401
+    with _hidden("mlflow"):  # which its autotuner imports, for a second: nothing of it is used here
+        import deepspeed  # noqa: F401
 
     # Its optimizer is ours, and tested here.
     logging.getLogger("DeepSpeed").addFilter(_is_for_us)
@@ -108,6 +109,19 @@ def start(
     # would be inherited by child processes, which would then believe a launcher had started them. Port 0: any free one.
     os.environ["LOCAL_RANK"] = "0"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """As if a package that nobody has imported yet were not installed."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def first_start_compiles(device: torch.device) -> bool:

@@ -19,7 +19,7 @@ from glm_scale.layers import norm
 from glm_scale.parallel.collectives.communicator import Pending
 from glm_scale.parallel.collectives.simulator import SimulatedRank
 from glm_scale.parallel.sequence import attention, exchange
-from glm_scale.parallel.tensor import exchange as tensor_exchange
+from glm_scale.parallel.tensor import splitting
 from tests import tolerances
 from tests.kernels.exactness import recurrence_pass
 from tests.kernels.operands import operands, packed_starts
@@ -157,12 +157,12 @@ def test_what_is_lost_between_sequence_ranks_is_found(what, fault):
 
 def gradients_of_copies_unsummed() -> AbstractContextManager[object]:
     """Tensor ranks do not add up the gradients of what all of them read."""
-    return mock.patch.object(tensor_exchange._Copied, "backward", staticmethod(lambda ctx, gradient: (gradient, None)))
+    return mock.patch.object(splitting, "copied_rows", lambda x, axis: x)
 
 
 def outputs_unsummed() -> AbstractContextManager[object]:
     """Tensor ranks do not add up what their parts of a matrix give."""
-    return mock.patch.object(tensor_exchange._Summed, "forward", staticmethod(lambda ctx, x, group: x.clone()))
+    return mock.patch.object(splitting, "summed_rows", lambda x, axis: x)
 
 
 def norms_unsummed() -> AbstractContextManager[object]:
