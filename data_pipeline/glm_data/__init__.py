@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from glm_data.index import DatasetIndex, load_index
     from glm_data.loader import Batch, batches, start_early
     from glm_data.sequences import DataConfig, PackedSequence, PackedSequences, SourceConfig
-    from glm_data.tokenizer import Tokenizer
-    from glm_data.tokenizer_training import train_tokenizer
+    from glm_data.tokenizers.contract import Tokenizer
+    from glm_data.tokenizers.loading import load_tokenizer
+    from glm_data.tokenizers.training import train_tokenizer
 
 _HOMES = {
     "Batch": "loader",
@@ -26,12 +27,13 @@ _HOMES = {
     "PackedSequence": "sequences",
     "PackedSequences": "sequences",
     "SourceConfig": "sequences",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "tokenizers.contract",
     "batches": "loader",
     "build": "builder",
     "load_index": "index",
+    "load_tokenizer": "tokenizers.loading",
     "start_early": "loader",
-    "train_tokenizer": "tokenizer_training",
+    "train_tokenizer": "tokenizers.training",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "batches",
     "build",
     "load_index",
+    "load_tokenizer",
     "start_early",
     "train_tokenizer",
 ]

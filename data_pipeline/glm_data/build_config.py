@@ -8,7 +8,7 @@ from pydantic import Field
 from glm_data.errors import DataError
 from glm_data.settings import Settings
 from glm_data.text import Reading
-from glm_data.tokenizer_training import LARGEST_VOCABULARY, SMALLEST_VOCABULARY
+from glm_data.tokenizers.training import LARGEST_VOCABULARY, SMALLEST_VOCABULARY
 
 SHARD_BYTES = 256_000_000
 
@@ -23,7 +23,8 @@ class BuildConfig(Settings):
         document_separator: line that separates documents in .txt files; None takes each file as one document.
         on_bad_record: "stop" at a record that cannot be read, or "skip" and count it.
         vocabulary_size: tokens of the tokenizer to train; None suits it to the corpus.
-        tokenizer: a SentencePiece model, or a data set that has one, to use instead of training one.
+        tokenizer: a SentencePiece model, a tokenizer.json, or a folder that has one, to use instead of training one.
+        bos_token, eos_token: of a tokenizer.json that does not say how documents begin and end.
         validation_fraction: of the documents; None takes about 5 MB of text, but at most 5 %.
         shard_bytes: text that goes into one shard.
         workers: processes; None is one for each processor.
@@ -38,6 +39,8 @@ class BuildConfig(Settings):
     on_bad_record: Literal["stop", "skip"] = "stop"
     vocabulary_size: int | None = Field(default=None, ge=SMALLEST_VOCABULARY, le=LARGEST_VOCABULARY)
     tokenizer: Path | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
     validation_fraction: float | None = Field(default=None, ge=0, le=0.5)
     shard_bytes: int = Field(default=SHARD_BYTES, ge=1)
     workers: int | None = Field(default=None, ge=1)

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from glm_data.errors import DataError
 from glm_data.files import atomic_writer, write_atomically
-from glm_data.index import INDEX_NAME, SPLITS, TOKENIZER_NAME, Shard
+from glm_data.index import INDEX_NAME, SPLITS, Shard
+from glm_data.tokenizers import tokenizer_files
 
 _DIRECTORY = ".build"
 
@@ -114,7 +115,8 @@ def discard(output: Path) -> None:
     """Remove a data set, finished or not, and nothing else that may lie in its directory."""
     (output / INDEX_NAME).unlink(missing_ok=True)  # first: from here on there is no data set
     remove_shards(output, keep=set())
-    (output / TOKENIZER_NAME).unlink(missing_ok=True)
+    for name in tokenizer_files(output):
+        (output / name).unlink(missing_ok=True)
     for split in SPLITS:
         for name in table_names(split):
             (output / name).unlink(missing_ok=True)

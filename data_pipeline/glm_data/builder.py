@@ -24,7 +24,6 @@ from glm_data.index import (
     BLOCK_BYTES,
     FORMAT,
     INDEX_NAME,
-    TOKENIZER_NAME,
     Counts,
     DatasetIndex,
     Input,
@@ -34,6 +33,7 @@ from glm_data.index import (
 from glm_data.input_warnings import Remarks, warnings
 from glm_data.inputs import InputFile, find_files
 from glm_data.parallel import available_processors
+from glm_data.round_trip import SAMPLE_BYTES, RoundTrip, round_trip
 from glm_data.scan import (
     DROPPED,
     SPLIT_CODES,
@@ -46,8 +46,8 @@ from glm_data.scan import (
 )
 from glm_data.text import parse
 from glm_data.tokenization import SplitOutput, tokenise
-from glm_data.tokenizer import Tokenizer
-from glm_data.tokenizer_training import (
+from glm_data.tokenizers import Tokenizer, load_tokenizer, tokenizer_files
+from glm_data.tokenizers.training import (
     default_vocabulary_size,
     train_tokenizer,
 )
@@ -104,7 +104,9 @@ class _Build:
         config.check()
         self._inputs = find_files(config.inputs, config.on_bad_record)
         self._files: list[InputFile] = self._inputs.files
-        self._given_tokenizer = Tokenizer.load(config.tokenizer) if config.tokenizer else None
+        self._given_tokenizer = (
+            load_tokenizer(config.tokenizer, config.bos_token, config.eos_token) if config.tokenizer else None
+        )
         self._workers = config.workers or available_processors()
 
     def run(self) -> BuildResult:
@@ -116,7 +118,8 @@ class _Build:
         splits = assign_splits(scan, self._config.validation_fraction)
         tokenizer = self._tokenizer(scan, splits)
         outputs = self._tokenise(scan, splits, tokenizer)
-        index = self._finish(scan, splits, tokenizer, outputs)
+        found = None if tokenizer.exact else self._round_trip(scan, splits, tokenizer)
+        index = self._finish(scan, splits, tokenizer, outputs, found)
         return BuildResult(index, up_to_date=False)
 
     @cached_property
@@ -207,12 +210,11 @@ class _Build:
         return scan
 
     def _tokenizer(self, scan: Scan, splits: np.ndarray) -> Tokenizer:
-        path = self._output / TOKENIZER_NAME
         if self._given_tokenizer is not None:
-            write_atomically(path, self._given_tokenizer.model)
+            self._keep(self._given_tokenizer)
             return self._given_tokenizer
-        if self._journal.has_tokenizer(scan.fingerprint) and path.exists():
-            return Tokenizer.load(path)
+        if self._journal.has_tokenizer(scan.fingerprint) and tokenizer_files(self._output):
+            return load_tokenizer(self._output)
         size = self._config.vocabulary_size or default_vocabulary_size(
             int(scan.sizes[splits != DROPPED].sum(dtype=np.int64))
         )
@@ -220,9 +222,15 @@ class _Build:
         tokenizer = train_tokenizer(self._sample(scan, splits), size)
         if self._config.vocabulary_size and tokenizer.size < self._config.vocabulary_size:
             self._progress.say(f"the text is too small for {size} tokens: the tokenizer has {tokenizer.size}")
-        write_atomically(path, tokenizer.model)
+        self._keep(tokenizer)
         self._journal.record_tokenizer(scan.fingerprint)
         return tokenizer
+
+    def _keep(self, tokenizer: Tokenizer) -> None:
+        for name in set(tokenizer_files(self._output)) - tokenizer.files.keys():
+            (self._output / name).unlink()
+        for name, content in tokenizer.files.items():
+            write_atomically(self._output / name, content)
 
     def _sample(self, scan: Scan, splits: np.ndarray) -> Iterator[str]:
         """Texts to train the tokenizer on: never of the validation split, and no more than `TOKENIZER_SAMPLE_BYTES`."""
@@ -250,7 +258,33 @@ class _Build:
                 tokenise(self._files, self._config.reading, scan, splits, outputs, tokenizer, workers, advance)
         return list(outputs.values())
 
-    def _finish(self, scan: Scan, splits: np.ndarray, tokenizer: Tokenizer, outputs: list[SplitOutput]) -> DatasetIndex:
+    def _round_trip(self, scan: Scan, splits: np.ndarray, tokenizer: Tokenizer) -> RoundTrip:
+        """What becomes of some documents in a tokenizer that does not promise to give them back."""
+        chosen = sample_documents(scan, splits, SAMPLE_BYTES)
+
+        def documents() -> Iterator[tuple[str, str]]:
+            for block, span in selected_blocks(self._files, self._config.reading, scan, chosen):
+                parsed = parse(block, self._config.reading)
+                for line, text, take in zip(parsed.lines, parsed.texts, chosen[span], strict=True):
+                    if take:
+                        yield f"{block.place}:{line}", text[:SAMPLE_BYTES]
+
+        found, first = round_trip(tokenizer, documents())
+        if first is not None:
+            self._progress.say(
+                f"warning: the tokenizer does not give back every text: {found}; {first}. Bits per byte are counted "
+                "over the text that it gives back"
+            )
+        return found
+
+    def _finish(
+        self,
+        scan: Scan,
+        splits: np.ndarray,
+        tokenizer: Tokenizer,
+        outputs: list[SplitOutput],
+        found: RoundTrip | None,
+    ) -> DatasetIndex:
         entries = {output.split: output.write_tables() for output in outputs}
         index = DatasetIndex(
             format=FORMAT,
@@ -259,6 +293,8 @@ class _Build:
             block_bytes=BLOCK_BYTES,
             vocabulary_size=tokenizer.size,
             tokenizer_sha256=tokenizer.fingerprint,
+            tokenizer_files=list(tokenizer.files),
+            round_trip=found,
             settings=self._request["settings"],
             input=Input.model_validate(self._request["input"]),
             documents_sha256=scan.fingerprint,

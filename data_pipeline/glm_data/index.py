@@ -2,7 +2,7 @@
 
 A data set is a directory:
 
-    tokenizer.model                   the SentencePiece model
+    tokenizer.model                   the SentencePiece model, or tokenizer.json and tokenizer_config.json
     train-00000.tar …                 WebDataset shards: `<key>.tokens.npy` and `<key>.json` for every document
     train.documents.npy               one `DOCUMENT` record a document: length, place and size
     train.checksums.npy               CRC-32 of every block of every document
@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glm_data.errors import DataError, unreadable
 from glm_data.input_warnings import Remark
+from glm_data.round_trip import RoundTrip
+from glm_data.tokenizers.names import MODEL_NAME
 
 FORMAT = "glm-data/1"
 INDEX_NAME = "index.json"
-TOKENIZER_NAME = "tokenizer.model"
 BLOCK_BYTES = 16384  # bytes of tokens under one checksum
 SPLITS = ("train", "validation")
 
@@ -89,7 +90,9 @@ class DatasetIndex(_Record):
     """Everything that `index.json` says.
 
     `remarks`, on files that were passed over or look odd, describe the input and not the data set: they are no part
-    of its fingerprint, and an index without any is that of a version which knew none.
+    of its fingerprint, and an index without any is that of a version which knew none. Nor did those know of other
+    `tokenizer_files` than SentencePiece's, so an index says it of others alone. `round_trip`: None of a tokenizer that
+    promises to give back every text.
     """
 
     format: Literal["glm-data/1"]
@@ -98,6 +101,8 @@ class DatasetIndex(_Record):
     block_bytes: int
     vocabulary_size: int
     tokenizer_sha256: str
+    tokenizer_files: list[str] = [MODEL_NAME]
+    round_trip: RoundTrip | None = None
     settings: dict[str, Any]
     input: Input
     documents_sha256: str
@@ -116,11 +121,16 @@ class DatasetIndex(_Record):
         return _checksum(self._content(with_remarks=False))
 
     def _content(self, *, with_remarks: bool) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=None if with_remarks else {"remarks"})
+        unsaid = set() if with_remarks else {"remarks"}
+        if self.tokenizer_files == [MODEL_NAME]:
+            unsaid.add("tokenizer_files")
+        if self.round_trip is None:
+            unsaid.add("round_trip")
+        return self.model_dump(mode="json", exclude=unsaid)
 
     def listed_files(self) -> list[str]:
         """Names of all the files of the data set but the index itself."""
-        names = [TOKENIZER_NAME]
+        names = [*self.tokenizer_files]
         for split in self.splits.values():
             names += [shard.name for shard in split.shards]
             names += [split.document_table.name, split.checksum_table.name]

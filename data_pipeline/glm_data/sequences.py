@@ -18,13 +18,13 @@ from pydantic import Field
 
 from glm_data.errors import DataError, LimitError
 from glm_data.held_out import remark_on
-from glm_data.index import TOKENIZER_NAME, DatasetIndex, load_index
+from glm_data.index import DatasetIndex, load_index
 from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
 from glm_data.packing import SequencePlan, count_sequences, plan_sequences
 from glm_data.settings import OnResume, Settings
 from glm_data.shards import EMPTY_LENGTH, SplitReader
-from glm_data.tokenizer import Tokenizer
+from glm_data.tokenizers import Tokenizer, load_tokenizer
 
 SplitName = Literal["train", "validation"]
 NO_LABEL = -100  # what torch's cross entropy ignores
@@ -95,12 +95,12 @@ class _Source:
         path = config.sources[number].path
         self.index: DatasetIndex = load_index(path)
         if verify:
-            tokenizer = Tokenizer.load(path)
+            tokenizer = load_tokenizer(path)
             if tokenizer.fingerprint != self.index.tokenizer_sha256 or tokenizer.size != self.index.vocabulary_size:
                 raise DataError(
-                    f"{path / TOKENIZER_NAME}: not the tokenizer that this data set was built with (SHA-256 "
-                    f"{tokenizer.fingerprint[:12]}…, recorded {self.index.tokenizer_sha256[:12]}…). Restore it, or "
-                    "rebuild the data set."
+                    f"{path / self.index.tokenizer_files[0]}: not the tokenizer that this data set was built with "
+                    f"(SHA-256 {tokenizer.fingerprint[:12]}…, recorded {self.index.tokenizer_sha256[:12]}…). Restore "
+                    "it, or rebuild the data set."
                 )
         self.reader = SplitReader(path, self.index, split, files=files, verify=verify)
         if not len(self.reader) and split == "train":
@@ -170,7 +170,7 @@ class PackedSequences:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the sources."""
-        return Tokenizer.load(self.config.sources[0].path)
+        return load_tokenizer(self.config.sources[0].path)
 
     @property
     def fingerprint(self) -> str:
@@ -286,7 +286,7 @@ class PackedSequences:
             if source.index.tokenizer_sha256 != self.tokenizer_fingerprint:
                 raise DataError(
                     f"{entry.path} and {first} were built with different tokenizers. Build one of them again with "
-                    f"`--tokenizer {first / TOKENIZER_NAME}`."
+                    f"`--tokenizer {first}`."
                 )
         if expected is not None and expected != self.tokenizer_fingerprint:
             raise DataError(

@@ -17,7 +17,7 @@ from glm_data.parallel import ordered_map
 from glm_data.scan import SPLIT_CODES, SPLIT_NAMES, Scan, assign_shards, changed, digest, selected_blocks
 from glm_data.shards import PackedDocument, ShardWriter, pack_document, shard_name
 from glm_data.text import Block, Reading, parse
-from glm_data.tokenizer import Tokenizer
+from glm_data.tokenizers import Tokenizer
 
 _LONGEST_DOCUMENT = (1 << 32) - 1  # tokens
 
@@ -139,8 +139,9 @@ class _TokeniseBlock:
         if len(sizes) != len(work.wanted):
             raise changed(work.block.place)
         packed = []
-        for at in np.flatnonzero(work.wanted):
-            tokens = [self.tokenizer.bos, *self.tokenizer.encode(documents.texts[at]), self.tokenizer.eos]
+        wanted = np.flatnonzero(work.wanted).tolist()
+        for at, ids in zip(wanted, self.tokenizer.encode_all([documents.texts[at] for at in wanted]), strict=True):
+            tokens = [self.tokenizer.bos, *ids, self.tokenizer.eos]
             if len(tokens) > _LONGEST_DOCUMENT:
                 raise DataError(f"{work.block.place}:{documents.lines[at]}: the document has 2^32 tokens or more.")
             metadata = {"file": work.block.file, "line": documents.lines[at], "bytes": int(sizes[at])}

@@ -1,11 +1,12 @@
 """Reading a whole data set to prove that it is intact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from glm_data.errors import DataError
+from glm_data.errors import DataError, unreadable
 from glm_data.files import sha256_file
-from glm_data.index import TOKENIZER_NAME, DatasetIndex
+from glm_data.index import DatasetIndex
+from glm_data.tokenizers.contract import fingerprint
 
 
 def verify(directory: Path, index: DatasetIndex, advance: Callable[[int], None] = lambda _bytes: None) -> list[str]:
@@ -19,7 +20,7 @@ def verify(directory: Path, index: DatasetIndex, advance: Callable[[int], None] 
     Returns:
         one message for each file that is damaged or missing.
     """
-    wanted = {TOKENIZER_NAME: index.tokenizer_sha256}
+    wanted: dict[str, str] = {}
     sizes: dict[str, int] = {}
     for split in index.splits.values():
         for table in (split.document_table, split.checksum_table):
@@ -27,7 +28,7 @@ def verify(directory: Path, index: DatasetIndex, advance: Callable[[int], None] 
         for shard in split.shards:
             wanted[shard.name] = shard.sha256
             sizes[shard.name] = shard.bytes
-    problems = []
+    problems = list(_tokenizer_problems(directory, index))
     for name, sha256 in wanted.items():
         try:
             if sha256_file(directory / name) != sha256:
@@ -36,3 +37,13 @@ def verify(directory: Path, index: DatasetIndex, advance: Callable[[int], None] 
             problems.append(str(error))
         advance(sizes.get(name, 0))
     return problems
+
+
+def _tokenizer_problems(directory: Path, index: DatasetIndex) -> Iterator[str]:
+    try:
+        files = {name: (directory / name).read_bytes() for name in index.tokenizer_files}
+    except OSError as error:
+        yield str(unreadable(error.filename or directory, error))
+        return
+    if fingerprint(files) != index.tokenizer_sha256:
+        yield f"{', '.join(str(directory / name) for name in files)}: checksum mismatch"

@@ -14,13 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from glm_data.tokenizers import tokenizer_files
 from glm_scale.errors import UserError
 
-__all__ = ["CONFIG_NAME", "TOKENIZER_NAME", "WEIGHTS_NAME", "Exported", "exported_at"]
+__all__ = ["CONFIG_NAME", "WEIGHTS_NAME", "Exported", "exported_at"]
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.yaml"
-TOKENIZER_NAME = "tokenizer.model"
 
 _SHOWN = 3
 """Names of parameters that an error lists."""
@@ -84,9 +84,11 @@ def exported_at(path: Path) -> Exported | None:
     if path.name == WEIGHTS_NAME and path.is_file():
         path = path.parent
     # A run directory has a configuration too, and no tokenizer.
-    if not ((path / WEIGHTS_NAME).exists() or (path / TOKENIZER_NAME).exists()):
+    tokenizer = tokenizer_files(path)
+    if not ((path / WEIGHTS_NAME).exists() or tokenizer):
         return None
-    if missing := [name for name in (WEIGHTS_NAME, CONFIG_NAME, TOKENIZER_NAME) if not (path / name).is_file()]:
+    missing = [name for name in (WEIGHTS_NAME, CONFIG_NAME) if not (path / name).is_file()]
+    if missing := missing + ([] if tokenizer else ["a tokenizer"]):
         raise UserError(
             f"{path} looks like an exported model but lacks {' and '.join(missing)}; export it again: "
             "glm-scale checkpoint export RUN --output FOLDER"

@@ -80,10 +80,23 @@ def build_command(
         Path | None,
         typer.Option(
             help="What to take the tokenizer from instead of training one: a built data set, a run, a checkpoint, an "
-            "exported model, or a SentencePiece model with byte fallback.",
+            "exported model, a tokenizer.json or the folder of a model of Hugging Face, or a SentencePiece model with "
+            "byte fallback.",
             show_default="train one on the text",
             rich_help_panel="Tokenizer",
         ),
+    ] = None,
+    bos_token: Annotated[
+        str | None,
+        typer.Option(
+            help="With which documents begin, for a tokenizer.json that does not say it.",
+            show_default="what its folder says",
+            rich_help_panel="Tokenizer",
+        ),
+    ] = None,
+    eos_token: Annotated[
+        str | None,
+        typer.Option(help="With which they end.", show_default="what its folder says", rich_help_panel="Tokenizer"),
     ] = None,
     shard_size: Annotated[
         int, typer.Option(help="Megabytes of text in one shard.", min=1, rich_help_panel="Work")
@@ -109,9 +122,10 @@ def build_command(
     followed, hidden files and other formats passed over. Exact duplicates and
     empty documents are left out. All of that is counted; the counts, files
     without any record, and files in which the separator never occurs are
-    shown in the end and by `data show`. What is built: a SentencePiece tokenizer (byte-pair
-    encoding that gives back every text exactly), WebDataset tar shards of a
-    train and a validation split, and an index with checksums.
+    shown in the end and by `data show`. What is built: a SentencePiece tokenizer
+    (byte-pair encoding that gives back every text exactly) unless another one
+    is given, WebDataset tar shards of a train and a validation split, and an
+    index with checksums.
 
     The same input and settings give the same bytes. A build that was
     interrupted continues when the same command is run again; one that is
@@ -123,6 +137,8 @@ def build_command(
 
       glm-scale data build -i web.jsonl.zst --text-key content \\
           --tokenizer data/books --on-bad-record skip -o data/web
+
+      glm-scale data build -i web.jsonl.zst --tokenizer models/Llama-3.2-1B -o data/llama
 
       glm-scale data build -i stories.txt --vocab-size 8192 \\
           --document-separator '<|endoftext|>' -o data/stories
@@ -137,6 +153,8 @@ def build_command(
 
     if vocab_size is not None and tokenizer is not None:
         raise DataError("--vocab-size is for a tokenizer to be trained, --tokenizer brings one: give one of them.")
+    if tokenizer is None and (bos_token or eos_token):
+        raise DataError("--bos-token and --eos-token are for a tokenizer.json that is given as --tokenizer.")
     config = BuildConfig(
         inputs=inputs,
         output=output,
@@ -145,6 +163,8 @@ def build_command(
         on_bad_record=on_bad_record.value,
         vocabulary_size=vocab_size,
         tokenizer=_with_tokenizer(tokenizer) if tokenizer is not None else None,
+        bos_token=bos_token,
+        eos_token=eos_token,
         validation_fraction=validation_fraction,
         shard_bytes=shard_size * 1_000_000,
         workers=workers,
@@ -279,6 +299,8 @@ def _print_index(directory: Path, index: "DatasetIndex") -> None:
         f"{counts.empty:,} empty, {counts.bad:,} unreadable left out",
         f"tokenizer  {index.vocabulary_size:,} tokens, SHA-256 {index.tokenizer_sha256[:16]}…, stored as {index.dtype}",
     ]
+    if index.round_trip is not None:
+        lines.append(f"           {index.round_trip}")
     if besides := passed_over(index.remarks):
         lines.insert(1, f"           passed over: {besides}")
     lines += [f"warning    {warning}" for warning in warnings(index.remarks)]
@@ -290,7 +312,7 @@ def _print_index(directory: Path, index: "DatasetIndex") -> None:
 def _print_document(directory: Path, index: "DatasetIndex", split: str, number: int) -> None:
     from glm_data.errors import DataError
     from glm_data.shards import SplitReader
-    from glm_data.tokenizer import Tokenizer
+    from glm_data.tokenizers import load_tokenizer
 
     if split not in index.splits:
         raise DataError(f"--split {split}: the splits are {', '.join(index.splits)}.")
@@ -299,4 +321,4 @@ def _print_document(directory: Path, index: "DatasetIndex", split: str, number: 
         raise DataError(f"--sample {number}: the {split} split of {directory} has {len(reader)} documents.")
     tokens = reader.read(number, 0, reader.length(number)).tolist()
     typer.echo(f"{reader.name(number)}: {len(tokens)} tokens", err=True)
-    typer.echo(Tokenizer.load(directory).decode(tokens))
+    typer.echo(load_tokenizer(directory).decode(tokens))

@@ -1,7 +1,7 @@
 """The weights of a checkpoint as one safetensors file, with the configuration and the tokenizer beside it.
 
 model.safetensors     every parameter by name; tied weights once, under their first name
-config.yaml           the run's configuration           tokenizer.model     SentencePiece
+config.yaml           the run's configuration           tokenizer.model     or tokenizer.json, tokenizer_config.json
 """
 
 import json
@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glm_data.tokenizers import tokenizer_files
 from glm_scale.checkpoint.exported import WEIGHTS_NAME
 from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.errors import UserError
-from glm_scale.inference.loading import CONFIG_NAME, TOKENIZER_NAME, read_config
+from glm_scale.inference.loading import CONFIG_NAME, read_config
 from glm_scale.model import LanguageModel
 
 __all__ = ["WEIGHTS_NAME", "export_weights"]
@@ -46,7 +47,7 @@ def export_weights(
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        for name in (CONFIG_NAME, TOKENIZER_NAME):
+        for name in (CONFIG_NAME, *tokenizer_files(checkpoint.path)):
             shutil.copyfile(checkpoint.path / name, staging / name)
         about = {"format": "pt", "step": str(checkpoint.step)}
         _write_safetensors(staging / WEIGHTS_NAME, tensors, shapes, dtype, about, progress)

@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from glm_data import Tokenizer
-from glm_scale.checkpoint.exported import CONFIG_NAME, TOKENIZER_NAME, Exported, exported_at
+from glm_data import Tokenizer, load_tokenizer
+from glm_scale.checkpoint.exported import CONFIG_NAME, Exported, exported_at
 from glm_scale.checkpoint.layout import find_checkpoint, is_checkpoint
 from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.checkpoint.shards import read_tensors
@@ -19,7 +19,7 @@ from glm_scale.config.other_versions import understood
 from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel
 
-__all__ = ["CONFIG_NAME", "TOKENIZER_NAME", "LoadedModel", "load_model", "read_config"]
+__all__ = ["CONFIG_NAME", "LoadedModel", "load_model", "read_config"]
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
     # Built without storage, so that no weights are drawn which those that are read replace anyway.
     with torch.device("meta"):
         model = LanguageModel(config.model)
-    tokenizer = Tokenizer.load(source.path / TOKENIZER_NAME)
+    tokenizer = load_tokenizer(source.path)
     # Tied weights are saved under their first name; every other name has to get the very same parameter.
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}
     names = {name: first_names[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}

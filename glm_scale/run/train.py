@@ -13,7 +13,7 @@ from glm_data import Batch, DataError, start_early
 from glm_scale.checkpoint import Checkpoint, CheckpointStore, Counters, Retention
 from glm_scale.config import RunConfig, check_layout, layout_of
 from glm_scale.errors import UserError
-from glm_scale.inference.loading import CONFIG_NAME, TOKENIZER_NAME
+from glm_scale.inference.loading import CONFIG_NAME
 from glm_scale.model import LanguageModel
 from glm_scale.processes import Watchdog
 from glm_scale.run.branching import branch_point
@@ -199,7 +199,7 @@ class _Session:
 
     def _checkpoint_metadata(self) -> dict[str, bytes]:
         """What a checkpoint says beside its tensors: config, tokenizer, code version, and the run's place in MLflow."""
-        files = {CONFIG_NAME: self.run.config.read_bytes(), TOKENIZER_NAME: self.tokenizer.model}
+        files = {CONFIG_NAME: self.run.config.read_bytes(), **self.tokenizer.files}
         for path in (self.run.version, self.run.tracking):
             if path.exists():
                 files[path.name] = path.read_bytes()

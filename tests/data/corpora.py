@@ -3,8 +3,11 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
-from glm_data import BuildConfig, DatasetIndex, build
+import webdataset
+
+from glm_data import BuildConfig, DatasetIndex, build, load_index
 from glm_data.inputs import find_files
 from glm_data.text import Documents, Reading, parse, read_blocks
 
@@ -70,3 +73,10 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }
+
+
+def read_with_webdataset(directory: Path, split: str) -> list[dict[str, Any]]:
+    """The samples of a split, as the library reads them."""
+    index = load_index(directory)
+    urls = [str(directory / shard.name) for shard in index.splits[split].shards]
+    return list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode())

@@ -14,22 +14,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import webdataset
 
-from glm_data import BuildConfig, DataError, Tokenizer, build, load_index
+from glm_data import BuildConfig, DataError, Tokenizer, build, load_index, load_tokenizer
 from glm_data.index import SPLITS
 from glm_data.verify import verify
-from tests.data.corpora import build_corpus, contents, documents, write_jsonl
-
-
-def read_with_webdataset(directory: Path, split: str) -> list[dict]:
-    index = load_index(directory)
-    urls = [str(directory / shard.name) for shard in index.splits[split].shards]
-    return list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode())
+from tests.data.corpora import build_corpus, contents, documents, read_with_webdataset, write_jsonl
 
 
 def test_shards_are_webdataset_files_that_hold_the_corpus(dataset: Path, texts: list[str]) -> None:
-    tokenizer = Tokenizer.load(dataset)
+    tokenizer = load_tokenizer(dataset)
     index = load_index(dataset)
     found: list[str] = []
     for split in SPLITS:
@@ -99,7 +92,7 @@ def test_documents_stay_in_their_split_when_the_corpus_grows(tmp_path: Path) -> 
     for name, part in (("small", texts[:150]), ("large", list(reversed(texts)))):
         index = build_corpus(tmp_path / name, part, validation_fraction=0.2)
         assert 0.1 < index.splits["validation"].documents / len(part) < 0.3
-        tokenizer = Tokenizer.load(tmp_path / name / "set")
+        tokenizer = load_tokenizer(tmp_path / name / "set")
         samples = read_with_webdataset(tmp_path / name / "set", "validation")
         held_out.append({tokenizer.decode(sample["tokens.npy"]) for sample in samples})
     assert held_out[0] == held_out[1] & set(texts[:150])
@@ -119,7 +112,7 @@ def test_a_vocabulary_beyond_two_bytes_is_stored_in_four(tmp_path: Path) -> None
     assert index.vocabulary_size > 1 << 16
     samples = read_with_webdataset(tmp_path / "set", "train")
     assert samples[0]["tokens.npy"].dtype == np.uint32
-    tokenizer = Tokenizer.load(tmp_path / "set")
+    tokenizer = load_tokenizer(tmp_path / "set")
     assert tokenizer.decode(samples[659]["tokens.npy"]) == texts[659]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from glm_data import DataConfig, DataError, PackedSequence, PackedSequences, Tokenizer, load_index
+from glm_data import DataConfig, DataError, PackedSequence, PackedSequences, load_index, load_tokenizer
 from tests.data.corpora import build_corpus, documents
 
 
@@ -191,5 +191,5 @@ def test_configurations_are_checked(dataset: Path, changes: dict) -> None:
 
 def test_the_tokenizer_comes_with_the_data(dataset: Path) -> None:
     sequences = PackedSequences(config(dataset))
-    assert sequences.tokenizer.fingerprint == Tokenizer.load(dataset).fingerprint
+    assert sequences.tokenizer.fingerprint == load_tokenizer(dataset).fingerprint
     assert sequences.vocabulary_size == sequences.tokenizer.size

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_data import DataError, Tokenizer, train_tokenizer
-from glm_data.tokenizer_training import default_vocabulary_size
+from glm_data.tokenizers.sentence_piece import SentencePieceTokenizer
+from glm_data.tokenizers.training import default_vocabulary_size
 
 HARD_TEXTS = [
     "",
@@ -53,7 +54,7 @@ def train_foreign(**options: object) -> bytes:
 @pytest.fixture(scope="module")
 def foreign() -> Tokenizer:
     """A unigram model with SentencePiece's default normalisation (NFKC), a space in front, gaps squeezed."""
-    return Tokenizer(train_foreign(model_type="unigram", hard_vocab_limit=False))
+    return SentencePieceTokenizer(train_foreign(model_type="unigram", hard_vocab_limit=False))
 
 
 def check_round_trip(tokenizer: Tokenizer, text: str) -> None:
@@ -95,7 +96,7 @@ def test_corpus_is_compressed(tokenizer: Tokenizer, texts: list[str]) -> None:
 
 def test_cutting_a_long_line_changes_no_token(tokenizer: Tokenizer) -> None:
     line = "the said  these were   when we " * 900
-    plain = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    plain = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.files["tokenizer.model"])
     assert tokenizer.encode(line) == plain.encode(line)
 
 
@@ -123,7 +124,7 @@ def test_half_a_character_can_be_decoded_later(tokenizer: Tokenizer) -> None:
 
 
 def test_training_is_deterministic(texts: list[str], tokenizer: Tokenizer) -> None:
-    assert train_tokenizer(texts, 512).model == tokenizer.model
+    assert train_tokenizer(texts, 512).files == tokenizer.files
     assert train_tokenizer(texts[:-1], 512).fingerprint != tokenizer.fingerprint
 
 
@@ -164,11 +165,11 @@ def test_white_space_alone_trains_nothing() -> None:
 
 def test_models_that_cannot_spell_everything_are_refused() -> None:
     with pytest.raises(DataError, match="byte fallback"):
-        Tokenizer(train_foreign(byte_fallback=False, vocab_size=50))
+        SentencePieceTokenizer(train_foreign(byte_fallback=False, vocab_size=50))
     with pytest.raises(DataError, match="bos_id -1"):
-        Tokenizer(train_foreign(bos_id=-1))
+        SentencePieceTokenizer(train_foreign(bos_id=-1))
     with pytest.raises(DataError, match="not a SentencePiece model"):
-        Tokenizer(b"\x1f\x8bsomething else entirely", "somewhere.model")
+        SentencePieceTokenizer(b"\x1f\x8bsomething else entirely", "somewhere.model")
 
 
 def test_vocabulary_grows_with_the_square_root_of_the_text() -> None:

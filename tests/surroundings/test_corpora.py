@@ -24,7 +24,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glm_data import BuildConfig, DataError, Tokenizer, build, load_index, train_tokenizer
+from glm_data import BuildConfig, DataError, build, load_index, load_tokenizer, train_tokenizer
 from glm_data.index import SPLITS
 from glm_data.naming import original
 from glm_data.shards import SplitReader
@@ -216,12 +216,12 @@ def _expect_lines(content: bytes, expected: Expected) -> None:
 def tokenizer_file() -> Path:
     """A tokenizer that is not trained anew for each corpus."""
     path = Path(tempfile.mkdtemp()) / "tokenizer.model"
-    path.write_bytes(train_tokenizer(documents(30), 300).model)
+    path.write_bytes(train_tokenizer(documents(30), 300).files[path.name])
     return path
 
 
 def texts_of(data: Path) -> Counter[str]:
-    index, tokenizer = load_index(data), Tokenizer.load(data)
+    index, tokenizer = load_index(data), load_tokenizer(data)
     found: Counter[str] = Counter()
     for split in SPLITS:
         reader = SplitReader(data, index, split)

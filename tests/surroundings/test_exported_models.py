@@ -87,7 +87,7 @@ def cut(output: Path) -> None:
         (lambda output: (output / "model.safetensors").write_bytes(b""), "damaged or no safetensors file"),
         (lambda output: (output / "model.safetensors").write_bytes(b"\xff" * 1000), "damaged or no safetensors file"),
         (lambda output: (output / "model.safetensors").unlink(), "lacks model.safetensors; export it again"),
-        (lambda output: (output / "tokenizer.model").unlink(), "lacks tokenizer.model; export it again"),
+        (lambda output: (output / "tokenizer.model").unlink(), "lacks a tokenizer; export it again"),
         (lambda output: (output / "tokenizer.model").write_bytes(b"none"), "not a SentencePiece model"),
         (lambda output: (output / "config.yaml").write_bytes(b"\xff\xfe\x00"), "config.yaml is damaged"),
         (lambda output: (output / "config.yaml").write_text("a: [1"), "config.yaml is damaged"),

@@ -6,16 +6,17 @@ U+2581 goes in as its three UTF-8 bytes (byte fallback), and decoding joins the 
 string that UTF-8 can encode survives the round trip; strings with lone surrogates are refused.
 """
 
-import hashlib
-import re
-from collections.abc import Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
 import sentencepiece
 
-from glm_data.errors import DataError, unreadable
+from glm_data.errors import DataError
+from glm_data.tokenizers.contract import Tokenizer
+from glm_data.tokenizers.names import MODEL_NAME
 
 SPACE = "\u2581"  # how SentencePiece spells a space inside its pieces
 
@@ -29,34 +30,29 @@ _LINES = re.compile(r"[^\n]+\n*|\n+")
 _LONGEST_SEGMENT = 8192  # characters
 
 
-class Tokenizer:
-    """Text to token ids and back, exactly.
+class SentencePieceTokenizer(Tokenizer):
+    """A model of SentencePiece.
 
     Args:
-        model: a serialised SentencePiece model with byte fallback, a beginning and an end token.
+        model: serialised, with byte fallback, a beginning and an end token.
         name: where it came from, for messages.
-
-    Attributes:
-        size: number of token ids.
-        bos, eos: the ids that begin and end a document.
-        fingerprint: SHA-256 of the model, in hexadecimal; equal fingerprints mean equal tokens.
 
     Raises:
         DataError: not a SentencePiece model, or one that cannot spell every text.
     """
 
+    exact = True
+
     def __init__(self, model: bytes, name: str = "tokenizer"):
-        self._model = model
+        self.files = {MODEL_NAME: model}
         self._name = name
-        self.fingerprint = hashlib.sha256(model).hexdigest()
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model + _IDENTITY_NORMALIZER)
         except (RuntimeError, OSError, TypeError) as error:
             raise DataError(f"{name}: not a SentencePiece model: {error}") from error
-        self.size: int = self._processor.get_piece_size()
-        self.bos: int = self._processor.bos_id()
-        self.eos: int = self._processor.eos_id()
+        self.size = self._processor.get_piece_size()
+        self.bos, self.eos = self._processor.bos_id(), self._processor.eos_id()
         if self.bos < 0 or self.eos < 0:
             raise DataError(
                 f"{name}: the model has no beginning or end token (bos_id {self.bos}, eos_id {self.eos}). "
@@ -70,35 +66,13 @@ class Tokenizer:
             )
         self._space_tokens = [byte_tokens[byte] for byte in SPACE.encode()]
 
-    @classmethod
-    def load(cls, path: Path | str) -> "Tokenizer":
-        """Read a model from a file, or the `tokenizer.model` of a data set directory."""
-        path = Path(path)
-        if path.is_dir():
-            path = path / "tokenizer.model"
-        try:
-            return cls(path.read_bytes(), str(path))
-        except OSError as error:
-            raise unreadable(f"the tokenizer {path}", error) from error
+    def __reduce__(self) -> tuple[type[SentencePieceTokenizer], tuple[bytes, str]]:
+        return SentencePieceTokenizer, (self.files[MODEL_NAME], self._name)
 
-    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, str]]:
-        return Tokenizer, (self._model, self._name)
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self._ids(text) for text in texts]
 
-    @property
-    def model(self) -> bytes:
-        """The serialised SentencePiece model, as it was given."""
-        return self._model
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without beginning and end tokens.
-
-        Raises:
-            DataError: the text holds a lone surrogate, which UTF-8 cannot encode.
-        """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"The text cannot be written as UTF-8: {error}") from error
+    def _ids(self, text: str) -> list[int]:
         ids: list[int] = []
         for number, part in enumerate(text.split(SPACE)):
             if number:
@@ -107,16 +81,8 @@ class Tokenizer:
                 ids.extend(self._processor.encode(segment))
         return ids
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; control tokens give nothing, bytes that are no UTF-8 give U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """UTF-8 bytes of `ids`. A stream of tokens may end within a character: decode it incrementally."""
-        return b"".join(self._bytes_of_tokens[index] for index in ids)
-
     @cached_property
-    def _bytes_of_tokens(self) -> list[bytes]:
+    def spellings(self) -> list[bytes]:
         processor = self._processor
 
         def spell(token: int) -> bytes:
@@ -127,14 +93,6 @@ class Tokenizer:
             return processor.id_to_piece(token).replace(SPACE, " ").encode()
 
         return [spell(token) for token in range(self.size)]
-
-    @cached_property
-    def token_bytes(self) -> np.ndarray:
-        """int32 `[size]`: UTF-8 bytes that each token stands for, 0 for control tokens.
-
-        Summed over the labels of a loss it gives the bytes of text that the loss is spread over.
-        """
-        return np.array([len(spelling) for spelling in self._bytes_of_tokens], dtype=np.int32)
 
 
 def _segments(text: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import sentencepiece
 
 from glm_data.errors import DataError
-from glm_data.tokenizer import SPACE, Tokenizer
+from glm_data.tokenizers.sentence_piece import SPACE, SentencePieceTokenizer
 
 # Whole tokens of their own: SentencePiece would otherwise spell them byte by byte. They merge with nothing, so a
 # text can be tokenised line by line.
@@ -35,7 +35,7 @@ def default_vocabulary_size(text_bytes: int) -> int:
     return 1 << min(max(exponent, 9), 16)
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> SentencePieceTokenizer:
     """Train a byte-pair encoding (Sennrich et al., 2016) with byte fallback and exact round trip.
 
     The result depends on the texts, their order and the size alone: one thread, no sampling within.
@@ -79,7 +79,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise DataError(f"The tokenizer cannot be trained with {vocabulary_size} tokens: {error}") from error
-    return Tokenizer(model.getvalue(), "the trained tokenizer")
+    return SentencePieceTokenizer(model.getvalue(), "the trained tokenizer")
 
 
 def _sentences(text: str) -> Iterator[str]:
