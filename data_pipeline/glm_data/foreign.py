@@ -16,7 +16,7 @@ _CONTAINERS = (
     (re.compile(rb"\x28\xb5\x2f\xfd"), "compressed with Zstandard; give its name the ending .zst."),
     (re.compile(rb"\xfd7zXZ\0"), "compressed with xz, which is not read here; decompress it: xz -d."),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive; unpack it: unzip."),
-    (re.compile(rb"PAR1\x15"), "a Parquet file; write its rows as JSON lines."),
+    (re.compile(rb"PAR1\x15"), "a Parquet file; give its name the ending .parquet."),
 )
 
 

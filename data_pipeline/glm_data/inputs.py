@@ -3,10 +3,12 @@ without a word."""
 
 import errno
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import glob
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal
@@ -16,12 +18,18 @@ from glm_data.errors import DataError
 from glm_data.input_warnings import Kind, Remark, Remarks, passed_over, warnings
 from glm_data.naming import shown
 
-FORMATS = (".txt", ".jsonl")
+TEXT = ".txt"
+LINES = (".jsonl", ".json", ".ndjson")
+"""Of JSON objects, one a line."""
+TABLES = (".parquet", ".arrow")
+FORMATS = (TEXT, *LINES, *TABLES)
 OnBad = Literal["stop", "skip"]
 
 _KNOWN_FORMATS = (
-    f"Known are {', '.join(FORMATS)}, each also compressed as {', '.join(COMPRESSIONS)} (such as corpus.jsonl.zst)."
+    f"Known are {', '.join(FORMATS)}; text and JSON lines also compressed as {', '.join(COMPRESSIONS)} (such as "
+    "corpus.jsonl.zst)."
 )
+_WILD = re.compile(r"[*?\[]")
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _LEAVE_OUT = "Mend it or take it out of the input, or leave such things out with --on-bad-record skip."
 
@@ -78,7 +86,7 @@ def find_files(inputs: list[Path], on_bad: OnBad = "stop") -> Inputs:
         DataError: an input does not exist, is no file of a known format, or there is nothing to read.
     """
     walk = _Walk(on_bad)
-    found = [entry for given in inputs for entry in _entries(_expanded(given), given, walk)]
+    found = [entry for given in inputs for path in _matches(given) for entry in _entries(path, path, walk)]
     once = _without_repeats(found, walk.remarks)
     return Inputs([_describe(entry) for entry in once], walk.remarks.by_kind)
 
@@ -89,6 +97,18 @@ def _expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def _matches(given: Path) -> list[Path]:
+    """The paths that a pattern such as `shards/*.parquet` stands for, or the path itself."""
+    path = _expanded(given)
+    if not _WILD.search(str(path)) or path.exists():
+        return [path]
+    # Unlike pathlib's it knows absolute patterns, and passes over what is hidden.
+    matches = [Path(match) for match in sorted(glob(str(path), recursive=True))]  # noqa: PTH207
+    if not matches:
+        raise DataError(f"{shown(given)}: nothing matches this pattern.")
+    return matches
 
 
 def _entries(path: Path, given: Path, walk: "_Walk") -> list[_Entry]:
@@ -149,7 +169,7 @@ class _Walk:
                     (links if entry.is_symlink() else folders).append(_Folder(path, f"{relative}/", real, linked))
                 elif not stat.S_ISREG(status.st_mode):
                     self.remarks.add("special", shown(relative))
-                elif not _format_of(path):
+                elif not _found_format(path):
                     self.remarks.add("format", shown(relative))
                 elif self.may_read(path, relative):
                     yield _Entry(path, relative, status, linked)
@@ -221,7 +241,13 @@ def _without_repeats(found: list[_Entry], remarks: Remarks) -> Iterator[_Entry]:
 
 def _format_of(path: Path) -> str:
     stem = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-    return stem.suffix if stem.suffix in FORMATS else ""
+    compressed = stem is not path
+    return stem.suffix if stem.suffix in FORMATS and not (compressed and stem.suffix in TABLES) else ""
+
+
+def _found_format(path: Path) -> str:
+    """Of a file in a folder: there a plain .json is a configuration more often than a corpus."""
+    return "" if path.suffix == ".json" else _format_of(path)
 
 
 def _describe(entry: _Entry) -> InputFile:

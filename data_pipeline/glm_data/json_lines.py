@@ -13,11 +13,11 @@ _PAIRS = json.JSONDecoder(parse_int=float, object_pairs_hook=list)
 
 
 class TextKey:
-    """The key of the text in JSON objects."""
+    """The key of the text in JSON objects: of that name, or "a.b" for the b within an a."""
 
     def __init__(self, key: str):
         self._key = key
-        self._quoted = json.dumps(key, ensure_ascii=False)
+        self._path = key.split(".")
 
     def text_of(self, record: str) -> str:
         """The text of an object.
@@ -27,22 +27,37 @@ class TextKey:
         """
         # Files that were joined bring their marks along.
         record = record.lstrip(_BYTE_ORDER_MARK)
-        key, value = self._key, _decoded(record)
-        if key not in value:
-            keys = ", ".join(repr(name) for name in list(value)[:_KEYS_SHOWN]) or "none"
-            raise BadRecordError(f"no key {key!r}; its keys are {keys}. Choose one with --text-key.")
-        text = value[key]
+        value = _decoded(record)
+        path = [self._key] if self._key in value else self._path
+        text = self._at(path, value)
         if not isinstance(text, str):
-            raise BadRecordError(f"{key!r} is not a text but {_kind(text)}.")
-        if record.count(self._quoted) > 1:
-            texts = [other for name, other in _PAIRS.decode(record) if name == key]
-            if any(other != text for other in texts):
-                raise BadRecordError(f"the key {key!r} is there {len(texts)} times, with different values.")
+            raise BadRecordError(f"{self._key!r} is not a text but {_kind(text)}.")
+        self._refuse_repeats(path, record)
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise BadRecordError(f"{key!r} holds half a surrogate pair at character {error.start + 1}.") from None
+            raise BadRecordError(f"{self._key!r} holds half a surrogate pair at character {error.start + 1}.") from None
         return text
+
+    def _at(self, path: list[str], value: Any) -> Any:
+        for depth, name in enumerate(path):
+            if not isinstance(value, dict) or name not in value:
+                known = list(value)[:_KEYS_SHOWN] if isinstance(value, dict) else []
+                keys = ", ".join(repr(".".join([*path[:depth], other])) for other in known) or "none"
+                raise BadRecordError(f"no key {self._key!r}; its keys are {keys}. Choose one with --text-key.")
+            value = value[name]
+        return value
+
+    def _refuse_repeats(self, path: list[str], record: str) -> None:
+        """JSON allows a key to be there several times, and says nothing of which value counts."""
+        if all(record.count(json.dumps(name, ensure_ascii=False)) <= 1 for name in path):
+            return
+        pairs = _PAIRS.decode(record)
+        for name in path:
+            values = [value for other, value in pairs if other == name]
+            if any(value != values[-1] for value in values):
+                raise BadRecordError(f"the key {name!r} is there {len(values)} times, with different values.")
+            pairs = values[-1]
 
 
 def _decoded(record: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from glm_data.errors import DataError
 from glm_data.files import atomic_writer
 from glm_data.input_warnings import Remark, Remarks
-from glm_data.inputs import InputFile
+from glm_data.inputs import TEXT, InputFile
 from glm_data.parallel import ordered_map
 from glm_data.text import Block, Documents, Reading, parse, read_blocks
 
@@ -194,7 +194,7 @@ def _remarks(
         records, separators, nul = (sum(column) for column in zip((0, 0, 0), *counts[begin:end], strict=True))
         if not records and not separators:
             remarks.add("empty", file.name)
-        elif cuts and file.format == ".txt" and not separators:
+        elif cuts and file.format == TEXT and not separators:
             remarks.add("unseparated", file.name)
         if nul:
             remarks.add("nul", file.name)

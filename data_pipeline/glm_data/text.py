@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from glm_data.compression import DAMAGE, describe, open_text
 from glm_data.errors import BadRecordError, DataError
 from glm_data.foreign import what_else
-from glm_data.inputs import InputFile, OnBad
+from glm_data.inputs import LINES, TABLES, InputFile, OnBad
 from glm_data.json_lines import TextKey
 from glm_data.separators import Separator
+from glm_data.tables import read_rows, texts
 
 BLOCK_SIZE = 1 << 20  # bytes
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -25,7 +26,7 @@ class Reading:
     """How documents are found in files.
 
     Attributes:
-        text_key: of the objects in .jsonl files.
+        text_key: of the objects in files of JSON lines, and the column of tables; "a.b" is the b within an a.
         document_separator: a line of .txt files that separates documents ("" is a blank line), see
             `glm_data.separators`; None takes each file as one document.
         on_bad_record: "stop" at what cannot be read, or "skip" and count it.
@@ -49,8 +50,8 @@ class Block:
         file: its name, see `InputFile`.
         place: its name for messages.
         format: of the file.
-        first_line: number of the line on which the block begins.
-        data: the records.
+        first_line: number of the line, or of the row, on which the block begins.
+        data: the records; of a table see `glm_data.tables`.
         problem: why the file is not read at all.
     """
 
@@ -92,7 +93,10 @@ def read_blocks(file: InputFile, reading: Reading) -> Iterator[Block]:
     Raises:
         DataError: the file cannot be read, or its compression is damaged.
     """
-    last_end = _last_line_end if file.format == ".jsonl" else _last_separator_end(reading)
+    if file.format in TABLES:
+        yield from _blocks_of_rows(file, reading)
+        return
+    last_end = _last_line_end if file.format in LINES else _last_separator_end(reading)
     line = 1
     try:
         with open_text(file.path, file.compression, BLOCK_SIZE) as stream:
@@ -106,6 +110,14 @@ def read_blocks(file: InputFile, reading: Reading) -> Iterator[Block]:
     except DAMAGE as error:
         reason = describe(error, file.compression)
         raise DataError(f"{file.place}: {reason}. Mend it or take it out of the input.") from error
+
+
+def _blocks_of_rows(file: InputFile, reading: Reading) -> Iterator[Block]:
+    try:
+        for rows in read_rows(file, reading.text_key, BLOCK_SIZE):
+            yield Block(file.name, file.place, file.format, rows.first, rows.data)
+    except BadRecordError as error:
+        yield Block(file.name, file.place, file.format, 1, b"", str(error))
 
 
 LastEnd = Callable[[bytes], int]
@@ -154,7 +166,10 @@ def parse(block: Block, reading: Reading) -> Documents:
     if block.problem:
         _leave_out(documents, f"{block.place}: {block.problem}", reading)
         return documents
-    key = TextKey(reading.text_key) if block.format == ".jsonl" else None
+    if block.format in TABLES:
+        _add_rows(documents, block, reading)
+        return documents
+    key = TextKey(reading.text_key) if block.format in LINES else None
     if key:
         records = _json_records(block)
     else:
@@ -166,6 +181,14 @@ def parse(block: Block, reading: Reading) -> Documents:
         except BadRecordError as error:
             _leave_out(documents, f"{block.place}:{line}: {error}", reading)
     return documents
+
+
+def _add_rows(documents: Documents, block: Block, reading: Reading) -> None:
+    for row, text in enumerate(texts(block.data), start=block.first_line):
+        if isinstance(text, str):
+            documents.add(row, text)
+        else:
+            _leave_out(documents, f"{block.place}:{row}: {text}", reading)
 
 
 def _leave_out(documents: Documents, message: str, reading: Reading) -> None:

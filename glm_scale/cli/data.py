@@ -31,11 +31,17 @@ class OnBadRecord(StrEnum):
 def build_command(
     inputs: Annotated[
         list[Path],
-        typer.Option("--input", "-i", help="A file or folder of text; repeat it for more.", show_default=False),
+        typer.Option(
+            "--input", "-i", help="A file, folder or pattern of text; repeat it for more.", show_default=False
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the data set.", show_default=False)],
     text_key: Annotated[
-        str, typer.Option(help="Key of the text in .jsonl files.", rich_help_panel="Documents")
+        str,
+        typer.Option(
+            help="Key of the text in JSON lines, or its column in tables; a.b is the b within an a.",
+            rich_help_panel="Documents",
+        ),
     ] = "text",
     document_separator: Annotated[
         str | None,
@@ -116,9 +122,10 @@ def build_command(
 ) -> None:
     """Turn text into a tokenised data set.
 
-    Reads .txt (a file is a document, see --document-separator) and .jsonl
-    (a line is a document, see --text-key), plain or compressed (.gz, .bz2,
-    .zst), and folders of them, all in UTF-8. Links within folders are
+    Reads .txt (a file is a document, see --document-separator), JSON lines
+    (.jsonl, .ndjson, .json; a line is a document, see --text-key), both plain or
+    compressed (.gz, .bz2, .zst), tables of Parquet and Arrow (a row is a
+    document), and folders and patterns of them, all in UTF-8. Links within folders are
     followed, hidden files and other formats passed over. Exact duplicates and
     empty documents are left out. All of that is counted; the counts, files
     without any record, and files in which the separator never occurs are
@@ -138,7 +145,7 @@ def build_command(
       glm-scale data build -i web.jsonl.zst --text-key content \\
           --tokenizer data/books --on-bad-record skip -o data/web
 
-      glm-scale data build -i web.jsonl.zst --tokenizer models/Llama-3.2-1B -o data/llama
+      glm-scale data build -i 'fineweb/**/*.parquet' --tokenizer models/Llama-3.2-1B -o data/llama
 
       glm-scale data build -i stories.txt --vocab-size 8192 \\
           --document-separator '<|endoftext|>' -o data/stories
