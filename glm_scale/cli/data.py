@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glm_scale.cli.adopt import adopt_command
 from glm_scale.cli.commands import Commands
+from glm_scale.cli.datasets import print_document, print_index, with_tokenizer
 from glm_scale.output import is_commentary
 
 if TYPE_CHECKING:
     from glm_data.builder import BuildResult
-    from glm_data.index import DatasetIndex
 
 app = Commands(no_args_is_help=True, help="Turn text into tokenised data sets, and look into them.")
 
@@ -169,7 +170,7 @@ def build_command(
         document_separator=document_separator,
         on_bad_record=on_bad_record.value,
         vocabulary_size=vocab_size,
-        tokenizer=_with_tokenizer(tokenizer) if tokenizer is not None else None,
+        tokenizer=with_tokenizer(tokenizer) if tokenizer is not None else None,
         bos_token=bos_token,
         eos_token=eos_token,
         validation_fraction=validation_fraction,
@@ -179,6 +180,9 @@ def build_command(
     )
     with _interruptible():
         _report(output, build(config, Console(stderr=True)))
+
+
+app.command("adopt")(adopt_command)
 
 
 @app.command("demo")
@@ -226,9 +230,9 @@ def show_command(
 
     index = load_index(data)
     if sample is not None:
-        _print_document(data, index, split, sample)
+        print_document(data, index, split, sample)
         return
-    _print_index(data, index)
+    print_index(data, index)
     if verify:
         from glm_data.errors import DataError
         from glm_data.verify import verify as find_damage
@@ -267,65 +271,5 @@ def _interruptible() -> Iterator[None]:
 def _report(output: Path, result: "BuildResult") -> None:
     from glm_data.naming import shown
 
-    _print_index(output, result.index)
+    print_index(output, result.index)
     typer.echo(f"{shown(output)} is {'up to date' if result.up_to_date else 'ready'}")
-
-
-def _with_tokenizer(path: Path) -> Path:
-    """What holds the tokenizer of `path`: of a run its newest checkpoint, else the path itself."""
-    if not (path / "checkpoints").is_dir():
-        return path
-    from glm_scale.checkpoint.layout import find_checkpoint
-
-    return find_checkpoint(path, lambda warning: typer.echo(f"warning: {warning}", err=True)).path
-
-
-def _print_index(directory: Path, index: "DatasetIndex") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from glm_data.held_out import remark_on
-    from glm_data.input_warnings import passed_over, warnings
-    from glm_data.naming import shown
-
-    table = Table(title=Text(shown(directory), style="table.title"), title_justify="left")
-    for heading in ("split", "documents", "tokens", "bytes of text", "bytes per token", "shards"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for name, split in index.splits.items():
-        # Beginning and end tokens stand for no text.
-        ratio = split.text_bytes / max(split.tokens - 2 * split.documents, 1)
-        sizes = (split.documents, split.tokens, split.text_bytes)
-        table.add_row(name, *(f"{size:,}" for size in sizes), f"{ratio:.2f}", str(len(split.shards)))
-    console = Console()
-    console.print(table)
-    counts = index.counts
-    source = f" ({index.origin})" if index.origin else ""
-    lines = [
-        f"input      {index.input.files:,} files{source}, {counts.records:,} records: {counts.duplicates:,} duplicate, "
-        f"{counts.empty:,} empty, {counts.bad:,} unreadable left out",
-        f"tokenizer  {index.vocabulary_size:,} tokens, SHA-256 {index.tokenizer_sha256[:16]}…, stored as {index.dtype}",
-    ]
-    if index.round_trip is not None:
-        lines.append(f"           {index.round_trip}")
-    if besides := passed_over(index.remarks):
-        lines.insert(1, f"           passed over: {besides}")
-    lines += [f"warning    {warning}" for warning in warnings(index.remarks)]
-    if remark := remark_on([index.splits["validation"]]):
-        lines.append(f"validation {remark}")
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_document(directory: Path, index: "DatasetIndex", split: str, number: int) -> None:
-    from glm_data.errors import DataError
-    from glm_data.shards import SplitReader
-    from glm_data.tokenizers import load_tokenizer
-
-    if split not in index.splits:
-        raise DataError(f"--split {split}: the splits are {', '.join(index.splits)}.")
-    reader = SplitReader(directory, index, split)
-    if number >= len(reader):
-        raise DataError(f"--sample {number}: the {split} split of {directory} has {len(reader)} documents.")
-    tokens = reader.read(number, 0, reader.length(number)).tolist()
-    typer.echo(f"{reader.name(number)}: {len(tokens)} tokens", err=True)
-    typer.echo(load_tokenizer(directory).decode(tokens))
