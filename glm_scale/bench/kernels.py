@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from glm_scale.errors import UserError
 from glm_scale.scaling.figures import clear_axes, label_ends, new_figure, save
-from glm_scale.scaling.style import styles
+from glm_scale.scaling.style import style_of
 
 _PANELS = {"forward_ms": "forward", "forward_backward_ms": "forward and backward"}
 _FLOOR = "#999999"
@@ -87,11 +87,10 @@ def draw_benchmarks(benchmarks: Sequence[Benchmark], path: Path) -> None:
     floor = "Grey: what copying operands, results and gradients once would take."
     small_print = "\n".join([f"{'; '.join(settings)}.  {floor}", *(machines if len(machines) > 1 else ())])
     figure = new_figure(f"Token mixing on {machines[0] if len(machines) == 1 else ' and '.join(devices)}", small_print)
-    look = styles(curve.operator for curve in curves)
     panels = figure.subplots(1, 2)
     for axes, (key, name) in zip(panels, _PANELS.items(), strict=True):
         for curve in curves:
-            style = look[curve.operator]
+            style = style_of(curve.operator)
             axes.plot(
                 sorted(curve.points), curve.values(key), color=style.colour, linestyle=style.line, linewidth=1.6,
                 marker=style.marker, markersize=5, markeredgecolor="white", markeredgewidth=0.6,
@@ -100,7 +99,7 @@ def draw_benchmarks(benchmarks: Sequence[Benchmark], path: Path) -> None:
         axes.plot(list(floors), list(floors.values()), color=_FLOOR, linewidth=1.2, linestyle=(0, (1, 2)), marker="_")
         _finish(axes, name, sorted({t for curve in curves for t in curve.points}))
     panels[0].set_ylabel("milliseconds")
-    ends = [(curve.values("forward_backward_ms")[-1], curve.label, look[curve.operator].colour) for curve in curves]
+    ends = [(curve.values("forward_backward_ms")[-1], curve.label, style_of(curve.operator).colour) for curve in curves]
     label_ends(panels[1], ends, most=18)
     save(figure, path)
 

@@ -13,8 +13,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from glm_scale.run_directory import RunDirectory
-    from glm_scale.scaling.report import Report
+    from glm_scale.scaling.report import Asked, Report
     from glm_scale.scaling.selection import Filter
+
+Figures = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--figure",
+        metavar="FILE",
+        help="A figure of its own, as .pdf, .svg, .png or .html says; may be repeated.",
+    ),
+]
+Across = Annotated[
+    str,
+    typer.Option(
+        help="What figures have across, a panel for each: tokens, flops, seconds, parameters, decode_flops, cache."
+    ),
+]
+Up = Annotated[str, typer.Option(help="What figures have up: loss or bits_per_byte.")]
 
 # Where output goes to a file or a pipe, rich would assume 80 columns and fold the table.
 _WIDE = 160
@@ -36,7 +52,17 @@ def compare(
         ),
     ] = None,
     finished: Annotated[bool, typer.Option("--finished", help="Only runs that have finished.")] = False,
-    curve: Annotated[bool, typer.Option("--curve", help="Scaling curve: final loss of each mixer by size.")] = False,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help="Runs that differ in size and tokens: a law of all mixers, and what each costs."),
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MIXER", help="With --curve: with which the others are compared. Default: attention."),
+    ] = None,
+    figure: Figures = None,
+    x: Across = "tokens,flops",
+    y: Up = "loss",
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for the figures; default: `comparison` beside the runs."),
@@ -47,21 +73,28 @@ def compare(
     ] = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Do not log to MLflow.")] = False,
 ) -> None:
-    """Compare runs: a table, and their losses against tokens and FLOPs as HTML and PNG.
+    """Compare runs: a table, and their losses against what they took, as an interactive page and a picture.
+
+    A figure for a paper: glm-scale compare runs/ --figure loss.pdf --x flops,cache
 
     glm-scale compare runs/ --finished --filter 'mixer=lattice:*' --filter model.width=512 --filter 'parameters>=1e6'
     """
+    from glm_scale.errors import UserError
     from glm_scale.run_search import find_runs
     from glm_scale.scaling.selection import Filter
     from glm_scale.tracking.where import check_option
 
     check_option(tracking_uri)
+    if reference is not None and not curve:
+        raise UserError(f"--reference {reference!r} is of --curve, which compares costs at equal loss; add it")
     chosen = [Filter.parse(text) for text in filters or ()]
     found = find_runs(runs or [Path("runs")])
     present(
         found,
         output,
         scaling=curve,
+        reference=reference,
+        asked=asked_for(figure, x, y),
         filters=chosen,
         finished=finished,
         tracking_uri=tracking_uri,
@@ -74,6 +107,8 @@ def present(
     output: Path | None = None,
     *,
     scaling: bool = False,
+    reference: str | None = None,
+    asked: Asked | None = None,
     filters: Sequence[Filter] = (),
     finished: bool = False,
     tracking_uri: str | None = None,
@@ -91,35 +126,44 @@ def present(
     parents = {run.path.parent for run in runs}
     folder = output or (parents.pop() if len(parents) == 1 else Path.cwd()) / "comparison"
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
-    report = write_report(runs, folder, scaling=scaling, filters=filters, finished=finished)
+    report = write_report(
+        runs, folder, scaling=scaling, reference=reference, filters=filters, finished=finished, asked=asked
+    )
     show(report, console)
     if tracking:
         _publish(report, tracking_uri, console, parent)
 
 
-def show(report: Report, console: Console) -> None:
-    """Print the table, the fits, the remarks and where the files are."""
-    import numpy as np
+def asked_for(figures: Sequence[Path] | None, x: str, y: str) -> Asked:
+    """What --figure, --x and --y mean. Raises UserError for formats and axes that are none."""
+    from glm_scale.scaling.pictures.quantities import chosen_costs, chosen_loss
+    from glm_scale.scaling.report import Asked
 
-    from glm_scale.scaling.comparison import describe_law, render_table
+    return Asked(tuple(figures or ()), chosen_costs(x), chosen_loss(y))
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, what the runs say of scaling, the remarks and where the files are."""
+    from glm_scale.scaling.comparison import render_table
+    from glm_scale.scaling.gaps import gaps, render_gaps
     from glm_scale.scaling.verdict import verdict
 
     console.print(render_table(report.comparison))
-    for curve in report.curves:
-        sizes = len(np.unique(curve.parameters))
-        console.print(f"\n{curve.mixer}", style="bold", markup=False)
-        console.print(f"  parameters N: {describe_law(curve.by_parameters, sizes, 'N')}", markup=False)
-        budgets = len(np.unique(curve.flops))
-        console.print(f"  training FLOPs C: {describe_law(curve.by_flops, budgets, 'C')}", markup=False)
     console.print()
+    if report.answer is not None and (found := gaps(report.answer.runs, report.answer)) is not None:
+        console.print(render_gaps(found))
+        console.print(f"{found.note}\n", markup=False, soft_wrap=True)
+    for sentence in report.answer.sentences if report.answer else ():
+        console.print(sentence, markup=False, soft_wrap=True)
     if count := report.comparison.unfinished:
         console.print(f"{count} unfinished run{'s' * (count > 1)} shown; --finished leaves them out", markup=False)
     for remark in report.comparison.remarks:
         console.print(f"note: {remark}", style="yellow", markup=False)
-    if not report.curves and (said := verdict(report.comparison.runs)):
+    if report.answer is None and (said := verdict(report.comparison.runs)):
         console.print(said, style="bold", markup=False, soft_wrap=True)
-    for path in report.files[:2]:
-        console.print(f"wrote {path}", markup=False)
+    for path in report.files:
+        if path.suffix != ".json":
+            console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def _publish(report: Report, uri: str | None, console: Console, parent: str | None) -> None:

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
 from glm_scale.cli.commands import Commands
+from glm_scale.cli.compare import Across, Figures, Up
 from glm_scale.cli.curves import say_where_curves_are
 from glm_scale.cli.gpus import Calibrated, Kind, calibration_of, known_gpu
 from glm_scale.output import is_commentary
@@ -115,9 +116,8 @@ def run(
     if trained:
         if ladder.config.sample_tokens:
             _sample(trained, ladder, console)
-        _compare(trained, ladder)
-        if ladder.config.tokens_per_parameter:
-            _answer(ladder, None, console)
+        scaling = len(ladder.config.sizes) > 1 or len(ladder.config.tokens_per_parameter) > 1
+        _compare(trained, ladder, scaling=scaling, tracking=trained[0].config.tracking.enabled)
         say_where_curves_are(trained[0].config, console)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
@@ -143,40 +143,29 @@ def fit(
     config: ConfigPath,
     overrides: Overrides = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="MIXER", help="With which the others are compared; default: the first.")
+        str | None, typer.Option(metavar="MIXER", help="With which the others are compared. Default: attention.")
     ] = None,
+    figure: Figures = None,
+    x: Across = "tokens,flops",
+    y: Up = "loss",
 ) -> None:
     """Say what the finished runs tell of their mixers: how much more one needs than another for the same loss.
 
     One law L = E + A/N^α + B/D^β of all mixers, with what a parameter and a token of each are worth; intervals are of
-    90 %. What the runs do not determine is not fitted, and the reason is given. RUN_ROOT/NAME-fit.json has it all.
+    90 %. What the runs do not determine is not fitted, and the reason is given. Figures, tables and numbers are in
+    RUN_ROOT/NAME-comparison/scaling.{html,png,json}.
     """
-    from glm_scale.ladder import read_ladder
-
-    _answer(read_ladder(config, overrides or ()), reference, _console())
-
-
-def _answer(ladder: Ladder, reference: str | None, console: Console) -> None:
-    from glm_data.files import write_atomically
+    from glm_scale.cli.compare import asked_for
     from glm_scale.errors import UserError
-    from glm_scale.ladder.answer import answer, trained
-    from glm_scale.ladder.tables import runs_table
+    from glm_scale.ladder import is_finished, read_ladder
 
-    runs = trained(ladder)
-    mixers = list(dict.fromkeys(run.mixer for run in runs))
-    if not runs:
+    asked = asked_for(figure, x, y)
+    ladder = read_ladder(config, overrides or ())
+    if not (finished := [member for member in ladder.members if is_finished(member)]):
         raise UserError(
-            f"no run of {ladder.path} has finished with a validation loss; see glm-scale ladder status {ladder.path}"
+            f"no run of {ladder.path} has finished; see glm-scale ladder status {ladder.path}, and glm-scale ladder run"
         )
-    if reference is not None and reference not in mixers:
-        raise UserError(f"--reference {reference!r} has no finished run; there are {', '.join(mixers)}")
-    found = answer(runs, reference or mixers[0])
-    console.print(runs_table(runs))
-    for sentence in found.sentences:
-        console.print(sentence, markup=False, soft_wrap=True)
-    path = ladder.run_root / f"{ladder.name}-fit.json"
-    write_atomically(path, json_format.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
-    console.print(f"wrote {path}", markup=False)
+    _compare(finished, ladder, scaling=True, reference=reference, asked=asked, tracking=False)
 
 
 def _chosen(ladder: Ladder, only: str | None) -> Ladder:
@@ -219,13 +208,13 @@ def _sample(members: list[Member], ladder: Ladder, console: Console) -> None:
     console.print()
 
 
-def _compare(members: list[Member], ladder: Ladder) -> None:
+def _compare(members: list[Member], ladder: Ladder, **how: Any) -> None:
+    """The report of all these runs, at the one place that a ladder has for it. `how`: see `present`."""
     from glm_scale.cli.compare import present
 
     present(
         [member.run for member in members],
         Path(f"{ladder.run_root}/{ladder.name}-comparison"),
-        scaling=len(ladder.config.sizes) > 1,
-        tracking=members[0].config.tracking.enabled,
         parent=ladder.name,
+        **how,
     )

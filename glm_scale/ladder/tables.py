@@ -8,12 +8,11 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from glm_scale.ladder.answer import Trained
 from glm_scale.ladder.costs import Cost
 from glm_scale.ladder.standing import Standing
 from glm_scale.scaling.comparison import quantity
 
-__all__ = ["plan_table", "plan_values", "runs_table", "status_table"]
+__all__ = ["plan_table", "plan_values", "status_table"]
 
 
 def plan_table(found: Sequence[Cost]) -> Table:
@@ -65,15 +64,6 @@ def status_table(found: Sequence[Standing]) -> Table:
             f"{standing.member.config.training.steps:,}",
             "–" if standing.loss is None else f"{standing.loss:.4f}",
         )
-    return table
-
-
-def runs_table(found: Sequence[Trained]) -> Table:
-    """What finished runs became, by mixer and size."""
-    table = _table("run", "parameters", "tokens", "FLOPs", "seconds", "val. loss")
-    for run in sorted(found, key=lambda run: (run.mixer, run.parameters, run.tokens)):
-        numbers = quantity(run.parameters), quantity(run.tokens), f"{run.flops:.2e}", f"{run.seconds:,.0f}"
-        table.add_row(escape(run.member.name), *numbers, f"{run.loss:.4f}")
     return table
 
 

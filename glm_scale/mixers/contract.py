@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
@@ -185,13 +186,21 @@ class Mixer(nn.Module, Spreadable):
 
 @dataclass(frozen=True)
 class Look:
-    """How a mixer looks in every figure: the family that it belongs to, and the family's colour.
+    """How a mixer looks in every figure: the family that it belongs to, the family's colour, and which of it it is.
 
-    The colours are those of Okabe and Ito (2008), which people with colour vision deficiencies can tell apart.
+    The colours are those of Okabe and Ito (2008), which people with colour vision deficiencies can tell apart, and
+    where they end, others that keep away from them. `member`: any integer; figures have a few shades, lines and markers
+    for it, in turn, and 0 is the family's colour itself.
     """
 
     family: str
     colour: str = "#888888"
+    member: int = 0
+
+    @classmethod
+    def of_width(cls, family: str, colour: str, width: int, usual: int) -> Look:
+        """Of a family whose members differ in a width: a step for every doubling of the `usual` one."""
+        return cls(family, colour, round(math.log2(width / usual)))
 
 
 class MixerSpec(Protocol):

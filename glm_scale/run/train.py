@@ -208,10 +208,11 @@ class _Session:
     def _draw_loss(self) -> None:
         """plots/loss.png, which the tracker takes along. A figure that fails must not change how a run ends."""
         from glm_scale.scaling.comparison import compare
-        from glm_scale.scaling.png import draw_comparison
+        from glm_scale.scaling.pictures.panels import Subject
+        from glm_scale.scaling.pictures.sheets import draw
 
         try:
-            draw_comparison(compare([self.run]), self.run.plots / "loss.png")
+            draw(Subject(compare([self.run])), self.run.plots / "loss.png")
         except Exception:
             logging.getLogger(__name__).exception("plots/loss.png could not be drawn")
 

@@ -1,25 +1,20 @@
-"""Several runs side by side: their order, what makes them hard to compare, and their scaling laws."""
+"""Several runs side by side: their order, and what makes them hard to compare."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from glm_scale.errors import UserError
 from glm_scale.run_directory import RunDirectory
 from glm_scale.run_search import usable
 from glm_scale.scaling.curves import TrainedRun, load_run
 from glm_scale.scaling.differences import remarks_on
-from glm_scale.scaling.fit import MINIMUM_POINTS, PowerLaw, fit_power_law
 from glm_scale.scaling.selection import Filter, select
-
-_SUPERSCRIPT = str.maketrans("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -34,22 +29,18 @@ class Comparison:
         """How many of the runs have not finished."""
         return sum(run.status != "finished" for run in self.runs)
 
+    @property
+    def best(self) -> TrainedRun | None:
+        """Of several runs with a final validation loss that with the least."""
+        final = [run for run in self.runs if run.validation_loss is not None and _is_final(run)]
+        return final[0] if len(final) > 1 else None
+
     def label(self, run: TrainedRun) -> str:
-        """What a figure calls the run: its mixer if that says which run it is, else mixer and name."""
-        alone = sum(other.mixer == run.mixer for other in self.runs) == 1
-        return run.mixer if alone else f"{run.mixer} ({run.name})"
-
-
-@dataclass(frozen=True)
-class ScalingCurve:
-    """The final validation losses of one mixer; arrays of equal length, by size. Laws where there are enough sizes."""
-
-    mixer: str
-    parameters: np.ndarray
-    flops: np.ndarray
-    loss: np.ndarray
-    by_parameters: PowerLaw | None
-    by_flops: PowerLaw | None
+        """What a figure calls the run: its mixer or its name if that says which run it is, else both."""
+        alike = sum(other.mixer == run.mixer for other in self.runs)
+        if alike == 1:
+            return run.mixer
+        return run.name if alike == len(self.runs) else f"{run.mixer} ({run.name})"
 
 
 def compare(
@@ -69,25 +60,6 @@ def compare(
     return Comparison(tuple(runs), tuple(remarks_on(runs, scaling)))
 
 
-def scaling_curves(comparison: Comparison) -> list[ScalingCurve]:
-    """One curve per mixer, of the runs that finished. Raises UserError if there is none."""
-    usable = [run for run in comparison.runs if run.validation_loss is not None and _is_final(run)]
-    if not usable:
-        raise UserError(
-            "no finished run with a final validation loss among these; a scaling curve needs runs that have ended, on "
-            "data with a validation split"
-        )
-    curves = []
-    for mixer in sorted({run.mixer for run in usable}):
-        group = sorted((r for r in usable if r.mixer == mixer), key=lambda r: r.summary.non_embedding_parameters)
-        parameters = np.array([run.summary.non_embedding_parameters for run in group], dtype=np.float64)
-        flops = np.array([run.flops for run in group], dtype=np.float64)
-        loss = np.array([run.validation_loss for run in group], dtype=np.float64)
-        laws = fit_power_law(parameters, loss), fit_power_law(flops, loss)
-        curves.append(ScalingCurve(mixer, parameters, flops, loss, *laws))
-    return curves
-
-
 def _is_final(run: TrainedRun) -> bool:
     return run.status == "finished" and not run.provisional
 
@@ -100,7 +72,8 @@ def render_table(comparison: Comparison) -> Table:
     for heading in ("parameters", "tokens", "FLOPs", "train loss", "val. loss", "bits/byte", "tokens/s", "status"):
         table.add_column(heading, justify="left" if heading == "status" else "right", no_wrap=True)
     for run in comparison.runs:
-        table.add_row(*(escape(cell) for cell in table_row(run)), style=None if _is_final(run) else "dim")
+        style = "bold" if run is comparison.best else None if _is_final(run) else "dim"
+        table.add_row(*(escape(cell) for cell in table_row(run)), style=style)
     return table
 
 
@@ -133,8 +106,8 @@ def quantity(value: float) -> str:
     return f"{value:.0f}"
 
 
-def numbers(comparison: Comparison, curves: Sequence[ScalingCurve] = ()) -> dict[str, Any]:
-    """Everything that the table and the fits show, for other programs to read."""
+def numbers(comparison: Comparison) -> dict[str, Any]:
+    """Everything that the table shows, and what figures draw runs by, for other programs to read."""
     return {
         "runs": [
             {
@@ -151,30 +124,11 @@ def numbers(comparison: Comparison, curves: Sequence[ScalingCurve] = ()) -> dict
                 "bits_per_byte": run.bits_per_byte,
                 "final": _is_final(run),
                 "tokens_per_second": run.tokens_per_second,
+                "seconds": run.seconds or None,
+                "cache_bytes": run.summary.cache_bytes,
                 "status": run.status,
             }
             for run in comparison.runs
         ],
         "remarks": list(comparison.remarks),
-        "scaling": [
-            {
-                "mixer": curve.mixer,
-                "non_embedding_parameters": curve.parameters.tolist(),
-                "flops": curve.flops.tolist(),
-                "validation_loss": curve.loss.tolist(),
-                "by_parameters": vars(curve.by_parameters) if curve.by_parameters else None,
-                "by_flops": vars(curve.by_flops) if curve.by_flops else None,
-            }
-            for curve in curves
-        ],
     }
-
-
-def describe_law(law: PowerLaw | None, sizes: int, symbol: str) -> str:
-    """A fitted law in words, or why there is none. `symbol`: what the loss is a function of (N or C)."""
-    if law is not None:
-        exponent = f"-{law.exponent:.3g}".translate(_SUPERSCRIPT)
-        return f"L = {law.irreducible:.3g} + {law.scale:.3g} {symbol}{exponent}"
-    if sizes < MINIMUM_POINTS:
-        return f"no fit: {sizes} of the {MINIMUM_POINTS} sizes it takes"
-    return "no fit: these points follow no power law"

@@ -12,7 +12,7 @@ from glm_scale.errors import UserError
 from glm_scale.renamed_keys import renamed
 from glm_scale.run_directory import RunDirectory, RunStatus, RunSummary
 from glm_scale.tracking.metrics_log import Record, read_metrics
-from glm_scale.tracking.outcome import seconds_trained
+from glm_scale.tracking.outcome import seconds_by_step
 
 # The training loss "at the end" is the mean over this share of the steps: one batch says little.
 _FINAL_SHARE = 0.05
@@ -20,19 +20,24 @@ _FINAL_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Curve:
-    """A loss (nats per token) against training tokens and FLOPs; arrays of equal length in the order of training."""
+    """A loss (nats per token) against training tokens, FLOPs and measured seconds (0 where none were); arrays of equal
+    length in the order of training."""
 
     tokens: np.ndarray
     flops: np.ndarray
+    seconds: np.ndarray
     loss: np.ndarray
 
     @classmethod
-    def of(cls, records: list[Record]) -> Curve:
-        """From the records that hold a finite loss; a skipped step's NaN is no point of a curve."""
-        points = [(r.tokens, r.flops, loss) for r in records if (loss := r.number("loss")) is not None]
-        array = np.array(points, dtype=np.float64).reshape(-1, 3)
-        array = array[np.isfinite(array[:, 2])]
-        return cls(array[:, 0], array[:, 1], array[:, 2])
+    def of(cls, records: list[Record], clock: tuple[list[float], list[float]]) -> Curve:
+        """From the records that hold a finite loss; a skipped step's NaN is no point of a curve.
+
+        clock: tokens, ascending, and the seconds that training had taken by then.
+        """
+        points = [(r.tokens, r.flops, 0.0, loss) for r in records if (loss := r.number("loss")) is not None]
+        array = np.array(points, dtype=np.float64).reshape(-1, 4)
+        array = array[np.isfinite(array[:, 3])]
+        return cls(array[:, 0], array[:, 1], np.interp(array[:, 0], *clock), array[:, 3])
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -47,14 +52,14 @@ class Curve:
         reach = np.floor(place * width).astype(np.int64)
         first, last = place - reach, np.minimum(place + reach + 1, len(self))
         total = np.concatenate([[0.0], np.cumsum(self.loss)])
-        return Curve(self.tokens, self.flops, (total[last] - total[first]) / (last - first))
+        return Curve(self.tokens, self.flops, self.seconds, (total[last] - total[first]) / (last - first))
 
     def thinned(self, points: int) -> Curve:
         """At most about `points` points, evenly spread on a logarithmic axis, the last one among them."""
         if len(self) <= points:
             return self
         keep = np.unique(np.geomspace(1, len(self), points).round().astype(np.int64)) - 1
-        return Curve(self.tokens[keep], self.flops[keep], self.loss[keep])
+        return Curve(self.tokens[keep], self.flops[keep], self.seconds[keep], self.loss[keep])
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,9 @@ def load_run(directory: RunDirectory) -> TrainedRun:
     validations = [r for r in records if r.kind == "validation" and _finite(r.number("loss")) is not None]
     final = next((r for r in reversed(validations) if r.values.get("final") is True), None)
     shown = final or (validations[-1] if validations else None)
-    train = Curve.of(steps)
+    seconds = seconds_by_step(directory, steps)
+    clock = [0.0, *(float(record.tokens) for record in steps)], seconds
+    train = Curve.of(steps, clock)
     tokens = max([summary.tokens, *(record.tokens for record in steps[-1:])])
     speeds = [speed for r in steps if (speed := _finite(r.number("tokens_per_second"))) is not None]
     return TrainedRun(
@@ -121,13 +128,13 @@ def load_run(directory: RunDirectory) -> TrainedRun:
         tokens=tokens,
         flops=steps[-1].flops if steps else tokens * summary.train_flops_per_token,
         train=train,
-        validation=Curve.of(validations),
+        validation=Curve.of(validations, clock),
         train_loss=float(train.loss[-math.ceil(len(train) * _FINAL_SHARE) :].mean()) if len(train) else None,
         validation_loss=shown.number("loss") if shown else None,
         bits_per_byte=_finite(shown.number("bits_per_byte")) if shown else None,
         provisional=final is None,
         tokens_per_second=float(np.median(speeds)) if speeds else None,
-        seconds=seconds_trained(directory, records=steps),
+        seconds=seconds[-1],
         config=dict(renamed(directory.read_config())),
     )
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from glm_scale.scaling.placement import spread
 
 INK, FAINT = "#222222", "#D9D9D9"
 _LABEL_SPACING = 0.05  # of the height of the axes
@@ -45,7 +48,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], most: int = 12) -
     ends = sorted(ends)
     low, high = np.log(axes.get_ylim()) if ends else (0.0, 1.0)
     heights = [min(max(float((np.log(loss) - low) / (high - low)), 0.0), 1.0) for loss, _, _ in ends]
-    for height, place, (_, text, colour) in zip(heights, _spread(heights, _LABEL_SPACING), ends, strict=True):
+    for height, place, (_, text, colour) in zip(heights, spread(heights, _LABEL_SPACING, 0.0, 1.0), ends, strict=True):
         axes.annotate(
             text,
             xy=(1.0, height),
@@ -68,26 +71,6 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], most: int = 12) -
         )
 
 
-def _spread(places: list[float], spacing: float) -> list[float]:
-    """Ascending `places` moved as little as may be so that neighbours are `spacing` apart."""
-    groups: list[list[float]] = []
-    for place in places:
-        groups.append([place])
-        # A group sits around the mean of what its members want; groups that touch become one.
-        while len(groups) > 1 and _top(groups[-2], spacing) + spacing > _bottom(groups[-1], spacing):
-            last = groups.pop()
-            groups[-1] += last
-    return [_bottom(group, spacing) + index * spacing for group in groups for index in range(len(group))]
-
-
-def _bottom(group: list[float], spacing: float) -> float:
-    return sum(group) / len(group) - (len(group) - 1) * spacing / 2
-
-
-def _top(group: list[float], spacing: float) -> float:
-    return sum(group) / len(group) + (len(group) - 1) * spacing / 2
-
-
 def _legend(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     axes.legend(
         handles=[Line2D([], [], color=colour, linewidth=2) for _, _, colour in ends],
@@ -100,5 +83,8 @@ def _legend(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure in the format that the name of the file asks for."""
-    figure.savefig(path, dpi=150, facecolor="white")
+    """Write the figure in the format that the name of the file asks for: the same figure, the same bytes."""
+    undated = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix)
+    # Fonts as outlines of their own in PDF: journals refuse those of type 3.
+    with rc_context({"svg.hashsalt": "glm-scale", "pdf.fonttype": 42}):
+        figure.savefig(path, dpi=150, facecolor="white", metadata=undated)

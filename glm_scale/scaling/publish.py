@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from glm_scale.naming import slug
-from glm_scale.scaling.fit import PowerLaw
+from glm_scale.scaling.laws import Bootstrap, Multiplier
 from glm_scale.scaling.report import Report
 from glm_scale.tracking.config import TrackingConfig
 from glm_scale.tracking.reach import check_store, explain
@@ -90,15 +90,15 @@ def _metrics(report: Report) -> Iterator[tuple[str, float]]:
         for name, value in (("validation_loss", run.validation_loss), ("bits_per_byte", run.bits_per_byte)):
             if value is not None:
                 yield f"{name}/{slug(run.name)}", value
-    for curve in report.curves:
-        for basis, law in (("by_parameters", curve.by_parameters), ("by_flops", curve.by_flops)):
-            if law is not None:
-                yield from _law_metrics(f"scaling/{slug(curve.mixer)}/{basis}", law)
-
-
-def _law_metrics(prefix: str, law: PowerLaw) -> Iterator[tuple[str, float]]:
-    for name in ("irreducible", "scale", "exponent", "residual"):
-        yield f"{prefix}/{name}", getattr(law, name)
+    if report.answer is not None and isinstance(report.answer.law, Bootstrap):
+        for mixer, law in report.answer.law.fit.laws.items():
+            for name, value in vars(law).items():
+                yield f"scaling/{slug(mixer)}/{name}", value
+        for found in report.answer.multipliers:
+            if isinstance(found, Multiplier):
+                prefix = f"scaling/{slug(found.mixer)}/{slug(found.unit)}_beside_{slug(found.reference)}"
+                for end, value in vars(found.ratio).items():
+                    yield f"{prefix}/{end}", value
 
 
 def main() -> int:

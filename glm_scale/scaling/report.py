@@ -1,27 +1,52 @@
-"""A comparison as files: table and figures as HTML, the figures as PNG, the numbers as JSON."""
+"""A comparison as files: figures and tables as an HTML page, the figures as PNG, SVG or PDF, the numbers as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from glm_data.files import write_atomically
 from glm_scale.errors import UserError
 from glm_scale.run_directory import RunDirectory
-from glm_scale.scaling import html, png
-from glm_scale.scaling.comparison import Comparison, ScalingCurve, compare, numbers, scaling_curves
+from glm_scale.scaling.answer import Answer, answer, reference_of
+from glm_scale.scaling.comparison import Comparison, compare, numbers, render_table, table_row
+from glm_scale.scaling.endpoints import endpoints_of
+from glm_scale.scaling.gaps import gaps
+from glm_scale.scaling.html import html_list, html_table, write_page
+from glm_scale.scaling.pictures.interactive import switched
+from glm_scale.scaling.pictures.panels import Subject
+from glm_scale.scaling.pictures.quantities import LOSSES, Cost, Loss
+from glm_scale.scaling.pictures.sheets import FORMATS, USUAL_COSTS, draw, reason_of, title_of
 from glm_scale.scaling.selection import Filter
+
+__all__ = ["Asked", "Report", "write_report"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What figures show across, a panel for each, and up; and files besides those of every report, whose names end in
+    their formats. Raises UserError for other formats."""
+
+    files: tuple[Path, ...] = ()
+    costs: tuple[Cost, ...] = USUAL_COSTS
+    loss: Loss = LOSSES[0]
+
+    def __post_init__(self) -> None:
+        for path in self.files:
+            if path.suffix not in (*FORMATS, ".html"):
+                raise UserError(f"--figure {path}: the name has to end in one of {', '.join(FORMATS)}, .html")
 
 
 @dataclass(frozen=True)
 class Report:
-    """A comparison and the files that show it; `curves` only of a report on scaling."""
+    """A comparison and the files that show it; `answer` only of a report on scaling."""
 
     name: str
     comparison: Comparison
-    curves: tuple[ScalingCurve, ...]
+    answer: Answer | None
     files: tuple[Path, ...]
 
 
@@ -30,28 +55,77 @@ def write_report(
     output: Path,
     *,
     scaling: bool = False,
+    reference: str | None = None,
     filters: Iterable[Filter] = (),
     finished: bool = False,
+    asked: Asked | None = None,
 ) -> Report:
-    """Compare the runs and write comparison.{html,png,json} into `output`, or scaling.{html,png,json}.
+    """Compare the runs and write comparison.{html,png,json} into `output`, or scaling.{html,png,json}, and the figures
+    that are asked for besides.
 
-    `filters` and `finished` choose among the runs, see `select`. Raises UserError for damaged runs, if no run is left,
-    for a scaling report without finished runs, and if `output` is not writable.
+    `filters` and `finished` choose among the runs, see `select`. `reference`: the mixer that a report on scaling
+    compares the others with. Raises UserError for damaged runs, if no run is left, for a scaling report without
+    finished runs, and if a file is not writable.
     """
     comparison = compare(directories, scaling=scaling, filters=filters, finished=finished)
-    curves = tuple(scaling_curves(comparison)) if scaling else ()
-    kind = "scaling" if scaling else "comparison"
+    subject = Subject(comparison, _answer(comparison, reference) if scaling else None)
+    kind, asked = "scaling" if scaling else "comparison", asked or Asked()
     page, picture, data = (output / f"{kind}.{suffix}" for suffix in ("html", "png", "json"))
+    path = output
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if scaling:
-            html.write_scaling(comparison, curves, page)
-            png.draw_scaling(curves, comparison.remarks, picture)
-        else:
-            html.write_comparison(comparison, page)
-            png.draw_comparison(comparison, picture)
-        write_atomically(data, json.dumps(numbers(comparison, curves), indent=2) + "\n")
+        _write(subject, page, asked)
+        _write(subject, picture, asked)
+        scaled = {"scaling": subject.answer.values()} if subject.answer else {}
+        write_atomically(data, json.dumps(numbers(comparison) | scaled, indent=2, ensure_ascii=False) + "\n")
+        for path in asked.files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(subject, path, asked)
     except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from error
+        way_out = "choose another folder with --output" if path is output else "choose another name with --figure"
+        raise UserError(f"cannot write to {path}: {error.strerror}; {way_out}") from error
     folder = output.resolve().parent.name if output.name in ("comparison", "") else output.resolve().name
-    return Report(f"{kind}: {folder}", comparison, curves, (page, picture, data))
+    return Report(f"{kind}: {folder}", comparison, subject.answer, (page, picture, data, *asked.files))
+
+
+def _answer(comparison: Comparison, reference: str | None) -> Answer:
+    ends = endpoints_of(comparison.runs)
+    if not ends:
+        raise UserError(
+            "no finished run with a final validation loss among these; a scaling curve needs runs that have ended, on "
+            "data with a validation split"
+        )
+    return answer(ends, reference_of((end.mixer for end in ends), reference))
+
+
+def _write(subject: Subject, path: Path, asked: Asked) -> None:
+    if path.suffix != ".html":
+        draw(subject, path, asked.costs, asked.loss)
+        return
+    title, comparison = title_of(subject), subject.comparison
+    content = [
+        switched(subject, asked.costs[0], asked.loss),
+        html_list([reason] if (reason := reason_of(subject)) else []),
+    ]
+    if subject.answer and not reason_of(subject):
+        content.append(html_list(subject.answer.sentences, "said"))
+    content.append(html_list(comparison.remarks))
+    content += [*_mixers(subject), "<h2>Runs</h2>", _runs(comparison)]
+    write_page(path, title, (), content)
+
+
+def _mixers(subject: Subject) -> Sequence[str]:
+    ends = subject.answer.runs if subject.answer else endpoints_of(subject.comparison.runs)
+    if (found := gaps(ends, subject.answer)) is None:
+        return ()
+    return (
+        "<h2>Mixers</h2>",
+        html_table(found.headings, found.rows, best=0),
+        f'<p class="note">{escape(found.note)}</p>',
+    )
+
+
+def _runs(comparison: Comparison) -> str:
+    headings = [str(column.header) for column in render_table(comparison).columns]
+    best = comparison.runs.index(comparison.best) if comparison.best else None
+    return html_table(headings, map(table_row, comparison.runs), words=(0, 1, len(headings) - 1), best=best)

@@ -1,13 +1,20 @@
-"""How a mixer looks in every figure: hue for its family, line and marker for those of one hue."""
+"""How a mixer looks in every figure of the product: a colour, a line and a marker that follow from its spelling alone.
+
+The hue is that of its family. Members of a family differ in shade, line and marker, so that a mixer keeps its look
+whatever else is drawn beside it. What it is asked of the mixer (`Look`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from glm_scale.mixers import Look, parse_hybrid
 
-_HYBRID = Look("hybrid", "#999933")
+__all__ = ["Style", "look_of", "style_of"]
+
+_HYBRID = "#999933"
 """Layers of more than one family. The olive of Paul Tol's muted scheme."""
 # (matplotlib line, matplotlib marker, plotly line, plotly marker)
 _VARIANTS = (
@@ -16,6 +23,8 @@ _VARIANTS = (
     ((0, (1, 1.5)), "^", "dot", "triangle-up"),
     ((0, (5, 1.5, 1, 1.5)), "D", "dashdot", "diamond"),
 )
+_SHADES = ((0, 0.0), (0, 0.42), (255, 0.34), (0, 0.6))
+"""Of each variant: black or white, and how much of it is mixed with the family's colour."""
 
 
 @dataclass(frozen=True)
@@ -30,26 +39,35 @@ class Style:
 
 
 def look_of(mixer: str) -> Look:
-    """The look of a model's mixers, named as in its summary: that of their family, or a hybrid's if they have several.
+    """The look of a model's mixers, named as in its summary.
+
+    Of layers of one family that family's, else a hybrid's. Where they differ, or an input mixing stands in front, a
+    checksum of the spelling says which member of the family it is.
 
     >>> look_of("local:128 > lattice:2^k").family
     'lattice'
     """
     try:
-        looks = {spec.look for spec in parse_hybrid(mixer)}
+        specs = {spec.name: spec.look for spec in parse_hybrid(mixer)}
     except ValueError:
         # Of a version, or of somebody, that knows more mixers.
         return Look(mixer.partition(":")[0])
-    return looks.pop() if len(looks) == 1 else _HYBRID
+    first, member = next(iter(specs.values())), zlib.crc32(mixer.encode())
+    if len({look.family for look in specs.values()}) > 1:
+        return Look("hybrid", _HYBRID, member)
+    alone = len(specs) == 1 and ">" not in mixer
+    return first if alone else Look(first.family, first.colour, 2 + member % 2)
 
 
-def styles(mixers: Iterable[str]) -> dict[str, Style]:
-    """A style for each mixer. The colour depends on the mixer alone; those of one colour differ in line and marker."""
-    found: dict[str, Style] = {}
-    seen: dict[str, int] = {}
-    for mixer in sorted(set(mixers), key=lambda spelling: (len(spelling), spelling)):
-        look = look_of(mixer)
-        variant = _VARIANTS[seen.get(look.colour, 0) % len(_VARIANTS)]
-        seen[look.colour] = seen.get(look.colour, 0) + 1
-        found[mixer] = Style(look.colour, *variant)
-    return found
+@lru_cache(maxsize=256)
+def style_of(mixer: str) -> Style:
+    """The style of a model's mixers, named as in its summary."""
+    look = look_of(mixer)
+    variant = look.member % len(_VARIANTS)
+    return Style(_mixed(look.colour, *_SHADES[variant]), *_VARIANTS[variant])
+
+
+def _mixed(colour: str, other: int, share: float) -> str:
+    """A colour with a share of a grey (0 black, 255 white), `#RRGGBB`."""
+    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(part + share * (other - part)):02X}" for part in parts)

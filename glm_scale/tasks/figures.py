@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from glm_scale.scaling.figures import clear_axes, new_figure, save
 from glm_scale.scaling.html import html_figure, html_table, write_page
-from glm_scale.scaling.style import Style, styles
+from glm_scale.scaling.style import Style, style_of
 from glm_scale.tasks.report import Table, remarks_on, tables_of
 from glm_scale.tasks.results import Result, mixers_in, tasks_in
 from glm_scale.tasks.setting import TIMES
@@ -96,14 +96,13 @@ def _trace(points: _Points, first: bool) -> go.Scatter:
 def _points(results: list[Result], times: int) -> Iterator[_Points]:
     tasks = tasks_in(results)
     mixers = mixers_in(results)
-    look = styles(mixers)
     for number, mixer in enumerate(mixers):
         own = [result for result in results if result.mixer == mixer]
         scores = [result.best(times) for result in own]
         aside = _SPREAD_OVER * ((number + 0.5) / len(mixers) - 0.5)
         yield _Points(
             mixer,
-            look[mixer],
+            style_of(mixer),
             [tasks.index(result.task) + aside for result in own],
             [result.task for result in own],
             [100 * score.mean for score in scores],

@@ -8,7 +8,7 @@ from typing import Any
 from glm_scale.run_directory import RunDirectory, RunSummary
 from glm_scale.tracking.metrics_log import Record, read_metrics
 
-__all__ = ["outcome", "seconds_trained"]
+__all__ = ["outcome", "seconds_by_step", "seconds_trained"]
 
 
 def outcome(run: RunDirectory, summary: RunSummary) -> Iterator[tuple[str, float]]:
@@ -31,23 +31,30 @@ def outcome(run: RunDirectory, summary: RunSummary) -> Iterator[tuple[str, float
         yield "final/cache_bytes", summary.cache_bytes
 
 
-def seconds_trained(run: RunDirectory, until: int | None = None, records: Iterable[Record] | None = None) -> float:
-    """Of all optimizer steps up to step `until`, whichever run made them; a step between two measurements is taken to
-    have been as fast as the later one. `records`: of the run's steps, if they have been read."""
-    first, seconds = _branch(run), 0.0
+def seconds_trained(run: RunDirectory, until: int | None = None) -> float:
+    """Of all optimizer steps up to step `until`, whichever run made them."""
+    return seconds_by_step(run, read_metrics(run.metrics, "train"), until)[-1]
+
+
+def seconds_by_step(run: RunDirectory, records: Iterable[Record], until: int | None = None) -> list[float]:
+    """Seconds of all optimizer steps before the first of the `records` of the run's steps, and up to each of them.
+
+    They include those of the run that this one began from. A step between two measurements is taken to have been as
+    fast as the later one; 0 where no speed was measured. Up to step `until`.
+    """
+    first = _branch(run)
+    seconds = [0.0 if first is None else seconds_trained(RunDirectory(run.path.parent / first[0]), first[1])]
     tokens = step = None
-    for record in read_metrics(run.metrics, "train") if records is None else records:
+    for record in records:
         if until is not None and record.step > until:
             break
         if tokens is None or step is None:
             step = first[1] if first else 0
             tokens = round(record.tokens * step / record.step)
         speed = record.number("tokens_per_second")
-        if record.step > step and speed:
-            seconds += (record.tokens - tokens) / speed
+        took = (record.tokens - tokens) / speed if record.step > step and speed else 0.0
+        seconds.append(seconds[-1] + took)
         step, tokens = record.step, record.tokens
-    if first is not None:
-        seconds += seconds_trained(RunDirectory(run.path.parent / first[0]), first[1])
     return seconds
 
 

@@ -56,6 +56,12 @@ def test_budgets_of_a_size_are_trained_by_one_process_from_one_trunk(data: Path,
     again = ladder(path, *small)
     assert "begins as" not in again
     assert "2 other" in ladder("status", path, *small, "training.optimizer.weight_decay=0.2")
+    fitted = ladder("fit", path, *small, "--figure", str(tmp_path / "law.pdf"), "--x", "tokens,cache")
+    assert "no law: 2 points for 5 unknowns" in fitted
+    assert (tmp_path / "law.pdf").read_bytes().startswith(b"%PDF-")
+    assert (tmp_path / "runs" / "tiny-comparison" / "scaling.html").exists()
+    other = ladder("fit", path, *small, "training.optimizer.weight_decay=0.2", code=2)
+    assert "has finished; see glm-scale ladder status" in other
 
 
 def test_more_gpu_hours_than_allowed_are_refused(data: Path, tmp_path: Path) -> None:

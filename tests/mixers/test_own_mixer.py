@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from glm_launch.cli.app import app
 from glm_scale.mixers import parse_mixer
 from glm_scale.model import LanguageModel, ModelConfig
-from glm_scale.scaling.style import styles
+from glm_scale.scaling.style import style_of
 from tests.mixers.running_sum import registered
 from tests.run import sessions
 from tests.tiny_run import SAME_LOSSES, tiny_config, write_config
@@ -70,7 +70,7 @@ def test_every_command_takes_it(tree, tmp_path, processes):
     assert "sum+lattice:2^k" in glm("train", config)
     assert "one state a layer of sum" in glm("generate", run, "--tokens", 4)
     assert "sum+lattice:2^k" in glm("compare", root, "--output", tmp_path / "report")
-    assert styles(["sum"])["sum"].colour == "#117733"
+    assert style_of("sum").colour == "#117733"
     (measured,) = json.loads(glm("patterns", "sum", "--length", 64, "--json"))
     assert (measured["reads_max"], measured["path_max"]) == (63, 1)
     # On two ranks, as planned.

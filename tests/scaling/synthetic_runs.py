@@ -26,6 +26,7 @@ def write_run(
     upto: float = 1.0,
     final: bool = True,
     noise: float = 0.0,
+    seed: int = 0,
     **summary: object,
 ) -> RunDirectory:
     """A run of `steps` steps whose loss falls from 8.3 as a power of the tokens to `final_loss` exactly.
@@ -33,7 +34,12 @@ def write_run(
     `upto`: the share of training that has happened. Validation is measured at every tenth, at the loss of the curve.
     """
     run = RunDirectory(root / name).create()
-    config = {"name": name, "data": {"sources": [{"path": "corpus", "weight": 1}]}, "api_key": "hush"}
+    config = {
+        "name": name,
+        "data": {"sources": [{"path": "corpus", "weight": 1}]},
+        "api_key": "hush",
+        "training": {"seed": seed},
+    }
     run.config.write_text(yaml.safe_dump(config))
     done = int(steps * upto)
     content = {

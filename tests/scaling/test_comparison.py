@@ -6,6 +6,7 @@ import json
 import math
 import re
 import socket
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from typer.testing import CliRunner
 from glm_scale.cli.compare import compare as compare_command
 from glm_scale.errors import UserError
 from glm_scale.run_search import find_runs
-from glm_scale.scaling.comparison import compare, quantity, render_table, scaling_curves
+from glm_scale.scaling.comparison import compare, quantity, render_table
 from glm_scale.scaling.curves import Curve, load_run
-from glm_scale.scaling.style import look_of, styles
+from glm_scale.scaling.laws import Law
 from glm_scale.tracking import MetricsLog
 from tests.scaling.synthetic_runs import write_run
 
@@ -128,25 +129,6 @@ def test_mixers_of_a_ladder_are_compared_size_by_size(tmp_path):
     assert "b4000000 has 4,400,000, 10% more than a4000000" in remark
 
 
-def test_scaling_curves_recover_planted_laws_and_join_what_is_too_short(tmp_path):
-    for parameters in (10**6, 10**7, 10**8, 10**9):
-        loss = 1.7 + 300 * parameters**-0.3
-        write_run(tmp_path, f"l{parameters}", "lattice:2^k", parameters=parameters, final_loss=loss, steps=10)
-    for parameters in (10**6, 10**7, 10**8):
-        write_run(tmp_path, f"s{parameters}", "ssm", parameters=parameters, final_loss=4.0, steps=10)
-    write_run(tmp_path, "unfinished", "ssm", parameters=10**9, upto=0.9, status="failed")
-
-    lattice, ssm = scaling_curves(compare(find_runs([tmp_path])))
-    assert (lattice.mixer, ssm.mixer) == ("lattice:2^k", "ssm")
-    assert lattice.by_parameters is not None
-    assert lattice.by_flops is not None
-    assert lattice.by_parameters.exponent == pytest.approx(0.3, rel=1e-4)
-    assert lattice.by_parameters.irreducible == pytest.approx(1.7, rel=1e-4)
-    assert lattice.by_flops.exponent == pytest.approx(0.3, rel=1e-4)  # equal tokens: FLOPs go with the parameters
-    assert ssm.by_parameters is None
-    assert ssm.parameters.tolist() == [1e6, 1e7, 1e8]
-
-
 def test_the_command_prints_the_table_and_writes_files_that_need_no_network(three_mixers):
     printed = invoke(three_mixers, "--no-tracking")
     assert re.search(r"attention .* 3\.9000 .*finished", printed)
@@ -154,7 +136,7 @@ def test_the_command_prints_the_table_and_writes_files_that_need_no_network(thre
     assert "plotly" in page
     assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
     for mixer in ("attention", "lattice:2^k", "ssm"):
-        assert f'"name":"{mixer}"' in page
+        assert f'"meta":"{mixer}"' in page
     with Image.open(three_mixers / "comparison" / "comparison.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)} <= colours
@@ -163,18 +145,59 @@ def test_the_command_prints_the_table_and_writes_files_that_need_no_network(thre
 
 
 def test_the_scaling_report_reaches_the_store_that_is_named(tmp_path):
-    for parameters in (10**6, 10**7, 10**8, 10**9):
-        loss = 1.7 + 300 * parameters**-0.3
-        write_run(tmp_path / "runs", f"l{parameters}", "lattice:2^k", parameters=parameters, final_loss=loss, steps=10)
+    planted = Law(1.8, 400, 900, 0.35, 0.4)
+    random = np.random.default_rng(0)
+    for parameters, ratio, seed in product((10**6, 3 * 10**6, 10**7, 3 * 10**7), (5, 20, 80), (0, 1)):
+        loss = float(planted(parameters, ratio * parameters)) * math.exp(0.002 * random.standard_normal())
+        name, tokens = f"l{parameters}-{ratio}-{seed}", ratio * parameters
+        write_run(
+            tmp_path / "runs", name, "lattice:2^k", parameters=parameters, tokens=tokens, final_loss=loss, steps=10,
+            seed=seed,
+        )  # fmt: skip
     uri = f"sqlite:///{tmp_path}/store.db"
     printed = invoke(tmp_path / "runs", "--curve", "--output", tmp_path / "figures", "--tracking-uri", uri)
-    assert "L = 1.7 + 300 N⁻⁰·³" in printed
+    assert "L = E + A/N^α + B/D^β with E 1." in printed
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("glm-scale").experiment_id])
     assert run.info.run_name == "scaling: figures"
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["scaling/lattice-2-pow-k/by_parameters/exponent"] == pytest.approx(0.3, rel=1e-4)
+    assert run.data.metrics["scaling/lattice-2-pow-k/irreducible"] == pytest.approx(1.8, rel=0.05)
     assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"scaling.html", "scaling.png", "scaling.json"}
+
+
+def test_what_runs_do_not_determine_is_said_and_drawn_without_a_law(tmp_path):
+    for parameters in (10**6, 10**7, 10**8):
+        write_run(
+            tmp_path, f"l{parameters}", "ssm", parameters=parameters, tokens=20 * parameters, final_loss=3, steps=10
+        )
+    printed = invoke(tmp_path, "--curve", "--no-tracking")
+    assert "no law: 3 points for 5 unknowns" in printed
+    page = (tmp_path / "comparison" / "scaling.html").read_text()
+    assert "No law is drawn: 3 points for 5 unknowns" in page
+    assert json.loads((tmp_path / "comparison" / "scaling.json").read_text())["scaling"]["laws"] == {}
+
+
+def test_a_figure_of_its_own_is_written_in_the_format_of_its_name(three_mixers, tmp_path):
+    for suffix, start in (("pdf", b"%PDF-"), ("svg", b"<?xml"), ("html", b"<!doctype html>")):
+        figure = tmp_path / "paper" / f"loss.{suffix}"
+        printed = invoke(three_mixers, "--no-tracking", "--figure", figure, "--x", "seconds,parameters")
+        assert f"wrote {figure}" in printed
+        assert figure.read_bytes().startswith(start)
+    assert 'data-x="seconds" data-y="loss"' in (tmp_path / "paper" / "loss.html").read_text()
+
+
+def test_options_of_figures_that_make_no_sense_are_refused(three_mixers, tmp_path):
+    with pytest.raises(UserError, match="the name has to end in one of"):
+        invoke(three_mixers, "--no-tracking", "--figure", tmp_path / "loss.jpg")
+    with pytest.raises(UserError, match="no run here says loss over cache; choose other axes"):
+        invoke(three_mixers, "--no-tracking", "--x", "cache")
+    with pytest.raises(UserError, match="--reference 'ssm' is of --curve"):
+        invoke(three_mixers, "--no-tracking", "--reference", "ssm")
+    with pytest.raises(UserError, match="--reference 'gla' has no finished run; there are attention"):
+        invoke(three_mixers, "--no-tracking", "--curve", "--reference", "gla")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another name with --figure"):
+        invoke(three_mixers, "--no-tracking", "--figure", tmp_path / "file" / "loss.png")
 
 
 def test_a_store_out_of_reach_spoils_nothing(three_mixers):
@@ -216,9 +239,9 @@ def test_mistakes_are_explained(tmp_path, three_mixers, monkeypatch):
 
 def test_smoothing_keeps_ends_and_constants_and_does_not_lag():
     place = np.arange(1.0, 1001.0)
-    constant = Curve(place, place, np.full(1000, 2.0)).smoothed()
+    constant = Curve(place, place, place, np.full(1000, 2.0)).smoothed()
     assert constant.loss == pytest.approx(2.0)
-    falling = Curve(place, place, place**-0.3)
+    falling = Curve(place, place, place, place**-0.3)
     assert falling.smoothed().loss[:900] == pytest.approx(falling.loss[:900], rel=5e-3)
     thin = falling.thinned(50)
     assert len(thin) <= 50
@@ -233,30 +256,6 @@ def test_a_skipped_step_is_no_point_of_the_curve(tmp_path):
     assert len(run.train) == 20
     assert run.train_loss is not None
     assert math.isfinite(run.train_loss)
-
-
-@pytest.mark.parametrize(
-    ("mixer", "name"),
-    [
-        ("attention", "attention"),
-        ("lattice:k^2+1", "lattice"),
-        ("local:128 > lattice:2^k", "lattice"),
-        ("lattice:2^k+lattice:k^2+1", "lattice"),
-        ("lattice:2^k+attention", "hybrid"),
-        ("attention+local:128 > lattice:k^2+1", "hybrid"),
-        ("mine:3", "mine"),
-    ],
-)
-def test_families(mixer, name):
-    assert look_of(mixer).family == name
-
-
-def test_a_mixer_keeps_its_colour_and_variants_differ_in_line():
-    few = styles(["lattice:2^k", "attention"])
-    many = styles(["ssm", "lattice:2^k", "lattice:k^2+1", "attention", "dense", "window:1", "offsets:2^k", "local:64"])
-    assert all(many[mixer].colour == few[mixer].colour for mixer in few)
-    assert len({style.colour for style in many.values()}) == 7
-    assert many["lattice:2^k"].marker != many["lattice:k^2+1"].marker
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ class TestSelection:
         ]
         assert [run.validation_loss is None for run in comparison.runs] == [False] * 9 + [True] * 6
         console = Console(file=(shown := io.StringIO()), width=200)
-        show(Report("r", comparison, (), ()), console)
+        show(Report("r", comparison, None, ()), console)
         assert "12 unfinished runs shown; --finished leaves them out" in shown.getvalue()
 
     def test_the_command_takes_both(self, many):

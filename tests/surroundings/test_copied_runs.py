@@ -186,7 +186,7 @@ class TestOtherMachines:
 
 
 def where(*runs: RunDirectory) -> tuple[str, str] | None:
-    return where_to_publish(Report("comparison: x", compare(runs), (), ()), None)
+    return where_to_publish(Report("comparison: x", compare(runs), None, ()), None)
 
 
 class TestStores:

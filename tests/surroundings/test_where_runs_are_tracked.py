@@ -126,7 +126,7 @@ class TestRule:
         assert "http://127.0.0.1:19" in caplog.text
 
     def test_compare(self, team):
-        report = lambda *runs: Report("c", compare(runs), (), ())  # noqa: E731
+        report = lambda *runs: Report("c", compare(runs), None, ())  # noqa: E731
         new, old = make_run(team, "new"), tracked_at(make_run(team, "old"), "http://old:5000")
         assert where_to_publish(report(new), None) is None, "of runs that were not tracked nothing is logged"
         assert where_to_publish(report(new, old), None) == ("http://old:5000", "theirs")
@@ -279,7 +279,7 @@ class TestFolders:
         assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlruns", "runs"}
         assert {path.name for path in work.iterdir()} == {WORST}, "nothing beside it"
         assert [path.read_bytes() for path in (folder / "mlruns").rglob("loss.png")] == [b"picture"]
-        where = where_to_publish(Report("c", compare(find_runs([folder / "runs"])), (), ()), None)
+        where = where_to_publish(Report("c", compare(find_runs([folder / "runs"])), None, ()), None)
         assert where == (resolve_uri("sqlite:///mlflow.db"), "glm-scale")
 
         said = io.StringIO()

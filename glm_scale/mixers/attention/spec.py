@@ -23,7 +23,8 @@ def read_local(spelling: str, argument: str | None) -> StageSpec:
         raise MixerError(
             f"mixer {spelling!r}: local needs a whole number of tokens ≥ 1, the token itself included, as in local:128"
         )
-    return _attention(f"local:{int(argument)}", int(argument), Look("local", "#56B4E9"))
+    look = Look.of_width("local", "#56B4E9", int(argument), usual=16)
+    return _attention(f"local:{int(argument)}", int(argument), look)
 
 
 def _attention(name: str, window: int | None, look: Look) -> StageSpec:

@@ -18,10 +18,10 @@ from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
-from glm_scale.mixers.contract import Look, MixerDims
+from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import StageSpec
 from glm_scale.mixers.ssm.mixing import decay_parameters
-from glm_scale.mixers.ssm.spec import first_order
+from glm_scale.mixers.ssm.spec import first_order, look_by_state
 from glm_scale.mixers.structure import Structure
 
 CONV_WIDTH = 4
@@ -91,6 +91,5 @@ def read_gated_deltanet(spelling: str, argument: str | None) -> StageSpec:
     """`gated_deltanet`, or `gated_deltanet:N` with a state expansion N."""
     # Taking out what a key holds costs one more product with the state than an SSM's outer product and read-out.
     structure = first_order("gated_deltanet", spelling, argument, state_flops=6)
-    return StageSpec(
-        structure.spelling, "outputs", partial(GatedDeltaNetMixing, structure), structure, Look("gated_deltanet")
-    )
+    look = look_by_state("gated_deltanet", "#6666FF", structure.state)
+    return StageSpec(structure.spelling, "outputs", partial(GatedDeltaNetMixing, structure), structure, look)

@@ -15,9 +15,9 @@ from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
-from glm_scale.mixers.contract import Look, MixerDims
+from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import StageSpec
-from glm_scale.mixers.ssm.spec import first_order
+from glm_scale.mixers.ssm.spec import first_order, look_by_state
 from glm_scale.mixers.structure import Structure
 
 
@@ -69,4 +69,5 @@ def gla_row(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -
 def read_gla(spelling: str, argument: str | None) -> StageSpec:
     """`gla`, or `gla:N` with a state expansion N."""
     structure = first_order("gla", spelling, argument)
-    return StageSpec(structure.spelling, "outputs", partial(GLAMixing, structure), structure, Look("gla"))
+    look = look_by_state("gla", "#882255", structure.state)
+    return StageSpec(structure.spelling, "outputs", partial(GLAMixing, structure), structure, look)

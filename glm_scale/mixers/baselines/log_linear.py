@@ -18,10 +18,10 @@ from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
-from glm_scale.mixers.contract import Look, MixerDims, MixerError
+from glm_scale.mixers.contract import MixerDims, MixerError
 from glm_scale.mixers.heads import StageSpec
 from glm_scale.mixers.ssm.mixing import decay_parameters, discretized
-from glm_scale.mixers.ssm.spec import spelled, state_of
+from glm_scale.mixers.ssm.spec import look_by_state, spelled, state_of
 
 
 class LevelCache(NamedTuple):
@@ -110,4 +110,5 @@ def read_log_linear(spelling: str, argument: str | None) -> StageSpec:
     """`log_linear`, or `log_linear:N` with a state expansion N."""
     state = state_of("log_linear", spelling, argument)
     # A token reads several states, of as many tokens as there are bits in its position: no pattern over tokens.
-    return StageSpec(spelled("log_linear", state), "outputs", partial(LogLinearMixing, state), None, Look("log_linear"))
+    look = look_by_state("log_linear", "#117733", state)
+    return StageSpec(spelled("log_linear", state), "outputs", partial(LogLinearMixing, state), None, look)

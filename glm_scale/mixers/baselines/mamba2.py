@@ -23,10 +23,10 @@ from glm_scale.layers.projection import Projection, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
-from glm_scale.mixers.contract import Look, MixerDims
+from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing, StageSpec
 from glm_scale.mixers.ssm.mixing import decay_parameters, discretized, mixed_by_ssm
-from glm_scale.mixers.ssm.spec import first_order
+from glm_scale.mixers.ssm.spec import first_order, look_by_state
 from glm_scale.mixers.ssm.traffic import ssm_traffic
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.sequence.costs import Spread, Traffic, tokens_before_traffic
@@ -122,4 +122,5 @@ class Mamba2Mixing(HeadMixing):
 def read_mamba2(spelling: str, argument: str | None) -> StageSpec:
     """`mamba2`, or `mamba2:N` with a state expansion N."""
     structure = first_order("mamba2", spelling, argument)
-    return StageSpec(structure.spelling, "outputs", partial(Mamba2Mixing, structure), structure, Look("mamba2"))
+    look = look_by_state("mamba2", "#332288", structure.state)
+    return StageSpec(structure.spelling, "outputs", partial(Mamba2Mixing, structure), structure, look)

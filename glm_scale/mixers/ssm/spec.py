@@ -18,7 +18,13 @@ _LARGEST_STATE = 2**20
 def read_ssm(spelling: str, argument: str | None) -> StageSpec:
     """`ssm`, or `ssm:N` with a state expansion N: its state has N × head_dim numbers a head."""
     structure = first_order("ssm", spelling, argument)
-    return StageSpec(structure.spelling, "outputs", partial(SSMMixing, structure), structure, Look("ssm", "#009E73"))
+    look = look_by_state("ssm", "#009E73", structure.state)
+    return StageSpec(structure.spelling, "outputs", partial(SSMMixing, structure), structure, look)
+
+
+def look_by_state(family: str, colour: str, state: int | None) -> Look:
+    """The look of a mixer with a state expansion; None: the usual one."""
+    return Look.of_width(family, colour, state or USUAL_STATE, USUAL_STATE)
 
 
 def first_order(mixer: str, spelling: str, argument: str | None, state_flops: int = 4) -> Structure:

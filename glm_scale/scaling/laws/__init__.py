@@ -6,15 +6,18 @@ numpy and scipy alone. What points do not determine is a `Refusal` with the reas
 
 from glm_scale.scaling.laws.adequacy import HeldOut, LackOfFit, lack_of_fit, leave_largest_out
 from glm_scale.scaling.laws.allocation import Allocation, cheapest, optimal
-from glm_scale.scaling.laws.bootstrap import Bootstrap, Interval, bootstrap
+from glm_scale.scaling.laws.bootstrap import LEVEL, Band, Bootstrap, Interval, bootstrap
 from glm_scale.scaling.laws.fit import Factors, Fit, factors, fit_joint, fit_separate
 from glm_scale.scaling.laws.law import Law
 from glm_scale.scaling.laws.multiplier import Multiplier, compute_multiplier, cost_multiplier, flops_ratio, reached
+from glm_scale.scaling.laws.path import Path, PowerOfSize, compute_optimal
 from glm_scale.scaling.laws.points import Point
 from glm_scale.scaling.laws.refusal import Cause, Refusal
 
 __all__ = [
+    "LEVEL",
     "Allocation",
+    "Band",
     "Bootstrap",
     "Cause",
     "Factors",
@@ -24,11 +27,14 @@ __all__ = [
     "LackOfFit",
     "Law",
     "Multiplier",
+    "Path",
     "Point",
+    "PowerOfSize",
     "Refusal",
     "bootstrap",
     "cheapest",
     "compute_multiplier",
+    "compute_optimal",
     "cost_multiplier",
     "factors",
     "fit_joint",

@@ -35,6 +35,15 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Estimates at X places and the ends of their 90 % intervals, arrays [X]; not a number where there is none."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
 class Bootstrap:
     """A fit and the laws by mixer of each draw; `refused`: draws whose refit determines no law."""
 
@@ -49,18 +58,32 @@ class Bootstrap:
         other, which widens the interval; above `MOST_REFUSED` there is none.
         """
         found = np.array([quantity(laws) for laws in self.draws])
-        found = found[np.isfinite(found)]
-        total = len(self.draws) + self.refused
-        lost = 1 - len(found) / total
-        if lost > MOST_REFUSED:
+        low, high = self._ends(found)
+        if not np.isfinite(low):
+            total = len(self.draws) + self.refused
             reason = (
-                f"{total - len(found)} of {total} draws have no result, more than {MOST_REFUSED:.0%}: the points "
-                "hardly determine the law; add larger sizes, more tokens or seeds"
+                f"{total - int(np.isfinite(found).sum())} of {total} draws have no result, more than "
+                f"{MOST_REFUSED:.0%}: the points hardly determine the law; add larger sizes, more tokens or seeds"
             )
             return Refusal(Cause.UNSTABLE, reason)
+        return Interval(quantity(self.fit.laws), low, high)
+
+    def band(self, quantities: Callable[[Mapping[str, Law]], np.ndarray]) -> Band:
+        """The same for quantities [X] at once, as along a curve."""
+        values = quantities(self.fit.laws)
+        draws = np.array([quantities(laws) for laws in self.draws]).reshape(-1, len(values))
+        ends = np.array([self._ends(found) for found in draws.T]).reshape(-1, 2)
+        return Band(values, ends[:, 0], ends[:, 1])
+
+    def _ends(self, found: np.ndarray) -> tuple[float, float]:
+        """Of the interval of what the draws gave; not numbers if too many gave none."""
+        found = found[np.isfinite(found)]
+        lost = 1 - len(found) / (len(self.draws) + self.refused)
+        if lost > MOST_REFUSED:
+            return np.nan, np.nan
         tail = ((1 - LEVEL) / 2 - lost / 2) / (1 - lost)
         low, high = np.quantile(found, [tail, 1 - tail])
-        return Interval(quantity(self.fit.laws), float(low), float(high))
+        return float(low), float(high)
 
 
 def bootstrap(fit: Fit, draws: int = DRAWS, seed: int = 0) -> Bootstrap | Refusal:

@@ -123,3 +123,19 @@ def test_noise_that_branches_share_makes_wider_intervals_than_noise_of_their_own
         intervals = [drawn(fitted(Ladder(shared=shared), seed), 60).interval(irreducible) for seed in range(5)]
         widths.append(np.mean([x.high - x.low for x in intervals if isinstance(x, Interval)]))
     assert widths[1] > 1.2 * widths[0]
+
+
+def test_a_band_is_the_interval_at_every_place() -> None:
+    found = drawn(fitted(Ladder()), draws=60)
+    sizes = np.array([1e8, 1e9])
+    band = found.band(lambda laws: laws["attention"](sizes, 20 * sizes))
+    for place, size in enumerate(sizes):
+        interval = found.interval(lambda laws, size=size: float(laws["attention"](size, 20 * size)))  # type: ignore[misc]
+        assert interval == Interval(band.value[place], band.low[place], band.high[place])
+
+
+def test_a_band_has_a_gap_where_too_many_draws_give_no_number() -> None:
+    found = drawn(fitted(Ladder()), draws=20)
+    band = found.band(lambda laws: np.array([1.0, np.nan]))
+    assert (band.low[0], band.high[0]) == (1.0, 1.0)
+    assert np.isnan([band.low[1], band.high[1]]).all()

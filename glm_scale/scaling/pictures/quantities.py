@@ -1,0 +1,105 @@
+"""What the axes of figures can show: costs across, and losses upwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from glm_scale.errors import UserError
+from glm_scale.scaling.answer import Costs
+from glm_scale.scaling.curves import Curve, TrainedRun
+from glm_scale.scaling.endpoints import Endpoint
+from glm_scale.scaling.laws import PowerOfSize
+from glm_scale.scaling.pictures.ticks import Unit
+
+__all__ = ["COSTS", "LOSSES", "Cost", "Loss", "chosen_costs", "chosen_loss"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Something that a model takes. `of`: a finished run; `on_size`: what a model takes by its size, for every token if
+    `along`, which is a run while it trains. None: not known. `pays_off`: one that is paid for every use, so that the
+    best loss for each amount is of interest."""
+
+    key: str
+    name: str
+    title: str
+    unit: Unit
+    of: Callable[[Endpoint], float | None]
+    on_size: Callable[[Costs], PowerOfSize | None]
+    along: Callable[[Curve], np.ndarray] | None = None
+    pays_off: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scale of losses; `per_nat`: what one nat per token of a run is on it, None if that is not known."""
+
+    key: str
+    name: str
+    title: str
+    per_nat: Callable[[float | None, float | None], float | None]
+
+    def of_run(self, run: TrainedRun) -> float | None:
+        """`per_nat` of a run."""
+        return self.per_nat(run.bits_per_byte, run.validation_loss)
+
+    def of_endpoint(self, endpoint: Endpoint) -> float | None:
+        """`per_nat` of a finished run."""
+        return self.per_nat(endpoint.bits_per_byte, endpoint.loss)
+
+
+_ONE, _SIZE = PowerOfSize(1.0, 0.0), PowerOfSize(1.0, 1.0)
+
+COSTS = (
+    Cost("tokens", "tokens", "training tokens", "count", lambda e: e.tokens, lambda _: _ONE, lambda c: c.tokens),
+    Cost("flops", "FLOPs", "training FLOPs", "flops", lambda e: e.flops, lambda c: c.flops, lambda c: c.flops),
+    Cost(
+        "seconds", "time", "measured time of training", "seconds",
+        lambda e: e.seconds, lambda c: c.seconds, lambda c: c.seconds,
+    ),
+    Cost(
+        "parameters", "parameters", "parameters outside the embeddings", "count",
+        lambda e: e.parameters, lambda _: _SIZE,
+    ),
+    Cost(
+        "decode_flops", "decode FLOPs", "FLOPs of a decoded token, mean over a sequence", "flops",
+        lambda e: e.decode_flops, lambda c: c.decode_flops, pays_off=True,
+    ),
+    Cost(
+        "cache", "cache", "cache of a decoder after one sequence", "bytes",
+        lambda e: e.cache, lambda c: c.cache, pays_off=True,
+    ),
+)  # fmt: skip
+
+LOSSES = (
+    Loss("loss", "loss", "validation loss (nats per token)", lambda bits, loss: 1.0),
+    Loss(
+        "bits_per_byte",
+        "bits per byte",
+        "validation loss (bits per byte)",
+        lambda bits, loss: bits / loss if bits and loss else None,
+    ),
+)
+
+
+def chosen_costs(text: str) -> tuple[Cost, ...]:
+    """The costs that a comma-separated list names. Raises UserError for others."""
+    known = {cost.key: cost for cost in COSTS}
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--x {text!r}: {name!r} is no axis; there are {', '.join(known)}")
+    if not names:
+        raise UserError(f"--x {text!r} names no axis; there are {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def chosen_loss(text: str) -> Loss:
+    """The scale of a name. Raises UserError for others."""
+    for loss in LOSSES:
+        if loss.key == text:
+            return loss
+    raise UserError(f"--y {text!r} is no axis; there are {', '.join(loss.key for loss in LOSSES)}")
