@@ -101,10 +101,14 @@ def show(report: Report, console: Console) -> None:
     """Print the table, the fits, the remarks and where the files are."""
     import numpy as np
 
+    from glm_scale.scaling.breakdown import compared_breakdowns
     from glm_scale.scaling.comparison import describe_law, render_table
     from glm_scale.scaling.verdict import verdict
 
     console.print(render_table(report.comparison))
+    for part in compared_breakdowns(report.comparison):
+        console.print()
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
     for curve in report.curves:
         sizes = len(np.unique(curve.parameters))
         console.print(f"\n{curve.mixer}", style="bold", markup=False)

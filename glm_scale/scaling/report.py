@@ -11,6 +11,7 @@ from glm_data.files import write_atomically
 from glm_scale.errors import UserError
 from glm_scale.run_directory import RunDirectory
 from glm_scale.scaling import html, png
+from glm_scale.scaling.breakdown import breakdown_numbers
 from glm_scale.scaling.comparison import Comparison, ScalingCurve, compare, numbers, scaling_curves
 from glm_scale.scaling.selection import Filter
 
@@ -50,7 +51,8 @@ def write_report(
         else:
             html.write_comparison(comparison, page)
             png.draw_comparison(comparison, picture)
-        write_atomically(data, json.dumps(numbers(comparison, curves), indent=2) + "\n")
+        content = numbers(comparison, curves) | {"breakdown": breakdown_numbers(comparison)}
+        write_atomically(data, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from error
     folder = output.resolve().parent.name if output.name in ("comparison", "") else output.resolve().name

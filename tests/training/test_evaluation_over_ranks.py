@@ -59,7 +59,7 @@ def test_every_layout_finds_what_one_process_finds(processes, data):
     assert expected.whole.count == alone.tokens
     # Sums over at most a whole sequence and in six products of two layers.
     bound = rounding(torch.float32, 2 * (LENGTH + 6 * MLP))
-    for tensor, sequence in ((1, 1), (1, 4), (2, 2), (4, 1)):
+    for tensor, sequence in ((1, 1), (1, 4), (2, 2)):
         for found in processes.run(4, measure, data, tensor, sequence):
             assert (found.tokens, found.bytes) == (alone.tokens, alone.bytes)
             assert found.breakdown.is_of_same_tokens(expected), (tensor, sequence)
