@@ -4,6 +4,7 @@
         config.yaml      the resolved configuration          version.json   the code that ran
         summary.json     what the run is and how it stands   metrics.jsonl  every measurement (the truth)
         train.log        the log                             tracking.json  the MLflow run and what it has received
+        breakdown.json   the loss by position and kind of the tokens
         checkpoints/  samples/  plots/  profile/             run.lock       held by the process that trains
 
 This module imports neither torch nor MLflow, so that listing runs is quick.
@@ -115,6 +116,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """metrics.jsonl, a record for every measurement."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def breakdown(self) -> Path:
+        """breakdown.json, the last validation loss by position and kind of the tokens."""
+        return self.path / "breakdown.json"
 
     @property
     def log(self) -> Path:

@@ -36,7 +36,7 @@ class Batch:
         document_starts: int32 `[B, T]`: position in the sequence where each token's document starts.
         samples: int64 `[B]`: global sample numbers; −1 for a sequence of padding behind the last sample.
         problems: one message for each piece that was skipped because it is damaged.
-        all_document_starts: those of whole sequences, where `tokens` is a part of each; None where it is all.
+        whole: the batch of whole sequences, where `tokens` is a part of each; None where it is all.
     """
 
     tokens: torch.Tensor
@@ -44,7 +44,12 @@ class Batch:
     document_starts: torch.Tensor
     samples: torch.Tensor
     problems: tuple[str, ...] = ()
-    all_document_starts: torch.Tensor | None = None
+    whole: "Batch | None" = None
+
+    @property
+    def all_document_starts(self) -> torch.Tensor | None:
+        """The document starts of whole sequences, where `tokens` is a part of each."""
+        return None if self.whole is None else self.whole.document_starts
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch on a device."""

@@ -144,11 +144,15 @@ def asked_for(figures: Sequence[Path] | None, x: str, y: str) -> Asked:
 
 def show(report: Report, console: Console) -> None:
     """Print the table, what the runs say of scaling, the remarks and where the files are."""
+    from glm_scale.scaling.breakdown import compared_breakdowns
     from glm_scale.scaling.comparison import render_table
     from glm_scale.scaling.gaps import gaps, render_gaps
     from glm_scale.scaling.verdict import verdict
 
     console.print(render_table(report.comparison))
+    for part in compared_breakdowns(report.comparison):
+        console.print()
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
     console.print()
     if report.answer is not None and (found := gaps(report.answer.runs, report.answer)) is not None:
         console.print(render_gaps(found))

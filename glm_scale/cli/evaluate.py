@@ -30,11 +30,17 @@ def evaluate(
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
 ) -> None:
-    """Print the loss of a trained model on a data set, per token and per byte."""
+    """Print the loss of a trained model on a data set, per token and per byte, and which tokens it is of.
+
+    Repeated n-grams tell how well it recalls what it has read: those that have been in the same document before. Of a
+    run on its own validation split this is kept in its directory, and `compare` shows it.
+    """
     from rich.console import Console
 
     from glm_scale.inference import load_model
     from glm_scale.inference.evaluation import evaluate_model
+    from glm_scale.inference.keeping import keep_breakdown
+    from glm_scale.scaling.breakdown import breakdown_tables
     from glm_scale.training.distributed import resolve_device
 
     console = Console()
@@ -48,3 +54,12 @@ def evaluate(
     console.print(f"  loss            {result.loss:.4f} nats per token")
     console.print(f"  bits per byte   {result.bits_per_byte:.4f}")
     console.print(f"  counted         {result.tokens:,} tokens, {result.bytes:,} bytes")
+    assert result.breakdown is not None
+    for table in breakdown_tables(result.breakdown):
+        console.print()
+        console.print(table)
+    usual = loaded.config.data.sequence_length
+    if data is None and split == "validation" and sequence_length in (None, usual):
+        remark = keep_breakdown(checkpoint, loaded.step, result.breakdown)
+        if remark:
+            Console(stderr=True).print(remark, highlight=False, markup=False, soft_wrap=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glm_data import PackedSequences, SourceConfig, batches, load_index
+from glm_data import Batch, PackedSequences, SourceConfig, batches, load_index
 from glm_data.sequences import SplitName
 from glm_scale.errors import UserError
 from glm_scale.inference.loading import LoadedModel
 from glm_scale.training.evaluation import Evaluation, evaluate
-from glm_scale.training.micro_batch import MicroBatch
+from glm_scale.training.token_groups import TokenGroups
 
 __all__ = ["evaluate_model"]
 
@@ -27,7 +27,8 @@ def evaluate_model(
     sequences: int | None,
     model: Path | str = "RUN",
 ) -> Evaluation:
-    """Loss of a trained model on so many `sequences` (None: one pass) of a split of the data set in `data`.
+    """Loss of a trained model on so many `sequences` (None: one pass) of a split of the data set in `data`, with its
+    breakdown.
 
     None for `data` and `sequence_length` means those of its training. `model` is where the model comes from, for
     messages.
@@ -53,14 +54,20 @@ def evaluate_model(
     count = available if sequences is None else min(sequences, available)
     device = next(loaded.model.parameters()).device
 
-    def summed_loss(batch: MicroBatch) -> Tensor:
+    def token_losses(batch: Batch) -> Tensor:
+        there = batch.to(device)
         return loaded.model(
-            batch.tokens.to(device), document_starts=batch.document_starts.to(device), labels=batch.labels.to(device)
-        )
+            there.tokens, document_starts=there.document_starts, labels=there.labels, reduction="none"
+        )  # fmt: skip
 
-    batch_size = max(1, _BATCH_TOKENS // source.config.sequence_length)
+    length = source.config.sequence_length
     token_bytes = torch.from_numpy(loaded.tokenizer.token_bytes)
-    return evaluate(summed_loss, batches(source, 0, batch_size, stop=count), token_bytes)
+    return evaluate(
+        token_losses,
+        batches(source, 0, max(1, _BATCH_TOKENS // length), stop=count),
+        token_bytes,
+        groups=TokenGroups(count, length),
+    )
 
 
 def _check_tokenizer(loaded: LoadedModel, data: Path, model: Path | str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from glm_scale.layers.projection import Projection
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.splitting import mark_split
 from glm_scale.parallel.tensor.vocabulary import split_cross_entropy
+
+Reduction = Literal["sum", "none"]
+"""What becomes of the losses of tokens, in the words of torch."""
 
 IGNORED = -100
 """The label of a token that does not count."""
@@ -41,11 +44,17 @@ class LanguageModelHead(Projection):
         self.tensor = tensor
         mark_split(cast(nn.Parameter, self.weight), tensor)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits in the dtype of x; with labels int64 `[B, T]` the sum of −log p(label) in nats, an fp32 scalar."""
+    def forward(self, x: Tensor, labels: Tensor | None = None, reduction: Reduction = "sum") -> Tensor:
+        """Logits in the dtype of x; with labels int64 `[B, T]` the sum of −log p(label) in nats, an fp32 scalar.
+
+        With the reduction "none" that of every token, fp32 `[B, T]`, 0 where it does not count; without a gradient.
+        """
         if labels is None:
             return super().forward(x)
-        return summed_cross_entropy(x.flatten(0, -2), self.weight, labels.flatten(), tensor=self.tensor)
+        rows, targets = x.flatten(0, -2), labels.flatten()
+        if reduction == "none":
+            return token_cross_entropy(rows, self.weight, targets, tensor=self.tensor).view_as(labels)
+        return summed_cross_entropy(rows, self.weight, targets, tensor=self.tensor)
 
 
 def summed_cross_entropy(
@@ -57,9 +66,22 @@ def summed_cross_entropy(
     in x and weight; the gradients are made in the forward pass and held until the backward pass. Over tensor ranks the
     weight is this rank's part of the vocabulary, the loss the whole one, and the gradient of x this rank's part of it.
     """
-    rows = chunk_rows or max(1, (CHUNK_LOGITS_ON_GPU if x.is_cuda else CHUNK_LOGITS) // weight.shape[0])
-    loss: Tensor = _SummedCrossEntropy.apply(x, weight, labels, rows, tensor)
+    loss: Tensor = _SummedCrossEntropy.apply(x, weight, labels, chunk_rows or _chunk_rows(x, weight), tensor)
     return loss
+
+
+@torch.no_grad()
+def token_cross_entropy(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int | None = None, tensor: TensorAxis | None = None
+) -> Tensor:
+    """The terms of `summed_cross_entropy`, fp32 `[rows]`, 0 where the label is IGNORED. Not differentiable."""
+    count = chunk_rows or _chunk_rows(x, weight)
+    chunks = zip(x.split(count), labels.split(count), strict=True)
+    return torch.cat([_cross_entropy(rows @ weight.T, targets, tensor, False)[0] for rows, targets in chunks])
+
+
+def _chunk_rows(x: Tensor, weight: Tensor) -> int:
+    return max(1, (CHUNK_LOGITS_ON_GPU if x.is_cuda else CHUNK_LOGITS) // weight.shape[0])
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

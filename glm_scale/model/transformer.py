@@ -18,7 +18,7 @@ from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import as_projected, lay_together
 from glm_scale.model.block import Block, BlockCache
 from glm_scale.model.config import ModelConfig
-from glm_scale.model.head import LanguageModelHead
+from glm_scale.model.head import LanguageModelHead, Reduction
 from glm_scale.model.init import Undrawn, initialize
 from glm_scale.parallel.axis import SequenceAxis, TensorAxis
 from glm_scale.parallel.tensor.splitting import entering
@@ -76,14 +76,16 @@ class LanguageModel(nn.Module):
         labels: Tensor | None = None,
         packing: Packing | None = None,
         all_document_starts: Tensor | None = None,
+        reduction: Reduction = "sum",
     ) -> Tensor:
         """Logits `[B, T, vocab]` of the next token at every position, or with labels their summed loss.
 
         `tokens`: int64 `[B, T]`. `document_starts`: int32 `[B, T]`, where in its sequence each token's document
         starts; None if every sequence is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then
-        the result is the sum, not the mean, of the token losses in nats, an fp32 scalar. `packing`: of the same
-        documents; attention on a GPU is faster if it knows it. With a `sequence_axis` it is that of whole sequences, as
-        `all_document_starts` are, for which ranks need not ask one another then.
+        the result is the sum, not the mean, of the token losses in nats, an fp32 scalar, or with the `reduction` "none"
+        the losses themselves, fp32 `[B, T]`, without a gradient. `packing`: of the same documents; attention on a GPU
+        is faster if it knows it. With a `sequence_axis` it is that of whole sequences, as `all_document_starts` are,
+        for which ranks need not ask one another then.
         """
         length, axis = tokens.shape[1], self.sequence_axis
         sequence = Sequence.of(length, self.rotary, tokens.device, document_starts, axis, packing, all_document_starts)
@@ -94,7 +96,7 @@ class LanguageModel(nn.Module):
                 x = checkpoint(block, x, sequence, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, sequence)
-        return self.head(entering(self.norm(x), self.tensor), labels)
+        return self.head(entering(self.norm(x), self.tensor), labels, reduction)
 
     def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Have torch compile the blocks when they are first called, one by one: the graphs of one serve all layers of

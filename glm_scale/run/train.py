@@ -40,6 +40,7 @@ from glm_scale.training.signals import StopRequest
 from glm_scale.training.spikes import SpikeWatch
 from glm_scale.training.step_log import SilentStepLog, StepLog
 from glm_scale.training.steps import StepData
+from glm_scale.training.token_groups import TokenGroups
 from glm_scale.training.validator import Validator
 
 __all__ = ["Outcome", "train"]
@@ -177,7 +178,7 @@ class _Session:
         with MetricsLog(self.run.metrics) as log:
             # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
             finished = counters.tokens >= self.config.training.tokens
-            log.truncate(counters.step, again=("validation",) if finished else ())
+            log.truncate(counters.step, again=("validation", "breakdown") if finished else ())
             tracker = Tracker(self.config.tracking, self.run, log, self.progress.say)
             tracker.start()
             status: FinalStatus = "failed"
@@ -235,6 +236,7 @@ class _Session:
             steps=self.config.training.steps,
             flops_per_token=summary.train_flops_per_token,
             peak_flops=peak * count if peak else None,
+            breakdown=self.run.breakdown,
             profiler=profiler,
         )
 
@@ -322,8 +324,11 @@ class _Session:
                 self.oversight.heartbeat("evaluation")
                 yield batch
 
+        def groups() -> TokenGroups:
+            return TokenGroups(count, config.data.sequence_length, self.ranks.own_columns)
+
         token_bytes = torch.from_numpy(self.tokenizer.token_bytes)
-        return Validator(config.evaluation, fresh, token_bytes, self.ranks.totals)
+        return Validator(config.evaluation, fresh, groups, token_bytes, self.ranks.totals)
 
 
 def _store(config: RunConfig, run: RunDirectory, progress: Progress) -> CheckpointStore:

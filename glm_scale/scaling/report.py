@@ -12,6 +12,7 @@ from glm_data.files import write_atomically
 from glm_scale.errors import UserError
 from glm_scale.run_directory import RunDirectory
 from glm_scale.scaling.answer import Answer, answer, reference_of
+from glm_scale.scaling.breakdown import breakdown_numbers
 from glm_scale.scaling.comparison import Comparison, compare, numbers, render_table, table_row
 from glm_scale.scaling.endpoints import endpoints_of
 from glm_scale.scaling.gaps import gaps
@@ -77,7 +78,8 @@ def write_report(
         _write(subject, page, asked)
         _write(subject, picture, asked)
         scaled = {"scaling": subject.answer.values()} if subject.answer else {}
-        write_atomically(data, json.dumps(numbers(comparison) | scaled, indent=2, ensure_ascii=False) + "\n")
+        content = numbers(comparison) | {"breakdown": breakdown_numbers(comparison)} | scaled
+        write_atomically(data, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         for path in asked.files:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(subject, path, asked)

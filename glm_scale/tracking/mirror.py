@@ -12,7 +12,8 @@ therefore logged three times, under names that say what the step counts:
     by_gflops/train/loss      step = GFLOPs of training (FLOPs themselves pass the largest 64-bit integer at 9e18,
                               and petaflops would make one step of a small run)
 
-`progress/tokens` and `progress/flops` hold both against optimizer steps.
+`progress/tokens` and `progress/flops` hold both against optimizer steps. The parts of a loss have the names of
+`glm_scale.tracking.breakdown`, which sort.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ class Mirror:
         self._upload(client, self.run.config, self.run.version)
 
     def _upload_artifacts(self, client: MlflowClient) -> None:
-        self._upload(client, self.run.config, self.run.version, self.run.summary)
+        self._upload(client, self.run.config, self.run.version, self.run.summary, self.run.breakdown)
         for folder in (self.run.plots, self.run.samples, self.run.profile):
             if folder.is_dir() and any(folder.iterdir()):
                 self._upload(client, folder)
@@ -252,7 +253,7 @@ def metric_points(record: Record) -> Iterator[Metric]:
     for name in record.values:
         if (value := record.number(name)) is None:
             continue
-        yield point(f"{record.kind}/{name}", value, record.step)
+        yield point(name if record.kind == "breakdown" else f"{record.kind}/{name}", value, record.step)
         if name in _COMPARED and record.kind in ("train", "validation"):
             yield point(f"by_tokens/{record.kind}/{name}", value, record.tokens)
             yield point(f"by_gflops/{record.kind}/{name}", value, round(record.flops / 1e9))

@@ -117,6 +117,12 @@ class Engine:
         with record_function(FORWARD):
             return self.deepspeed(batch.tokens, **batch.keywords())
 
+    @torch.no_grad()
+    def token_losses(self, batch: MicroBatch) -> Tensor:
+        """The losses themselves, fp32 [B, T] on the device, 0 where nothing is counted; for what needs no gradient."""
+        batch = self.upload(batch)
+        return self.deepspeed(batch.tokens, **batch.keywords(), reduction="none")
+
     def step(
         self,
         batches: Sequence[MicroBatch | DeviceBatch],

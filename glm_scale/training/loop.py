@@ -100,7 +100,7 @@ class Trainer:
         """Measure the loss on held-out text and log it."""
         self.heartbeat("evaluation")
         with self.clock.phase("evaluation"):
-            evaluation = validator.evaluate(self.engine)
+            evaluation = validator.evaluate(self.engine, final)
             self.validation_loss = evaluation.loss
             self.step_log.validation(self.counters, evaluation, final=final)
 

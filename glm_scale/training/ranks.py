@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from glm_data import Batch, PackedSequences, batches
@@ -120,7 +121,7 @@ class Ranks:
             sequences, start, micro_batch * data, stop=stop, rank=self.mesh.data_rank, world_size=data
         )  # fmt: skip
         try:
-            yield from map(self._own_columns, stream)
+            yield from map(self._own_part, stream)
         finally:
             stream.close()  # type: ignore[attr-defined]  # ends the worker processes
 
@@ -128,14 +129,21 @@ class Ranks:
         """Sequences that all ranks together have when this one has these."""
         return sum(len(batch.tokens) for batch in batches) * (self.mesh.layout.data if self.mesh else 1)
 
-    def _own_columns(self, batch: Batch) -> Batch:
+    def own_columns(self, x: Tensor) -> Tensor:
+        """Of numbers of whole sequences `[B, T]` those of the tokens that this rank holds."""
+        if self.mesh is None or self.mesh.layout.sequence == 1:
+            return x
+        return x.chunk(self.mesh.layout.sequence, 1)[self.mesh.sequence_rank].contiguous()
+
+    def _own_part(self, batch: Batch) -> Batch:
         """The tokens of a sequence that this rank holds; its labels are those of the next tokens, wherever they are."""
         assert self.mesh is not None
-        count = self.mesh.layout.sequence
-        if count == 1:
+        if self.mesh.layout.sequence == 1:
             return batch
-        own = {
-            name: getattr(batch, name).chunk(count, 1)[self.mesh.sequence_rank].contiguous()
-            for name in ("tokens", "labels", "document_starts")
-        }
-        return replace(batch, **own, all_document_starts=batch.document_starts)
+        return replace(
+            batch,
+            tokens=self.own_columns(batch.tokens),
+            labels=self.own_columns(batch.labels),
+            document_starts=self.own_columns(batch.document_starts),
+            whole=batch,
+        )

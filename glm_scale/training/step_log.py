@@ -2,10 +2,12 @@
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 from glm_scale.checkpoint import Counters
 from glm_scale.tracking import MetricsLog
+from glm_scale.tracking.breakdown import Breakdown
 from glm_scale.training.clock import COMPUTE, STARTING, Clock
 from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation
@@ -25,7 +27,8 @@ class StepLog:
     """Writes to the metrics log and to the progress line, with the times that `clock` has measured.
 
     `flops_per_token` are those of forward and backward; `peak_flops` the device's FLOP/s, None if not known; `steps`
-    the length of the run, for the estimated end. `profiler` is told of every step.
+    the length of the run, for the estimated end; `breakdown` the file for the parts of the last validation loss.
+    `profiler` is told of every step.
     """
 
     def __init__(
@@ -37,9 +40,11 @@ class StepLog:
         steps: int,
         flops_per_token: float,
         peak_flops: float | None,
+        breakdown: Path,
         profiler: StepProfiler | None = None,
     ) -> None:
         self._log = log
+        self._breakdown = breakdown
         self._progress = progress
         self._clock = clock
         self._steps = steps
@@ -98,10 +103,20 @@ class StepLog:
             bits_per_byte=evaluation.bits_per_byte,
             **({"final": True} if final else {}),
         )
+        if evaluation.breakdown is not None:
+            self._keep(evaluation.breakdown, counters)
         self._progress.say(
             f"step {counters.step}: validation loss {evaluation.loss:.4f} nats/token, "
             f"{evaluation.bits_per_byte:.4f} bits/byte"
         )
+
+    def _keep(self, breakdown: Breakdown, counters: Counters) -> None:
+        losses: dict[str, Any] = breakdown.losses()
+        self._log.append("breakdown", **self._position(counters), **losses)
+        try:
+            breakdown.write(self._breakdown, counters.step)
+        except OSError as error:
+            self._progress.say(f"{self._breakdown} cannot be written: {error.strerror}")
 
     def event(self, counters: Counters, event: str, message: str, **values: Any) -> None:
         """Record that something out of the ordinary happened, and tell the user."""

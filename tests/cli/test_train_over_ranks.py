@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from glm_scale.tracking.breakdown import Breakdown
 from tests.earlier.curves import losses_of
 from tests.tiny_run import SAME_LOSSES, glm_scale, tiny_config, write_config
 
@@ -19,6 +20,11 @@ def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -
     assert several.stdout.count("validation loss") == 2  # told once, not by every rank
     runs = tmp_path / "runs"
     assert losses_of(runs / "several") == pytest.approx(losses_of(runs / "alone"), rel=SAME_LOSSES)
+    one, other = (Breakdown.read(runs / name / "breakdown.json", step=6) for name in ("alone", "several"))
+    assert one is not None
+    assert other is not None
+    assert other.is_of_same_tokens(one)
+    assert other.losses() == pytest.approx(one.losses(), rel=SAME_LOSSES)
     again = glm_scale(*command, "training.tokens=128")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(f"the run that was in {runs}/several is now in {runs}/several.1") == 1

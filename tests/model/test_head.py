@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glm_scale.model.head import summed_cross_entropy
+from glm_scale.model.head import LanguageModelHead, summed_cross_entropy, token_cross_entropy
 from tests.tolerances import assert_close, rounding
 
 pytestmark = pytest.mark.numeric
@@ -55,3 +55,24 @@ def test_bf16_logits_are_summed_in_fp32():
     labels = torch.randint(0, 11, (256,))
     expected = F.cross_entropy((x @ weight.T).double(), labels, reduction="sum")
     assert_close(summed_cross_entropy(x, weight, labels), expected, rounding(torch.float32, 2))
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4, 13, 100])
+def test_losses_of_tokens_are_the_terms_of_the_sum(chunk_rows):
+    x, weight, labels = torch.randn(13, 8), torch.randn(11, 8), torch.randint(0, 11, (13,))
+    labels[[0, 5, 12]] = -100
+    losses = token_cross_entropy(x.requires_grad_(), weight, labels, chunk_rows)
+    expected = F.cross_entropy((x @ weight.T).double(), labels, reduction="none")
+    assert losses.dtype is torch.float32
+    assert not losses.requires_grad
+    assert not losses[[0, 5, 12]].any()
+    assert_close(losses, expected, rounding(torch.float32, 8 + 11))
+    assert_close(losses.sum(), summed_cross_entropy(x, weight, labels, chunk_rows), rounding(torch.float32, 13))
+
+
+def test_the_head_gives_losses_in_the_shape_of_the_labels():
+    head, x, labels = LanguageModelHead(8, 11), torch.randn(2, 6, 8), torch.randint(0, 11, (2, 6))
+    labels[1, 2:] = -100
+    losses = head(x, labels, reduction="none")
+    expected = F.cross_entropy(head(x).flatten(0, 1), labels.flatten(), reduction="none").view(2, 6)
+    assert_close(losses, expected, rounding(torch.float32, 8 + 11))

@@ -14,6 +14,7 @@ from glm_scale.model import LanguageModel
 from glm_scale.run.train import train
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
+from glm_scale.tracking.breakdown import Breakdown
 from glm_scale.training.loop import DivergenceError
 from tests.whole_runs import STEPS, Tree, config, curve, run_of
 
@@ -30,6 +31,12 @@ def test_a_run_leaves_a_complete_directory(tree: Tree) -> None:
     validations = [record for record in records if record.kind == "validation"]
     assert [(record.step, record.values.get("final")) for record in validations] == [(3, None), (STEPS, True)]
     assert records[-1].flops == summary.train_flops_per_token * summary.tokens
+    breakdown = Breakdown.read(run.breakdown, STEPS)
+    assert breakdown is not None
+    assert [(record.step, record.values) for record in records if record.kind == "breakdown"] == [
+        (STEPS, breakdown.losses())
+    ]
+    assert breakdown.whole.loss == pytest.approx(validations[-1].number("loss"), rel=1e-12)
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-00000004", "step-00000006"]
     assert yaml.safe_load(run.config.read_text())["training"]["optimizer"]["betas"] == [0.9, 0.95]
     assert (run.plots / "loss.png").read_bytes().startswith(b"\x89PNG")

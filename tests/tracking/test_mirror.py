@@ -217,6 +217,13 @@ def test_flops_of_the_largest_runs_fit_an_mlflow_step(make_run):
     assert {point.key: point.step for point in metric_points(record)}["by_gflops/train/loss"] == 10**16
 
 
+def test_parts_of_a_loss_are_metrics_whose_names_sort(make_run):
+    with MetricsLog(make_run().metrics) as log:
+        record = log.append("breakdown", step=4, tokens=5, flops=6.0, **{"position/0000016": 1.5, "kind/new": 2.5})
+    points = [(point.key, point.value, point.step) for point in metric_points(record)]
+    assert points == [("position/0000016", 1.5, 4), ("kind/new", 2.5, 4)]
+
+
 attempts = st.lists(st.tuples(st.floats(0, 1), st.lists(st.booleans(), max_size=100)), min_size=1, max_size=4)
 
 

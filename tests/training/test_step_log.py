@@ -21,7 +21,9 @@ def test_the_journal_writes_rates_and_skipped_steps(tmp_path: Path, fake_time: F
     clock = Clock()
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         progress = Progress(Console(file=io.StringIO()), "run")
-        journal = StepLog(log, progress, clock, steps=9, flops_per_token=7.0, peak_flops=7e6)
+        journal = StepLog(
+            log, progress, clock, steps=9, flops_per_token=7.0, peak_flops=7e6, breakdown=tmp_path / "breakdown.json"
+        )
         counters = Counters()
         journal.begin(counters)
         with clock.phase("forward_backward"):
