@@ -147,6 +147,7 @@ def show(report: Report, console: Console) -> None:
     from glm_scale.scaling.breakdown import compared_breakdowns
     from glm_scale.scaling.comparison import render_table
     from glm_scale.scaling.gaps import gaps, render_gaps
+    from glm_scale.scaling.laws import Bootstrap
     from glm_scale.scaling.verdict import verdict
 
     console.print(render_table(report.comparison))
@@ -163,7 +164,8 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{count} unfinished run{'s' * (count > 1)} shown; --finished leaves them out", markup=False)
     for remark in report.comparison.remarks:
         console.print(f"note: {remark}", style="yellow", markup=False)
-    if report.answer is None and (said := verdict(report.comparison.runs)):
+    lawful = report.answer is not None and isinstance(report.answer.law, Bootstrap)
+    if not lawful and (said := verdict(report.comparison.runs)):
         console.print(said, style="bold", markup=False, soft_wrap=True)
     for path in report.files:
         if path.suffix != ".json":
