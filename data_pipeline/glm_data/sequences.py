@@ -45,6 +45,8 @@ class DataConfig(Settings):
         sources: data sets made by `glm-scale data build`, with the same tokenizer.
         sequence_length: tokens of a sequence.
         seed: of the training order.
+        mask_documents: whether tokens see those of their own document alone, or all before them in the sequence, as
+            plain transformers do. What is predicted is the same.
         workers: processes that prepare batches ahead of time; 0 prepares them in the calling process.
         on_bad_sample: "stop" at a damaged sample, or "skip": it becomes padding without labels, so that the
             order of everything else stays the same, and is counted.
@@ -53,6 +55,7 @@ class DataConfig(Settings):
     sources: list[SourceConfig] = Field(min_length=1)
     sequence_length: int = Field(ge=2, lt=2**31)
     seed: int = Field(default=0, ge=0)
+    mask_documents: bool = True
     workers: Annotated[int, OnResume.FREE] = Field(default=1, ge=0)
     on_bad_sample: Literal["stop", "skip"] = "stop"
 
@@ -65,7 +68,7 @@ class PackedSequence:
         tokens: int64 `[T]`; padding at the end holds the end token.
         labels: int64 `[T]`: the next token of the same document, −100 where there is none.
         document_starts: int32 `[T]`: position in the sequence where each token's document (or piece, or padding)
-            starts.
+            starts; 0 where documents are not masked.
         sample: global sample number.
         problems: one message for each piece that was skipped.
     """
@@ -268,6 +271,8 @@ class PackedSequences:
             sequence.tokens[begin:end] = tokens[:count]
             sequence.labels[begin : begin + len(tokens) - 1] = tokens[1:]
         sequence.document_starts[end:length] = end
+        if not self.config.mask_documents:
+            sequence.document_starts[:] = 0
         return PackedSequence(sequence.tokens, sequence.labels, sequence.document_starts, sample, tuple(problems))
 
     def padding_sequence(self, sample: int = -1) -> PackedSequence:

@@ -22,6 +22,7 @@ _SETTINGS = (
     ("mixture weights", "data.sources[].weight"),
     ("order seeds", "data.seed"),
     ("treatments of damaged samples", "data.on_bad_sample"),
+    ("masks of documents", "data.mask_documents"),
     ("validation sequences", "evaluation.sequences"),
 )
 

@@ -95,6 +95,15 @@ def test_document_starts_mark_pieces_and_padding(dataset: Path) -> None:
     assert padded
 
 
+def test_without_masks_tokens_see_all_before_them_and_nothing_else_changes(dataset: Path) -> None:
+    masked, plain = (PackedSequences(config(dataset, sequence_length=50, mask_documents=m)) for m in (True, False))
+    assert any(masked[sample].document_starts.any() for sample in range(5))
+    for sample in range(5):
+        assert not plain[sample].document_starts.any()
+        assert np.array_equal(masked[sample].tokens, plain[sample].tokens)
+        assert np.array_equal(masked[sample].labels, plain[sample].labels)
+
+
 def test_sequences_are_a_pure_function_of_their_number(dataset: Path) -> None:
     sequences, again = PackedSequences(config(dataset, seed=5)), PackedSequences(config(dataset, seed=5))
     epoch = sequences.sequences_per_epoch[0]
