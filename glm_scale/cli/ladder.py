@@ -115,7 +115,7 @@ def run(
     trained = [member for member in ladder.members if outcomes[member.name] in ("finished", "finished before")]
     if trained:
         if ladder.config.sample_tokens:
-            _sample(trained, ladder, console)
+            _sample([member for member in trained if member.trunk is None], ladder, console)
         scaling = len(ladder.config.sizes) > 1 or len(ladder.config.tokens_per_parameter) > 1
         _compare(trained, ladder, scaling=scaling, tracking=trained[0].config.tracking.enabled)
         say_where_curves_are(trained[0].config, console)

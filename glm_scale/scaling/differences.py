@@ -26,6 +26,8 @@ _SETTINGS = (
     ("validation sequences", "evaluation.sequences"),
 )
 
+_SEEDS = ("data.seed", "training.seed")
+
 # Of runs of one size. On a ladder they change with it.
 _SETTINGS_OF_A_SIZE = (
     ("seeds of the weights", "training.seed"),
@@ -45,6 +47,8 @@ def remarks_on(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
     if len(groups := _by_data(runs)) > 1:
         yield f"training data differ: {' | '.join(map(_names, groups))}"
     for what, key in (*_SETTINGS, *(() if scaling else _SETTINGS_OF_A_SIZE)):
+        if key in _SEEDS and _alike_for_mixers(runs, key):
+            continue
         if difference := _difference(runs, lambda run, key=key: _setting(run, key), show=True):  # type: ignore[misc]
             yield f"{what} differ ({key.replace('[]', '')}): {difference}"
     if difference := _difference(runs, lambda run: run.summary.sequence_length, show=True):
@@ -141,6 +145,12 @@ def _setting(run: TrainedRun, key: str) -> str | None:
         total = sum(value) if all(isinstance(item, int | float) for item in value) else None
         return ":".join(f"{item / total:.4g}" for item in value) if total else None
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _alike_for_mixers(runs: Sequence[TrainedRun], key: str) -> bool:
+    """Whether all mixers have the same values as often: seeds are repeated on purpose."""
+    values = {run.mixer: Counter(_setting(other, key) for other in runs if other.mixer == run.mixer) for run in runs}
+    return all(counts == next(iter(values.values())) for counts in values.values())
 
 
 def _by_data(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:

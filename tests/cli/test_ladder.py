@@ -1,10 +1,13 @@
-"""`glm-scale ladder` goes on after a run that fails."""
+"""`glm-scale ladder`: from a plan to figures, and on after a run that fails."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 from glm_scale.run_directory import RunDirectory
+from glm_scale.run_search import find_runs
+from glm_scale.scaling.curves import load_run
 from tests.ladder.test_members import ladder_file, sized_file
 
 
@@ -38,28 +41,38 @@ def ladder(*arguments: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def test_budgets_of_a_size_are_trained_by_one_process_from_one_trunk(data: Path, tmp_path: Path) -> None:
-    path = str(
-        sized_file(tmp_path, data, mixers=["attention"], sizes=[6e3], tokens_per_parameter=[2, 4], sample_tokens=0)
-    )
-    small = ["training.batch_tokens=512", "training.optimizer.learning_rate=1e-3"]
-    assert "2 missing" in ladder("status", path, *small)
+SIZES, RATIOS, MIXERS = [6e3, 16e3, 26e3], [2, 4], ["attention", "lattice:2^k"]
+
+
+def test_a_ladder_from_its_plan_to_its_figures(data: Path, tmp_path: Path) -> None:
+    path = str(sized_file(tmp_path, data, mixers=MIXERS, sizes=SIZES, tokens_per_parameter=RATIOS, sample_tokens=0))
+    small = ["training.batch_tokens=1024", "training.micro_batch=32", "training.optimizer.learning_rate=1e-2"]
+    assert "12 missing" in ladder("status", path, *small)
     planned = ladder("plan", path, *small)
-    assert "2 runs" in planned
-    assert "tiny-0000.01M-attention-004.0t" in planned
+    assert "12 runs" in planned
+    assert "tiny-0000.01M-lattice-2-pow-k-004.0t" in planned
     said = ladder(path, *small)
-    assert "begins as tiny-0000.01M-attention-004.0t was after step 18" in said
-    assert "no law: 2 points for 5 unknowns" in said
-    assert "2 finished" in ladder("status", path, *small)
+    assert "begins as tiny-0000.01M-attention-004.0t was after step 10" in said
+    assert "12 finished" in ladder("status", path, *small)
     trunk, branch = (RunDirectory(tmp_path / "runs" / f"tiny-0000.01M-attention-{n}.0t") for n in ("004", "002"))
-    assert (trunk.read_summary().step, branch.read_summary().step) == (47, 23)
+    assert (trunk.read_summary().step, branch.read_summary().step) == (23, 12)
     again = ladder(path, *small)
     assert "begins as" not in again
-    assert "2 other" in ladder("status", path, *small, "training.optimizer.weight_decay=0.2")
-    fitted = ladder("fit", path, *small, "--figure", str(tmp_path / "law.pdf"), "--x", "tokens,cache")
-    assert "no law: 2 points for 5 unknowns" in fitted
-    assert (tmp_path / "law.pdf").read_bytes().startswith(b"%PDF-")
-    assert (tmp_path / "runs" / "tiny-comparison" / "scaling.html").exists()
+    assert "12 other" in ladder("status", path, *small, "training.optimizer.weight_decay=0.2")
+
+    law = tmp_path / "law.pdf"
+    fitted = ladder("fit", path, *small, "--figure", str(law), "--x", "tokens,cache")
+    assert law.read_bytes().startswith(b"%PDF-")
+    folder = tmp_path / "runs" / "tiny-comparison"
+    told = json.loads((folder / "scaling.json").read_text())["scaling"]
+    for sentence in told["sentences"]:
+        assert " ".join(sentence.split()) in " ".join(fitted.split())
+    points = {(point["mixer"], point["tokens"], round(point["loss"], 12)) for point in told["points"]}
+    assert len(points) == len(SIZES) * len(RATIOS) * len(MIXERS)
+    runs = [load_run(run) for run in find_runs([tmp_path / "runs"])]
+    assert points == {(run.mixer, run.tokens, round(run.validation_loss or 0.0, 12)) for run in runs}
+    page = (folder / "scaling.html").read_text()
+    assert all(run.name in page for run in runs)
     other = ladder("fit", path, *small, "training.optimizer.weight_decay=0.2", code=2)
     assert "has finished; see glm-scale ladder status" in other
 

@@ -106,6 +106,15 @@ def test_a_ladder_may_differ_in_tokens_but_not_between_mixers(tmp_path):
     assert "same sizes" in compare(find_runs([tmp_path]), scaling=True).remarks[0]
 
 
+def test_seeds_that_every_mixer_has_are_no_difference(tmp_path):
+    for mixer in ("attention", "ssm"):
+        for seed in (0, 1):
+            write_run(tmp_path, f"{mixer}{seed}", mixer, seed=seed)
+    assert not any("seeds" in remark for remark in compare(find_runs([tmp_path])).remarks)
+    write_run(tmp_path, "more", "ssm", seed=2)
+    assert any(remark.startswith("seeds of the weights differ") for remark in compare(find_runs([tmp_path])).remarks)
+
+
 def test_what_makes_a_difference_besides_the_mixer_is_remarked(tmp_path):
     for name, parameters, seed in (("a", 1_000_000, 0), ("b", 1_008_000, 0), ("c", 1_230_000, 1)):
         run = write_run(tmp_path, name, name, parameters=parameters)

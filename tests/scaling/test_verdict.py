@@ -42,6 +42,25 @@ def test_some_may_be_resolved_and_others_not(tmp_path: Path) -> None:
     assert "; not from dense (" in said(tmp_path)
 
 
+def test_mixers_of_several_budgets_are_compared_at_the_same_cost(tmp_path: Path) -> None:
+    """A token of attention takes twice the FLOPs here, so with all of them it is where ssm was with half."""
+    for name, parameters in (("attention", 2_000_000), ("ssm", 1_000_000)):
+        for tokens, loss in ((500_000, 4.4), (1_000_000, 4.0), (2_000_000, 3.6)):
+            write_run(tmp_path, f"{name}{tokens}", name, tokens=tokens, final_loss=loss, parameters=parameters)
+    found = said(tmp_path)
+    assert found.startswith(
+        "At equal training FLOPs (1.2e+13) ssm is lowest, at 3.6000; attention +0.4000. At equal time"
+    )
+    assert "attention +0.0000. Whether that is more" in found or "ssm +0.0000. Whether that is more" in found
+
+
+def test_budgets_that_do_not_overlap_say_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", "attention", tokens=1_000_000, final_loss=4.0, parameters=100_000_000)
+    write_run(tmp_path, "b", "ssm", tokens=500_000, final_loss=4.0, parameters=1_000_000)
+    write_run(tmp_path, "c", "ssm", tokens=400_000, final_loss=4.0, parameters=1_000_000)
+    assert "training FLOPs" not in said(tmp_path)
+
+
 @pytest.mark.parametrize("changed", [{"tokens": 2_000_000}, {"status": "failed"}, {"mixer": "attention"}])
 def test_what_cannot_be_compared_has_no_verdict(tmp_path: Path, changed: dict[str, object]) -> None:
     write_run(tmp_path, "a", "attention")
