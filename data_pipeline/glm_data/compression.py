@@ -8,7 +8,6 @@ import bz2
 import io
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -41,11 +40,10 @@ _STREAMS: Mapping[str, Callable[[], _Stream]] = MappingProxyType(
 _PADDED = (".gz",)  # may be filled up with zeros, as for tapes
 
 
-def open_text(path: Path, compression: str, buffer_size: int) -> io.BufferedIOBase:
-    """The content of a file; `compression` is one of `COMPRESSIONS` or "". Raises one of `DAMAGE`."""
-    if not compression:
-        return path.open("rb")
-    return io.BufferedReader(_Decompressed(path, compression), buffer_size)
+def open_text(file: io.BufferedReader, compression: str, buffer_size: int) -> io.BufferedIOBase:
+    """The content of an opened file, which is closed with it; `compression` is one of `COMPRESSIONS` or "". Reading it
+    raises one of `DAMAGE`."""
+    return io.BufferedReader(_Decompressed(file, compression), buffer_size) if compression else file
 
 
 def describe(error: Exception, compression: str) -> str:
@@ -64,12 +62,12 @@ def describe(error: Exception, compression: str) -> str:
 class _Decompressed(io.RawIOBase):
     """The joined content of the streams of a file."""
 
-    def __init__(self, path: Path, compression: str):
+    def __init__(self, file: io.BufferedReader, compression: str):
         self._new_stream = _STREAMS[compression]
         self._padded = compression in _PADDED
         self._stream: _Stream | None = None  # None: between two
         self._padding = b""  # what may follow the last stream
-        self._file = path.open("rb")
+        self._file = file
         self._input = b""
         self._output = memoryview(b"")
 

@@ -2,6 +2,7 @@
 without a word."""
 
 import errno
+import io
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from glm_data.compression import COMPRESSIONS
 from glm_data.errors import DataError
 from glm_data.input_warnings import Kind, Remark, Remarks, passed_over, warnings
 from glm_data.naming import shown
+from glm_data.remote import Remote, remote_files, url_of
 
 TEXT = ".txt"
 LINES = (".jsonl", ".json", ".ndjson")
@@ -39,13 +41,14 @@ class InputFile:
     """A file to read.
 
     Attributes:
-        path: to open it by.
+        path: to open it by, unless it is remote.
         place: the path as the user gave it, for messages.
         name: relative to what the user gave, so that it is the same wherever the files lie.
         size: in bytes.
         modified: in nanoseconds.
         format: one of `FORMATS`.
         compression: one of `COMPRESSIONS`, or "".
+        remote: the object of a store that it is.
     """
 
     path: Path
@@ -55,6 +58,11 @@ class InputFile:
     modified: int
     format: str
     compression: str
+    remote: Remote | None = None
+
+    def open(self) -> io.BufferedReader:
+        """To be read. Raises OSError, and DataError if it is remote and has changed."""
+        return self.remote.open() if self.remote else self.path.open("rb")
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,39 @@ def find_files(inputs: list[Path], on_bad: OnBad = "stop") -> Inputs:
         DataError: an input does not exist, is no file of a known format, or there is nothing to read.
     """
     walk = _Walk(on_bad)
-    found = [entry for given in inputs for path in _matches(given) for entry in _entries(path, path, walk)]
-    once = _without_repeats(found, walk.remarks)
-    return Inputs([_describe(entry) for entry in once], walk.remarks.by_kind)
+    found: list[_Entry | InputFile] = []
+    for given in inputs:
+        if url := url_of(given):
+            found += _objects(url, walk.remarks)
+        else:
+            found += [entry for path in _matches(given) for entry in _entries(path, path, walk)]
+    local = [entry for entry in found if isinstance(entry, _Entry)]
+    once = {id(entry) for entry in _without_repeats(local, walk.remarks)}
+    files = [
+        entry if isinstance(entry, InputFile) else _describe(entry)
+        for entry in found
+        if isinstance(entry, InputFile) or id(entry) in once
+    ]
+    return Inputs(files, walk.remarks.by_kind)
+
+
+def _objects(url: str, remarks: Remarks) -> Iterator[InputFile]:
+    """The objects of a store, as files in a folder."""
+    found = 0
+    for name, remote in remote_files(url):
+        path = Path(name)
+        kind = _format_of(path) if remote.url == url else _found_format(path)
+        if any(part.startswith(".") for part in path.parts):
+            remarks.add("hidden", shown(name))
+        elif not kind:
+            remarks.add("format", shown(name))
+        else:
+            found += 1
+            compression = path.suffix if path.suffix in COMPRESSIONS else ""
+            place = shown(remote.url)
+            yield InputFile(path, place, shown(name), remote.size, remote.version, kind, compression, remote)
+    if not found:
+        raise DataError(f"{shown(url)}: no text there. {_KNOWN_FORMATS}")
 
 
 def _expanded(path: Path) -> Path:

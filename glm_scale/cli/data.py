@@ -33,7 +33,11 @@ def build_command(
     inputs: Annotated[
         list[Path],
         typer.Option(
-            "--input", "-i", help="A file, folder or pattern of text; repeat it for more.", show_default=False
+            "--input",
+            "-i",
+            help="A file, folder or pattern of text, of this machine or of an object store (s3://bucket/…); repeat it "
+            "for more.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the data set.", show_default=False)],
