@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,8 @@ from glm_data.text import Reading, read_blocks
 from tests.data.corpora import build_inputs, documents, read_documents
 
 s3fs = pytest.importorskip("s3fs")
-server = pytest.importorskip("moto.server")
 
 TEXTS = documents(300)
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Any]:
-    """A server, and a file system that reaches it."""
-    with pytest.MonkeyPatch.context() as patch:
-        running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        running.start()
-        _, port = running.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        patch.setattr(s3fs.S3FileSystem, "retries", 1)
-        yield s3fs.S3FileSystem()
-        running.stop()
 
 
 @pytest.fixture
