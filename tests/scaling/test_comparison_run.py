@@ -116,6 +116,7 @@ def test_the_notes_say_where_the_figures_are_and_what_users_wrote_stays(uri, tmp
     note = client.get_run(found.run_id).data.tags[NOTE_TAG]
     assert f"(#/experiments/{found.experiment_id}/runs/{found.run_id}/artifacts/scaling.html?" in note
     assert f"viewStateShareKey={found.view}" in note
+    assert all(line == "" or line.endswith((".", ":", "ahead")) for line in note.splitlines()), "no broken paragraph"
     assert "`mixer`" in client.get_experiment(found.experiment_id).tags[NOTE_TAG]
     client.set_experiment_tag(found.experiment_id, NOTE_TAG, "ours")
     client.set_tag(found.run_id, NOTE_TAG, "mine")
