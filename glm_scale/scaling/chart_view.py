@@ -17,8 +17,9 @@ _SECTION = "scaling"
 _MOST_RUNS = 100
 _LONGEST = 5000
 """Characters of an experiment's tag."""
+_ALL = "metrics.`final/loss` > 0"
 _SCATTERS = ("final/log10_flops", "final/log10_seconds")
-_PARALLEL = ("final/non_embedding_parameters", "final/tokens", "final/flops", "final/cache_bytes", "final/loss")
+_PARALLEL = ("final/non_embedding_parameters", "final/tokens", *_SCATTERS, "final/loss")
 _COLUMNS = (
     "tags.`mixer`",
     "tags.`size`",
@@ -37,12 +38,14 @@ _COLUMNS = (
 def chart_view(parent: str | None, runs: Sequence[str]) -> str:
     """The text of the tag: scatter plots of final losses, parallel coordinates, and the columns of the table.
 
-    Shown are the runs under the run `parent`, else those of the ids `runs`, else all if these are too many for a tag.
+    Shown are the runs under the run `parent`, else those of the ids `runs`; all that have finished
+    if these are none, or too many for a tag.
     """
+    if parent:
+        return _view(f"tags.`mlflow.parentRunId` = '{parent}'")
     listed = ", ".join(f"'{run}'" for run in runs)
-    chosen = f"tags.`mlflow.parentRunId` = '{parent}'" if parent else f"attributes.run_id IN ({listed})"
-    text = _view(chosen)
-    return text if len(text) <= _LONGEST else _view("metrics.`final/loss` > 0")
+    text = _view(f"attributes.run_id IN ({listed})")
+    return text if runs and len(text) <= _LONGEST else _view(_ALL)
 
 
 def _view(chosen: str) -> str:
