@@ -114,10 +114,10 @@ def present(
     tracking_uri: str | None = None,
     tracking: bool = True,
     parent: str | None = None,
-) -> None:
+) -> bool:
     """Write the report, print it, and log it to MLflow; what `glm-scale compare` does once it has found the runs.
 
-    parent: see `publish`.
+    parent: see `publish`. Returns whether MLflow has it, and it has been said where.
     """
     from rich.console import Console
 
@@ -130,8 +130,7 @@ def present(
         runs, folder, scaling=scaling, reference=reference, filters=filters, finished=finished, asked=asked
     )
     show(report, console)
-    if tracking:
-        _publish(report, tracking_uri, console, parent)
+    return tracking and _publish(report, tracking_uri, console, parent)
 
 
 def asked_for(figures: Sequence[Path] | None, x: str, y: str) -> Asked:
@@ -172,16 +171,19 @@ def show(report: Report, console: Console) -> None:
             console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
-def _publish(report: Report, uri: str | None, console: Console, parent: str | None) -> None:
-    """Log to MLflow where that is possible; a comparison is good without it."""
+def _publish(report: Report, uri: str | None, console: Console, parent: str | None) -> bool:
+    """Log to MLflow where that is possible, and say where it is there; a comparison is good without it."""
+    from glm_scale.cli.curves import say_where_figures_are
     from glm_scale.scaling.publish import publish, where_to_publish
 
     if (where := where_to_publish(report, uri)) is None:
-        return
+        return False
     store, experiment = where
     try:
         with console.status("logging to MLflow"):
-            run_id = publish(report, store, experiment, parent=parent)
-        console.print(f"MLflow: run {run_id} ({parent or report.name}) at {store}", markup=False)
+            published = publish(report, store, experiment, parent=parent)
     except RuntimeError as error:
         console.print(f"note: not logged to MLflow at {store}: {error}", style="yellow", markup=False)
+        return False
+    say_where_figures_are(published, store, console)
+    return True

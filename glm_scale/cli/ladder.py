@@ -117,8 +117,8 @@ def run(
         if ladder.config.sample_tokens:
             _sample([member for member in trained if member.trunk is None], ladder, console)
         scaling = len(ladder.config.sizes) > 1 or len(ladder.config.tokens_per_parameter) > 1
-        _compare(trained, ladder, scaling=scaling, tracking=trained[0].config.tracking.enabled)
-        say_where_curves_are(trained[0].config, console)
+        if not _compare(trained, ladder, scaling=scaling):
+            say_where_curves_are(trained[0].config, console)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:
         console.print(f"failed: {', '.join(failed)}; the reason is in train.log in {ladder.run_root}/NAME")
@@ -165,7 +165,7 @@ def fit(
         raise UserError(
             f"no run of {ladder.path} has finished; see glm-scale ladder status {ladder.path}, and glm-scale ladder run"
         )
-    _compare(finished, ladder, scaling=True, reference=reference, asked=asked, tracking=False)
+    _compare(finished, ladder, scaling=True, reference=reference, asked=asked)
 
 
 def _chosen(ladder: Ladder, only: str | None) -> Ladder:
@@ -208,13 +208,15 @@ def _sample(members: list[Member], ladder: Ladder, console: Console) -> None:
     console.print()
 
 
-def _compare(members: list[Member], ladder: Ladder, **how: Any) -> None:
-    """The report of all these runs, at the one place that a ladder has for it. `how`: see `present`."""
+def _compare(members: list[Member], ladder: Ladder, **how: Any) -> bool:
+    """The report of all these runs, at the one place that a ladder has for it and in its MLflow run; whether that has
+    it. `how`: see `present`."""
     from glm_scale.cli.compare import present
 
-    present(
+    return present(
         [member.run for member in members],
         Path(f"{ladder.run_root}/{ladder.name}-comparison"),
         parent=ladder.name,
+        tracking=members[0].config.tracking.enabled,
         **how,
     )

@@ -144,6 +144,8 @@ class _Rung:
     def _member(self, seed: int | None, rate: float | None, budget: Budget | None, trunk: str | None) -> Member:
         own: dict[str, Any] = {"name": self._name(seed, rate, budget), "model.mixers": self._mixers, **self._derived}
         own["tracking.parent"] = self.file.name
+        if size := self._size_tag:
+            own["tracking.tags.size"] = size
         if seed is not None:
             own |= {"training.seed": seed, "data.seed": seed}
         if rate is not None:
@@ -164,6 +166,14 @@ class _Rung:
             return of_budget | {"branch.run": trunk, "branch.step": budget.begins}
         assert self._budgets is not None
         return of_budget | {"checkpoint.at": [branch.begins for branch in self._budgets[1:]]}
+
+    @property
+    def _size_tag(self) -> str:
+        """The same for all mixers, whose numbers of parameters differ a little; empty where there is one size."""
+        if self._parameters is not None:
+            return _in_millions(self._parameters)
+        assert isinstance(self.size, dict)
+        return _size_name(self.size) if len(self.file.ladder.sizes) > 1 else ""
 
     @property
     def _mixers(self) -> list[str]:
@@ -222,7 +232,7 @@ class _Rung:
         ]
         if self._parameters is not None:
             # In the order in which people want to see them sorted.
-            return "-".join([base, f"{self._parameters / 1e6:07.2f}M", slug(mixer), *more])
+            return "-".join([base, _in_millions(self._parameters), slug(mixer), *more])
         assert isinstance(self.size, dict)
         sizes = [self.size] if len(self.file.ladder.sizes) > 1 else []
         former = "-".join([base, former_slug(mixer), *map(_former_size, sizes), *more])
@@ -236,6 +246,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _in_millions(parameters: float) -> str:
+    """With zeros in front: texts sort as the numbers do."""
+    return f"{parameters / 1e6:07.2f}M"
 
 
 def _size_name(size: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ from glm_scale.scaling.endpoints import Endpoint, best_rates
 from glm_scale.scaling.laws import (
     Bootstrap,
     Cause,
+    HeldOut,
+    LackOfFit,
     Multiplier,
     PowerOfSize,
     Refusal,
@@ -65,7 +67,7 @@ class Costs:
 @dataclass(frozen=True)
 class Answer:
     """Runs, and sentences about their mixers, from `law` if the runs determine one. `multipliers`: by mixer and unit,
-    beside `reference`; `costs`: by mixer."""
+    beside `reference`; `costs`: by mixer. `lack_of_fit`, `held_out`: how good the law is; None without one."""
 
     runs: tuple[Endpoint, ...]
     reference: str
@@ -73,6 +75,8 @@ class Answer:
     law: Bootstrap | Refusal
     multipliers: tuple[Multiplier | Refusal, ...]
     sentences: tuple[str, ...]
+    lack_of_fit: LackOfFit | None = None
+    held_out: HeldOut | Refusal | None = None
 
     def values(self) -> dict[str, Any]:
         """For other programs to read."""
@@ -110,14 +114,15 @@ def answer(endpoints: Iterable[Endpoint], reference: str) -> Answer:
         return Answer(runs, reference, costs, law, (), (f"no law: {reason}",))
     others = [mixer for mixer in law.fit.table.mixers if mixer != reference]
     multipliers = [found for mixer in others for found in _multipliers(law, costs, mixer, reference)]
+    lack, held_out = lack_of_fit(fit), leave_largest_out(fit)
     sentences = [
         *map(describe_multiplier, multipliers),
         *(describe_factors(law, mixer, reference) for mixer in others),
         describe_law(law),
-        describe_lack_of_fit(lack_of_fit(fit)),
-        describe_held_out(leave_largest_out(fit)),
+        describe_lack_of_fit(lack),
+        describe_held_out(held_out),
     ]
-    return Answer(runs, reference, costs, law, tuple(multipliers), tuple(sentences))
+    return Answer(runs, reference, costs, law, tuple(multipliers), tuple(sentences), lack, held_out)
 
 
 def _multipliers(

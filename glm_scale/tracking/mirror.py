@@ -288,7 +288,9 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, s
 def run_tags(run: RunDirectory, summary: RunSummary) -> dict[str, str]:
     """What one filters runs by."""
     version = run.read_version()
-    tags = {
+    own = _setting(run, "tracking", "tags")
+    tags = {str(key): str(text) for key, text in own.items()} if isinstance(own, Mapping) else {}
+    tags |= {
         "mixer": summary.mixer,
         "parameters": str(summary.parameters),
         "non_embedding_parameters": str(summary.non_embedding_parameters),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ def outcome(run: RunDirectory, summary: RunSummary) -> Iterator[tuple[str, float
     """Name and value of each; what was not measured is left out.
 
     Losses are those of the final validation. `seconds` are those of the optimizer steps, with those of the run that
-    this one began from; `cache_bytes` those of one document of the sequences' length.
+    this one began from; `cache_bytes` those of one document of the sequences' length. FLOPs and seconds are there as
+    logarithms, too: the scatter plots of MLflow have no logarithmic axis.
     """
     final = [r for r in read_metrics(run.metrics, "validation") if r.values.get("final") is True]
     for name in ("loss", "bits_per_byte"):
@@ -24,9 +26,10 @@ def outcome(run: RunDirectory, summary: RunSummary) -> Iterator[tuple[str, float
     yield "final/parameters", summary.parameters
     yield "final/non_embedding_parameters", summary.non_embedding_parameters
     yield "final/tokens", summary.tokens
-    yield "final/flops", summary.tokens * summary.train_flops_per_token
-    if seconds := seconds_trained(run):
-        yield "final/seconds", seconds
+    for name, spent in (("flops", summary.tokens * summary.train_flops_per_token), ("seconds", seconds_trained(run))):
+        if spent:
+            yield f"final/{name}", spent
+            yield f"final/log10_{name}", math.log10(spent)
     if summary.cache_bytes is not None:
         yield "final/cache_bytes", summary.cache_bytes
 

@@ -4,7 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from glm_scale import ladder as ladders
+from glm_scale.cli import compare
+from glm_scale.cli.ladder import fit
 from glm_scale.run_directory import RunDirectory
 from glm_scale.run_search import find_runs
 from glm_scale.scaling.curves import load_run
@@ -80,3 +86,13 @@ def test_a_ladder_from_its_plan_to_its_figures(data: Path, tmp_path: Path) -> No
 def test_more_gpu_hours_than_allowed_are_refused(data: Path, tmp_path: Path) -> None:
     path = str(sized_file(tmp_path, data, mixers=["attention"], sizes=[1e9], tokens_per_parameter=[20], gpu_hours=3))
     assert "GPU hours, and ladder.gpu_hours allows 3; leave out sizes" in ladder("plan", path, code=2)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_fit_goes_into_the_run_of_the_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(ladders, "is_finished", lambda member: True)
+    monkeypatch.setattr(compare, "present", lambda *_, **how: asked.update(how))
+    path = ladder_file(tmp_path, tmp_path / "data", mixers=["ssm"])
+    fit(path, [f"tracking.enabled={str(tracked).lower()}"])
+    assert (asked["parent"], asked["tracking"], asked["scaling"]) == ("tiny", tracked, True)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from glm_scale.config import ConfigError
-from glm_scale.ladder import climb, read_ladder
+from glm_scale.ladder import Member, climb, read_ladder
 from tests.tiny_run import tiny_config, write_config
 
 SIZES = [{"model.layers": 1}, {"model.layers": 2, "model.width": 32}]
@@ -97,6 +97,10 @@ def test_a_size_in_parameters_needs_nothing_else(tmp_path: Path) -> None:
     ]
     sizes = [member.parameters for member in sorted(found, key=lambda member: member.name)]
     assert sizes == sorted(sizes, key=lambda size: size or 0), "names sort by size"
+    assert {(member.parameters, member.config.tracking.tags["size"]) for member in found} == {
+        (3e4, "0000.03M"),
+        (1e5, "0000.10M"),
+    }
     for trunk, branch in zip(found[::2], found[1::2], strict=True):
         assert branch.trunk == trunk.name
         assert branch.config.branch is not None
@@ -107,6 +111,24 @@ def test_a_size_in_parameters_needs_nothing_else(tmp_path: Path) -> None:
     for size in ladder["sizes"]:
         counts = [member.shape.parameters for member in found if member.parameters == size and member.shape]
         assert max(counts) / min(counts) <= 1.01
+
+
+def test_names_and_tags_sort_as_sizes_and_budgets_do(tmp_path: Path) -> None:
+    ladder: dict[str, Any] = {
+        "mixers": ["attention"],
+        "sizes": [2e4, 3e5, 12e6, 3e9],
+        "tokens_per_parameter": [5, 20, 160],
+    }
+    settings = ["training.batch_tokens=64", "training.schedule.warmup_tokens=64"]
+    found = read_ladder(sized_file(tmp_path, tmp_path / "data", **ladder), settings).members
+
+    def order(member: Member) -> tuple[float, float]:
+        assert member.budget is not None
+        return member.parameters or 0.0, member.budget.ratio
+
+    assert [member.name for member in sorted(found, key=order)] == sorted(member.name for member in found)
+    sizes = [member.config.tracking.tags["size"] for member in sorted(found, key=order)]
+    assert sizes == sorted(sizes)
 
 
 def test_rates_are_factors_of_what_the_rule_or_the_file_says(tmp_path: Path) -> None:

@@ -166,12 +166,16 @@ def test_the_scaling_report_reaches_the_store_that_is_named(tmp_path):
     uri = f"sqlite:///{tmp_path}/store.db"
     printed = invoke(tmp_path / "runs", "--curve", "--output", tmp_path / "figures", "--tracking-uri", uri)
     assert "L = E + A/N^α + B/D^β with E 1." in printed
+    again = invoke(tmp_path / "runs", "--curve", "--output", tmp_path / "figures", "--tracking-uri", uri)
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("glm-scale").experiment_id])
     assert run.info.run_name == "scaling: figures"
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["scaling/lattice-2-pow-k/irreducible"] == pytest.approx(1.8, rel=0.05)
-    assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"scaling.html", "scaling.png", "scaling.json"}
+    assert run.data.metrics["law/irreducible"] == pytest.approx(1.8, rel=0.05)
+    figures, numbers = {"scaling.html", "scaling.png", "scaling.json"}, {"runs.json", "points.csv"}
+    assert {f.path for f in client.list_artifacts(run.info.run_id)} == figures | numbers
+    for text in (printed, again):
+        assert f"runs/{run.info.run_id}/artifacts/scaling.html" in text
 
 
 def test_what_runs_do_not_determine_is_said_and_drawn_without_a_law(tmp_path):

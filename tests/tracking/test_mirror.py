@@ -265,7 +265,7 @@ def test_runs_of_a_ladder_stand_under_one_run(make_run, uri, tmp_path):
     for name in ("small", "larger"):
         run = make_run(name=name, started=1000.0)
         settings = yaml.safe_load(run.config.read_text())
-        settings["tracking"] = {"parent": "the ladder's"}
+        settings["tracking"] = {"parent": "the ladder's", "tags": {"size": "0001.00M", "seed": "mine"}}
         settings["training"]["seed"] = 3
         run.config.write_text(yaml.safe_dump(settings))
         with MetricsLog(run.metrics) as log:
@@ -278,7 +278,8 @@ def test_runs_of_a_ladder_stand_under_one_run(make_run, uri, tmp_path):
     assert set(found) == {"small", "larger", "the ladder's"}
     parent = found["the ladder's"].info.run_id
     assert {found[name].data.tags["mlflow.parentRunId"] for name in ("small", "larger")} == {parent}
-    assert found["small"].data.tags["seed"] == "3"
+    assert found["small"].data.tags["size"] == "0001.00M"
+    assert found["small"].data.tags["seed"] == "3", "what every run has cannot be said otherwise"
 
 
 def test_of_several_that_make_a_parent_at_once_the_first_one_counts(uri, monkeypatch):

@@ -1,5 +1,6 @@
 """The numbers of a finished run that people sort runs by."""
 
+import pytest
 import yaml
 
 from glm_scale.run_directory import RunDirectory
@@ -41,3 +42,12 @@ def test_what_was_not_measured_is_left_out(make_run):
     with MetricsLog(run.metrics) as log:
         log.append("validation", step=3, tokens=30, flops=0.0, loss=2.0, bits_per_byte=1.0)
     assert not {name for name, _ in outcome(run, run.read_summary())} & {"final/loss", "final/seconds"}
+
+
+def test_costs_are_there_as_logarithms_too(make_run):
+    run = make_run(tokens=5000)
+    steps(run, 1, 10, 1, 5.0)
+    found = dict(outcome(run, run.read_summary()))
+    assert found["final/flops"] == 5000 * 6000
+    for cost in ("flops", "seconds"):
+        assert 10 ** found[f"final/log10_{cost}"] == pytest.approx(found[f"final/{cost}"])

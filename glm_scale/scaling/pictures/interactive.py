@@ -50,6 +50,7 @@ _SCRIPT = """
     Plotly.react(figure, state.data.filter(shown), layout,
       {displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
        toImageButtonOptions: {format: "svg", filename: "figure"}});
+    fit();
     for (const button of document.querySelectorAll("button[data-axis]")) {
       const on = chosen[button.dataset.axis] === button.value;
       button.setAttribute("aria-pressed", on);
@@ -57,6 +58,14 @@ _SCRIPT = """
       button.disabled = !states[other.x + "/" + other.y];
     }
   }
+  // Labels are placed for one size, so in a narrow frame, as MLflow's, the whole figure is made smaller.
+  function fit() {
+    const {width, height} = states[chosen.x + "/" + chosen.y].layout;
+    const scale = Math.min(1, figure.parentElement.clientWidth / width);
+    figure.style.transform = scale < 1 ? `scale(${scale})` : "";
+    figure.style.height = `${scale * height}px`;
+  }
+  window.addEventListener("resize", fit);
   document.addEventListener("click", event => {
     const button = event.target.closest("button[data-axis], button[data-mixer]");
     if (!button) return;
@@ -94,7 +103,7 @@ def switched(subject: Subject, cost: Cost, loss: Loss) -> str:
         )
         + _buttons("up", "y", ((each.key, each.name) for each in LOSSES if f"{x}/{each.key}" in states))
         + "".join(_toggle(mixer) for mixer in mixers if len(mixers) > 1)
-        + f'</div><div id="figure" data-x="{x}" data-y="{y}"></div>'
+        + f'</div><div id="figure" style="transform-origin: 0 0" data-x="{x}" data-y="{y}"></div>'
         + f'<script type="application/json" id="states">{data}</script>'
         + f"<script>{get_plotlyjs()}</script><script>{_SCRIPT}</script>"
     )
