@@ -101,8 +101,12 @@ def export(
     path: RunOrCheckpoint,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", show_default=False)],
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Type of the weights.")] = "fp32",
+    form: Annotated[
+        Literal["glm-scale", "hf"],
+        typer.Option("--format", help="hf: a folder that Hugging Face's transformers loads without glm-scale."),
+    ] = "glm-scale",
 ) -> None:
-    """Write the weights as one safetensors file, with config.yaml and the tokenizer beside it.
+    """Write the weights as safetensors, with the configuration and the tokenizer beside them.
 
     The checkpoint is verified first. One parameter at a time is in memory.
     """
@@ -110,16 +114,20 @@ def export(
 
     from glm_scale.checkpoint.layout import find_checkpoint
     from glm_scale.checkpoint.shards import read_tensors
-    from glm_scale.inference.export import WEIGHTS_NAME, export_weights
+    from glm_scale.inference.export import export_weights
+    from glm_scale.inference.hugging_face.export import export_hugging_face
 
     checkpoint = find_checkpoint(path, _warn)
+    write = export_hugging_face if form == "hf" else export_weights
     with checkpoint.reading():
         _verify(checkpoint)
         with _progress("writing") as advance:
             tensors = read_tensors(checkpoint, ("weight",))
-            export_weights(checkpoint, tensors, output, torch.float32 if dtype == "fp32" else torch.bfloat16, advance)
-    size = _bytes((output / WEIGHTS_NAME).stat().st_size)
-    _console().print(f"wrote {output / WEIGHTS_NAME}: {size}, {dtype}, step {checkpoint.step}", markup=False)
+            write(checkpoint, tensors, output, torch.float32 if dtype == "fp32" else torch.bfloat16, advance)
+    files = sorted(output.glob("*.safetensors"))
+    size = _bytes(sum(file.stat().st_size for file in files))
+    what = files[0] if len(files) == 1 else f"{len(files)} files of weights in {output}"
+    _console().print(f"wrote {what}: {size}, {dtype}, step {checkpoint.step}", markup=False)
 
 
 @app.command()

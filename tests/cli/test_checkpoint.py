@@ -22,6 +22,7 @@ from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.cli import checkpoint as command
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.inference.export import WEIGHTS_NAME
+from glm_scale.inference.hugging_face.names import exported_name
 from glm_scale.model import LanguageModel
 from tests.checkpoint.made_up import flip_bit
 from tests.tiny_run import tiny_config
@@ -168,6 +169,23 @@ def test_export_takes_only_the_parameters_of_the_model(checkpoint: Command, conf
         assert code == 2
         assert "of the model that config.yaml describes" in told
         assert not (tmp_path / "exported").exists()
+
+
+def test_export_for_transformers(
+    data: Path, checkpoint: Command, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, output = CheckpointStore(tmp_path / "run" / "checkpoints", Retention(1)), tmp_path / "exported"
+    save(store, 2, config, weights(2, config), 1.0)
+    code, told = checkpoint("export", tmp_path / "run", "--format", "hf", "-o", output)
+    assert (code, "not a SentencePiece model" in told) == (2, True)
+    assert not output.exists()
+    monkeypatch.setattr(sys.modules[__name__], "TOKENIZER", (data / "tokenizer.model").read_bytes())
+    save(store, 4, config, weights(4, config), 1.0)
+    code, told = checkpoint("export", tmp_path / "run", "--format", "hf", "-o", output)
+    assert (code, f"wrote {output / WEIGHTS_NAME}" in told) == (0, True)
+    with safe_open(output / WEIGHTS_NAME, framework="pt") as file:
+        for name, tensor in weights(4, config).items():
+            assert torch.equal(file.get_tensor(exported_name(name)), tensor)
 
 
 def test_diff_of_one_and_the_same(run: Path, checkpoint: Command) -> None:

@@ -1,0 +1,8 @@
+"""Models as Hugging Face's libraries have them: what is written for them, what is read of theirs.
+
+names               how they call our sizes and parameters
+export              a checkpoint as a folder that `transformers` loads
+tokenizer           the files of its tokenizer
+card                its README
+*_glm_scale         the model itself, for `transformers`: these files are copied and never imported here
+"""
