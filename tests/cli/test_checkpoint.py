@@ -13,6 +13,7 @@ from torch import Tensor
 from glm_launch.cli.app import main
 from glm_scale.checkpoint import shards
 from glm_scale.checkpoint.difference import tensor_differences
+from glm_scale.checkpoint.exported_names import exported_name
 from glm_scale.checkpoint.files import hash_file, write_synced
 from glm_scale.checkpoint.pieces import Box, Piece
 from glm_scale.checkpoint.retention import Retention
@@ -22,7 +23,6 @@ from glm_scale.checkpoint.store import CheckpointStore
 from glm_scale.cli import checkpoint as command
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.inference.export import WEIGHTS_NAME
-from glm_scale.inference.hugging_face.names import exported_name
 from glm_scale.model import LanguageModel
 from tests.checkpoint.made_up import flip_bit
 from tests.tiny_run import tiny_config

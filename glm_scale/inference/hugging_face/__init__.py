@@ -1,6 +1,6 @@
 """Models as Hugging Face's libraries have them: what is written for them, what is read of theirs.
 
-names               how they call our sizes and parameters
+sizes               how they call our sizes and mixers
 export              a checkpoint as a folder that `transformers` loads
 tokenizer           the files of its tokenizer
 card                its README

@@ -21,11 +21,12 @@ import torch
 
 from glm_data import Tokenizer, load_tokenizer
 from glm_data.tokenizers import tokenizer_files
+from glm_scale.checkpoint.exported_names import INDEX_NAME, MODEL_TYPE, OWN_FOLDER, SIZES_NAME, exported_name
 from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.config import RunConfig
 from glm_scale.inference.export import folder_in_one_piece, parameter_shapes
 from glm_scale.inference.hugging_face.card import model_card
-from glm_scale.inference.hugging_face.names import MODEL_TYPE, OWN_FOLDER, exported_config, exported_name
+from glm_scale.inference.hugging_face.sizes import exported_config
 from glm_scale.inference.hugging_face.tokenizer import exported_tokenizer
 from glm_scale.inference.loading import CONFIG_NAME, read_config
 from glm_scale.inference.weight_files import Tensors, shapes_by_file, write_weights
@@ -36,7 +37,6 @@ SHARD_BYTES = 5 * 10**9
 """The largest file of weights, as model hubs like it."""
 
 _CODE = "*_glm_scale.py"
-_INDEX = "model.safetensors.index.json"
 
 
 def export_hugging_face(
@@ -56,7 +56,7 @@ def export_hugging_face(
     with folder_in_one_piece(output) as staging:
         config = read_config(checkpoint.path / CONFIG_NAME)
         tokenizer = load_tokenizer(checkpoint.path)
-        _write_json(staging / "config.json", _config(config, tokenizer, dtype))
+        _write_json(staging / SIZES_NAME, _config(config, tokenizer, dtype))
         _write_json(staging / "generation_config.json", _generation_config(config, tokenizer))
         for name, content in exported_tokenizer(tokenizer).items():
             (staging / name).write_bytes(content)
@@ -85,7 +85,7 @@ def _write_weights(
     if len(files) > 1:
         total = sum(math.prod(shape) for shape in shapes.values())
         _write_json(
-            staging / _INDEX,
+            staging / INDEX_NAME,
             {
                 "metadata": {"total_size": total * dtype.itemsize},
                 "weight_map": {name: file for file, part in files.items() for name in part},

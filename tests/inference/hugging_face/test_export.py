@@ -9,9 +9,10 @@ import tokenizers
 from glm_data import DataError, load_tokenizer
 from glm_data.tokenizers.hugging_face import HuggingFaceTokenizer
 from glm_data.tokenizers.special_tokens import SpecialTokens
+from glm_scale.checkpoint.exported_names import exported_name, own_name
 from glm_scale.errors import UserError
-from glm_scale.inference.hugging_face import names
-from glm_scale.inference.hugging_face.names import exported_config, exported_name, own_config, own_name
+from glm_scale.inference.hugging_face import sizes
+from glm_scale.inference.hugging_face.sizes import exported_config, own_config
 from glm_scale.inference.hugging_face.tokenizer import exported_tokenizer
 from glm_scale.inference.weight_files import shapes_by_file
 from glm_scale.model import LanguageModel, ModelConfig
@@ -48,7 +49,7 @@ def test_published_baselines_are_refused_by_name(mixer: str) -> None:
 
 def test_a_function_that_would_be_read_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(vocab_size=64, layers=2, width=32, heads=2, mixers=("lattice:2^k",))
-    monkeypatch.setattr(names, "terms", lambda function, largest: (1, 2, 3))
+    monkeypatch.setattr(sizes, "terms", lambda function, largest: (1, 2, 3))
     with pytest.raises(UserError, match=r"f\(k\) = 2\^k is not read alike"):
         exported_config(config)
 

@@ -1,8 +1,7 @@
-"""How exported models call sizes and parameters, and why some models cannot be exported."""
+"""Sizes and mixers as exported models call them, and why some models cannot be exported."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,31 +11,11 @@ from glm_scale.inference.hugging_face.patterns_glm_scale import terms
 from glm_scale.mixers import parse_mixer
 from glm_scale.model import ModelConfig
 
-MODEL_TYPE = "glm_scale"
-
-OWN_FOLDER = "glm_scale"
-"""Where in an exported folder the run's configuration and the tokenizer lie as glm-scale has them."""
-
 EXPORTED_MIXERS = ("attention", "local", "ssm", "window", "dense", "lattice", "offsets")
 """Head words of the mixers that `mixing_glm_scale.py` computes."""
 
-_MODULES = {"embedding": "model.embed_tokens", "blocks": "model.layers", "norm": "model.norm", "head": "lm_head"}
 _LONGEST = 1 << 16
 """Tokens up to which patterns are compared."""
-
-
-def exported_name(name: str) -> str:
-    """Of a parameter of ours: `blocks.0.mixer.v.weight` is `model.layers.0.mixer.v.weight`."""
-    module, rest = name.split(".", 1)
-    return f"{_MODULES[module]}.{rest}"
-
-
-def own_name(name: str) -> str:
-    """The inverse of `exported_name`; what is none of its names stays as it is."""
-    for own, exported in _MODULES.items():
-        if re.match(rf"{re.escape(exported)}\.", name):
-            return own + name[len(exported) :]
-    return name
 
 
 def exported_config(model: ModelConfig) -> dict[str, Any]:
