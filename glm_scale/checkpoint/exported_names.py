@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["INDEX_NAME", "MODEL_TYPE", "OWN_FOLDER", "SIZES_NAME", "exported_name", "own_name"]
+__all__ = ["MODEL_TYPE", "OWN_FOLDER", "SIZES_NAME", "exported_name", "own_name"]
 
 MODEL_TYPE = "glm_scale"
 """What transformers calls models of ours."""
@@ -13,8 +13,7 @@ OWN_FOLDER = "glm_scale"
 """Where in an exported folder the run's configuration and the tokenizer lie as we have them."""
 
 SIZES_NAME = "config.json"
-INDEX_NAME = "model.safetensors.index.json"
-"""Which file has which parameter, if there are several."""
+"""Where transformers keeps sizes, and what kind of model it is."""
 
 _MODULES = {"embedding": "model.embed_tokens", "blocks": "model.layers", "norm": "model.norm", "head": "lm_head"}
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from glm_data.tokenizers import tokenizer_files
-from glm_scale.checkpoint.exported import WEIGHTS_NAME
+from glm_scale.checkpoint.exported import WEIGHTS_NAME, Exported
 from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.errors import UserError
 from glm_scale.inference.loading import CONFIG_NAME, read_config
 from glm_scale.inference.weight_files import Shapes, Tensors, write_weights
 from glm_scale.model import LanguageModel, ModelConfig
 
-__all__ = ["WEIGHTS_NAME", "export_weights", "folder_in_one_piece", "parameter_shapes"]
+__all__ = ["WEIGHTS_NAME", "export_again", "export_weights", "folder_in_one_piece", "parameter_shapes"]
 
 
 def export_weights(
@@ -38,6 +38,24 @@ def export_weights(
         for name in (CONFIG_NAME, *tokenizer_files(checkpoint.path)):
             shutil.copyfile(checkpoint.path / name, staging / name)
         about = {"format": "pt", "step": str(checkpoint.step)}
+        write_weights(staging, {WEIGHTS_NAME: shapes}, tensors, dtype, about, progress)
+
+
+def export_again(exported: Exported, output: Path, progress: Callable[[int], None]) -> None:
+    """Write what was exported for transformers as `export_weights` does, with the weights as they are stored.
+
+    Raises:
+        UserError: as there.
+    """
+    with folder_in_one_piece(output) as staging:
+        described = exported.described
+        shapes = parameter_shapes(read_config(described / CONFIG_NAME).model)
+        for name in (CONFIG_NAME, *tokenizer_files(described)):
+            shutil.copyfile(described / name, staging / name)
+        key, file = next(iter(exported.files.places().items()))
+        dtype = torch.bfloat16 if exported.files.tensor(file, key).dtype == torch.bfloat16 else torch.float32
+        tensors = ((name, {"weight": weight}) for name, weight in exported.weights(shapes, "cpu"))
+        about = {"format": "pt", "step": str(exported.step)}
         write_weights(staging, {WEIGHTS_NAME: shapes}, tensors, dtype, about, progress)
 
 

@@ -21,8 +21,9 @@ import torch
 
 from glm_data import Tokenizer, load_tokenizer
 from glm_data.tokenizers import tokenizer_files
-from glm_scale.checkpoint.exported_names import INDEX_NAME, MODEL_TYPE, OWN_FOLDER, SIZES_NAME, exported_name
+from glm_scale.checkpoint.exported_names import MODEL_TYPE, OWN_FOLDER, SIZES_NAME, exported_name
 from glm_scale.checkpoint.reading import Checkpoint
+from glm_scale.checkpoint.weight_folder import INDEX_NAME
 from glm_scale.config import RunConfig
 from glm_scale.inference.export import folder_in_one_piece, parameter_shapes
 from glm_scale.inference.hugging_face.card import model_card

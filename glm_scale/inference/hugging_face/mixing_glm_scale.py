@@ -33,18 +33,22 @@ class Columns(NamedTuple):
     """Where the columns of a batch stand in their documents, of which every sequence of the batch is one.
 
     at: int64 `[B, T]`, positions, −1 for padding. seen: int64 `[B]`, tokens of each document once these are read.
-    reach: more than any position. padded: whether any column is padding. starts: int32 `[B, T]`, the first column of
-    the document that a column belongs to; padding before a document counts as another one. cos, sin: fp32
+    reach: more than any position. starts: if any column is padding int32 `[B, T]`, the first column of the document
+    that a column belongs to, where padding before a document counts as another one. cos, sin: fp32
     `[B, T, 1, head_dim / 2]`, by which queries and keys are turned.
     """
 
     at: Tensor
     seen: Tensor
     reach: int
-    padded: bool
-    starts: Tensor
+    starts: Tensor | None
     cos: Tensor
     sin: Tensor
+
+    @property
+    def padded(self) -> bool:
+        """Whether any column is padding."""
+        return self.starts is not None
 
     def turned(self, x: Tensor) -> Tensor:
         """x `[B, T, H, head_dim]` with rotary position embedding (arXiv 2104.09864), half-split, computed in fp32."""

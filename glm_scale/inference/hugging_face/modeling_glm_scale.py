@@ -5,119 +5,22 @@ Exported models carry this file and those that it imports; they need torch and `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from .cache_glm_scale import GlmScaleCache, GlmScaleCacheLayer
 from .configuration_glm_scale import GlmScaleConfig
-from .mixing_glm_scale import Columns, Mixer, Rows
+from .mixing_glm_scale import Columns, Mixer
 from .patterns_glm_scale import Pattern  # noqa: F401 (transformers 4 copies only what this file itself imports)
 
 # What `past_key_values` is called, which it was until transformers 5.
 _CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
-
-
-class GlmScaleCacheLayer(CacheLayerMixin):
-    """What a layer remembers of the tokens before: for each stage of its mixer the rows that later tokens may read, or
-    the state of a state-space model; and the last inputs of the convolution."""
-
-    is_compileable = False
-    is_sliding = False
-
-    def __init__(self, stages: int) -> None:
-        super().__init__()
-        self.memory: list[Any] = [None] * stages
-        self.conv: Tensor | None = None
-        self.columns = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows that it holds, the most of any sequence; none for a state-space model."""
-        return sum(stage.at.shape[1] for stage in self.memory if isinstance(stage, Rows))
-
-    def select(self, sequences: Tensor) -> None:
-        """Go on with these sequences of the batch, int64 `[B']`."""
-        self.memory = [
-            Rows(*(x[sequences.to(x.device)] for x in stage)) if isinstance(stage, Rows)
-            else None if stage is None else stage[sequences.to(stage.device)]
-            for stage in self.memory
-        ]  # fmt: skip
-        if self.conv is not None:
-            self.conv = self.conv[sequences.to(self.conv.device)]
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.memory, self.conv, self.columns = [None] * len(self.memory), None, 0
-
-    def get_seq_length(self, cache_position: object = None) -> int:
-        """Columns of the batch that were read, padding among them."""
-        return self.columns
-
-    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
-        """Length and offset of an attention mask over all columns."""
-        return self.columns + int(getattr(query_length, "shape", [query_length])[0]), 0
-
-    def get_max_length(self) -> int:
-        """−1: there is no longest text."""
-        return -1
-
-    get_max_cache_shape = get_max_length
-
-    def lazy_initialization(self, *tensors: Tensor) -> None:
-        """Nothing is allocated before it is known."""
-
-    def update(self, *tensors: Any, **others: Any) -> tuple[Tensor, Tensor]:
-        """Mixers remember more than keys and values, by themselves. Raises NotImplementedError."""
-        raise NotImplementedError("the layers of a GLM-scale model write their cache themselves")
-
-
-class GlmScaleCache(Cache):
-    """What the layers remember; the model makes it. Text that was read cannot be taken back: rows are forgotten."""
-
-    def __init__(self, config: GlmScaleConfig) -> None:
-        layers = config.num_hidden_layers
-        stages = [config.mixers[layer % len(config.mixers)].count(">") + 1 for layer in range(layers)]
-        super().__init__(layers=[GlmScaleCacheLayer(count) for count in stages])
-        self.seen: Tensor | None = None
-        """int64 `[B]`: tokens of each sequence, without padding."""
-
-    def _layers(self) -> Iterator[GlmScaleCacheLayer]:
-        for layer in self.layers:
-            assert isinstance(layer, GlmScaleCacheLayer)
-            yield layer
-
-    @property
-    def rows(self) -> list[int]:
-        """Rows that each layer holds."""
-        return [layer.rows for layer in self._layers()]
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Go on with these sequences of the batch."""
-        for layer in self._layers():
-            layer.select(indices)
-        if self.seen is not None:
-            self.seen = self.seen[indices.to(self.seen.device)]
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """As beam search asks for it."""
-        self.batch_select_indices(beam_idx)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every sequence so many times."""
-        if self.seen is not None:
-            self.batch_select_indices(torch.arange(len(self.seen)).repeat_interleave(repeats))
-
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
-        self.seen = None
 
 
 class GlmScaleRMSNorm(nn.Module):
@@ -271,14 +174,14 @@ class GlmScaleModel(GlmScalePreTrainedModel):
         if cache is not None and cache.seen is not None:
             seen = cache.seen.to(x.device)
         at = (seen[:, None] + real.cumsum(1) - 1).where(real, -1)
-        first = real.int().argmax(1, keepdim=True)
-        starts = first.where(torch.arange(length, device=x.device) >= first, 0).int()
+        starts = None
+        if not bool(real.all()):
+            first = real.int().argmax(1, keepdim=True)
+            starts = first.where(torch.arange(length, device=x.device) >= first, 0).int()
         size, base = self.config.head_dim, self.config.rotary_base
         powers = torch.arange(0, size, 2, device=x.device, dtype=torch.float32) / size
         angles = at.float()[..., None, None] * base**-powers
-        return Columns(
-            at, seen + real.sum(1), before + length, not bool(real.all()), starts, angles.cos(), angles.sin()
-        )
+        return Columns(at, seen + real.sum(1), before + length, starts, angles.cos(), angles.sin())
 
 
 class GlmScaleForCausalLM(GlmScalePreTrainedModel, GenerationMixin):

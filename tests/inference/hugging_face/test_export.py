@@ -26,9 +26,9 @@ ENDS = {"gpt2": ("<|endoftext|>",) * 2, "llama3": ("<|begin_of_text|>", "<|end_o
 def test_the_folder_has_all_that_transformers_and_we_read(data: Path, tmp_path: Path) -> None:
     folder = export(data, tmp_path, {"mixers": ["lattice:2^k", "attention"]}).folder
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
-        "README.md", "config.json", "configuration_glm_scale.py", "generation_config.json", "glm_scale/config.yaml",
-        "glm_scale/tokenizer.model", "mixing_glm_scale.py", "model.safetensors", "modeling_glm_scale.py",
-        "patterns_glm_scale.py", "tokenizer.json", "tokenizer_config.json",
+        "README.md", "cache_glm_scale.py", "config.json", "configuration_glm_scale.py", "generation_config.json",
+        "glm_scale/config.yaml", "glm_scale/tokenizer.model", "mixing_glm_scale.py", "model.safetensors",
+        "modeling_glm_scale.py", "patterns_glm_scale.py", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     card = (folder / "README.md").read_text()
     for told in ("`lattice:2^k`, `attention`", f"12,345 tokens in sequences of 32, {STEP} steps", "3.5000 nats"):
