@@ -19,7 +19,8 @@ from glm_scale.model import LanguageModel
 from tests.tiny_run import tiny_config
 
 # transformers copies the code of models there, and must not look for them elsewhere.
-os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="hf-home-"))
+_HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
+os.environ["HF_HOME"] = _HOME.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 STEP = 7

@@ -84,6 +84,7 @@ def test_a_tokenizer_of_hugging_face_begins_every_text_as_in_training(family: st
     for text in documents(5):
         assert exported.encode(text).ids == [ours.bos, *ours.encode(text)]
     config = json.loads(files["tokenizer_config.json"])
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert config["pad_token"] == said.get("pad_token", eos)
     assert "add_bos_token" not in config
 

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from glm_data.tokenizers.hugging_face import HuggingFaceTokenizer
+from glm_data.tokenizers.special_tokens import SpecialTokens
 from glm_scale.inference.generation import Generation
+from glm_scale.inference.hugging_face.tokenizer import exported_tokenizer
 from glm_scale.inference.sampling import Sampling
+from tests.data.corpora import documents
+from tests.data.hugging_face import FAMILIES
 from tests.inference.hugging_face.exported import Export, export
 
 transformers = pytest.importorskip("transformers")
@@ -70,6 +75,19 @@ def test_tokens_are_those_of_training(exported: Export) -> None:
         ids = tokenizer(text)["input_ids"]
         assert ids == [exported.tokenizer.bos, *exported.tokenizer.encode(text)]
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama3"])
+def test_a_tokenizer_of_hugging_face_is_read_as_it_was_in_training(family: str, tmp_path: Path) -> None:
+    bos, eos = {"gpt2": ("<|endoftext|>",) * 2, "llama3": ("<|begin_of_text|>", "<|end_of_text|>")}[family]
+    content = FAMILIES[family](documents(40)).to_str().encode()
+    ours = HuggingFaceTokenizer(content, SpecialTokens(bos, eos, {"tokenizer_class": "GPT2Tokenizer"}))
+    for name, written in exported_tokenizer(ours).items():
+        (tmp_path / name).write_bytes(written)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in documents(5):
+        assert tokenizer(text)["input_ids"] == [ours.bos, *ours.encode(text)]
+        assert tokenizer.decode(ours.encode(text)) == text
 
 
 def test_masks_and_positions_that_cannot_be_had_are_refused(exported: Export) -> None:
