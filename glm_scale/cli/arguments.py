@@ -14,6 +14,7 @@ TrainedModel = Annotated[
     Path,
     typer.Argument(
         metavar="RUN|CHECKPOINT|EXPORTED",
-        help="A run directory (its newest checkpoint), a checkpoint, or a folder of `glm-scale checkpoint export`.",
+        help="A run directory (its newest checkpoint), a checkpoint, or a folder of `glm-scale checkpoint export`, in "
+        "either format.",
     ),
 ]

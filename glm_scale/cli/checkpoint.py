@@ -1,18 +1,17 @@
-"""`glm-scale checkpoint`: look at checkpoints, check them, take weights out of them."""
+"""`glm-scale checkpoint`: look at checkpoints, check them, take weights out of them and into them."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from glm_scale.cli.commands import Commands
+from glm_scale.cli.importing import import_model
+from glm_scale.cli.showing import byte_progress, error_console, in_bytes, wide_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
 app = Commands(no_args_is_help=True, help="Look at the checkpoints of runs, check them, take weights out of them.")
 
+app.command("import")(import_model)
+
 RunOrCheckpoint = Annotated[
     Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory (its newest checkpoint) or a checkpoint.")
 ]
 
-# Where output goes to a file or a pipe, rich would assume 80 columns and fold the table.
-_WIDE = 160
 # Longer values of a state (generators of random numbers) mean nothing to a reader.
 _LONGEST_VALUE = 60
 
@@ -56,7 +55,7 @@ def list_checkpoints(run: Annotated[Path, typer.Argument(metavar="RUN", help="A 
             _step(path),
             f"{checkpoint.state.counters.tokens:,}",
             "" if loss is None else f"{loss:.4f}",
-            _bytes(checkpoint.size),
+            in_bytes(checkpoint.size),
             _age(time.time() - checkpoint.manifest.saved),
             ", ".join(reasons.get(path, [])),
             state,
@@ -67,7 +66,7 @@ def list_checkpoints(run: Annotated[Path, typer.Argument(metavar="RUN", help="A 
     for path in set_aside(folder):
         why = "damaged" if path.match("*.damaged*") else "diverged"
         table.add_row(_step(path), "", "", "", "", "", f"{why}, set aside: {path.name}")
-    _console().print(table)
+    wide_console().print(table)
 
 
 @app.command()
@@ -80,13 +79,13 @@ def verify(
     from glm_scale.checkpoint.layout import is_checkpoint, places
     from glm_scale.checkpoint.reading import Checkpoint, DamagedError, GoneError, UnfinishedError
 
-    console, damaged = _console(), False
+    console, damaged = wide_console(), False
     paths = [path] if is_checkpoint(path) else [place.path for place in places(_folder_of(path))]
     for each in paths:
         try:
             checkpoint = Checkpoint.at(each)
             _verify(checkpoint)
-            console.print(f"whole     {each}: {len(checkpoint.files)} files, {_bytes(checkpoint.size)}", markup=False)
+            console.print(f"whole     {each}: {len(checkpoint.files)} files, {in_bytes(checkpoint.size)}", markup=False)
         except DamagedError as error:
             damaged = True
             console.print(f"damaged   {each}: {error.problem}", markup=False, style="red")
@@ -101,8 +100,12 @@ def export(
     path: RunOrCheckpoint,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", show_default=False)],
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Type of the weights.")] = "fp32",
+    form: Annotated[
+        Literal["glm-scale", "hf"],
+        typer.Option("--format", help="hf: a folder that Hugging Face's transformers loads without glm-scale."),
+    ] = "glm-scale",
 ) -> None:
-    """Write the weights as one safetensors file, with config.yaml and the tokenizer beside it.
+    """Write the weights as safetensors, with the configuration and the tokenizer beside them.
 
     The checkpoint is verified first. One parameter at a time is in memory.
     """
@@ -110,16 +113,20 @@ def export(
 
     from glm_scale.checkpoint.layout import find_checkpoint
     from glm_scale.checkpoint.shards import read_tensors
-    from glm_scale.inference.export import WEIGHTS_NAME, export_weights
+    from glm_scale.inference.export import export_weights
+    from glm_scale.inference.hugging_face.export import export_hugging_face
 
     checkpoint = find_checkpoint(path, _warn)
+    write = export_hugging_face if form == "hf" else export_weights
     with checkpoint.reading():
         _verify(checkpoint)
-        with _progress("writing") as advance:
+        with byte_progress("writing") as advance:
             tensors = read_tensors(checkpoint, ("weight",))
-            export_weights(checkpoint, tensors, output, torch.float32 if dtype == "fp32" else torch.bfloat16, advance)
-    size = _bytes((output / WEIGHTS_NAME).stat().st_size)
-    _console().print(f"wrote {output / WEIGHTS_NAME}: {size}, {dtype}, step {checkpoint.step}", markup=False)
+            write(checkpoint, tensors, output, torch.float32 if dtype == "fp32" else torch.bfloat16, advance)
+    files = sorted(output.glob("*.safetensors"))
+    size = in_bytes(sum(file.stat().st_size for file in files))
+    what = files[0] if len(files) == 1 else f"{len(files)} files of weights in {output}"
+    wide_console().print(f"wrote {what}: {size}, {dtype}, step {checkpoint.step}", markup=False)
 
 
 @app.command()
@@ -137,7 +144,7 @@ def diff(first: RunOrCheckpoint, second: RunOrCheckpoint) -> None:
     from glm_scale.config.changes import changes
     from glm_scale.inference.loading import CONFIG_NAME
 
-    console = _console()
+    console = wide_console()
     pair = [find_checkpoint(path, _warn) for path in (first, second)]
     with pair[0].reading(), pair[1].reading():
         configs = [yaml.safe_load((checkpoint.path / CONFIG_NAME).read_text(encoding="utf-8")) for checkpoint in pair]
@@ -149,7 +156,7 @@ def diff(first: RunOrCheckpoint, second: RunOrCheckpoint) -> None:
             for change in found:
                 long = max(len(repr(change.before)), len(repr(change.after))) > _LONGEST_VALUE
                 console.print(f"  {change.key} differs" if long else f"  {change}", markup=False)
-        differences = list(track(tensor_differences(*streams), "comparing", console=_stderr(), transient=True))
+        differences = list(track(tensor_differences(*streams), "comparing", console=error_console(), transient=True))
     _show_differences(differences, console)
 
 
@@ -211,7 +218,7 @@ def _verify(checkpoint: Checkpoint) -> None:
     """Raises DamagedError."""
     from glm_scale.checkpoint.reading import DamagedError
 
-    with checkpoint.reading(), _progress("verifying", checkpoint.size) as advance:
+    with checkpoint.reading(), byte_progress("verifying", checkpoint.size) as advance:
         if problem := checkpoint.wrong_content(checkpoint.files, advance):
             raise DamagedError(checkpoint.path, problem)
 
@@ -228,29 +235,6 @@ def _folder_of(path: Path) -> Path:
     raise UserError(f"{path} holds no checkpoints; give a run directory (runs/NAME)")
 
 
-@contextlib.contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; gives the function that is told bytes."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=_stderr(), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, soft_wrap=True)
-
-
-def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
 def _warn(message: str) -> None:
     typer.echo(f"note: {message}", err=True)
 
@@ -258,13 +242,6 @@ def _warn(message: str) -> None:
 def _step(path: Path) -> str:
     digits = re.search(r"\d+", path.name)
     return str(int(digits[0])) if digits else path.name
-
-
-def _bytes(count: float) -> str:
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def _age(seconds: float) -> str:

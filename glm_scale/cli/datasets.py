@@ -14,7 +14,13 @@ __all__ = ["print_document", "print_index", "with_tokenizer"]
 
 
 def with_tokenizer(path: Path) -> Path:
-    """What holds the tokenizer of `path`: of a run its newest checkpoint, else the path itself."""
+    """What holds the tokenizer of `path`: of a run its newest checkpoint, of what was exported for Hugging Face's
+    transformers the folder of ours in it, else the path itself."""
+    if (path / "config.json").is_file():
+        from glm_scale.checkpoint.exported import exported_at, is_for_transformers
+
+        exported = exported_at(path) if is_for_transformers(path) else None
+        return exported.described if exported else path
     if not (path / "checkpoints").is_dir():
         return path
     from glm_scale.checkpoint.layout import find_checkpoint

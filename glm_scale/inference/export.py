@@ -4,29 +4,22 @@ model.safetensors     every parameter by name; tied weights once, under their fi
 config.yaml           the run's configuration           tokenizer.model     or tokenizer.json, tokenizer_config.json
 """
 
-import json
-import math
+import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from glm_data.tokenizers import tokenizer_files
-from glm_scale.checkpoint.exported import WEIGHTS_NAME
+from glm_scale.checkpoint.exported import WEIGHTS_NAME, Exported
 from glm_scale.checkpoint.reading import Checkpoint
 from glm_scale.errors import UserError
 from glm_scale.inference.loading import CONFIG_NAME, read_config
-from glm_scale.model import LanguageModel
+from glm_scale.inference.weight_files import Shapes, Tensors, write_weights
+from glm_scale.model import LanguageModel, ModelConfig
 
-__all__ = ["WEIGHTS_NAME", "export_weights"]
-
-_CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}
-# Headers are padded so that tensors begin at a multiple of this, as readers that map the file like it.
-_ALIGNMENT = 8
-
-Tensors = Iterable[tuple[str, Mapping[str, Tensor]]]
+__all__ = ["WEIGHTS_NAME", "export_again", "export_weights", "folder_in_one_piece", "parameter_shapes"]
 
 
 def export_weights(
@@ -40,17 +33,46 @@ def export_weights(
     Raises:
         UserError: there is something at `output`, it cannot be written, or the tensors are not those of the model.
     """
+    with folder_in_one_piece(output) as staging:
+        shapes = parameter_shapes(read_config(checkpoint.path / CONFIG_NAME).model)
+        for name in (CONFIG_NAME, *tokenizer_files(checkpoint.path)):
+            shutil.copyfile(checkpoint.path / name, staging / name)
+        about = {"format": "pt", "step": str(checkpoint.step)}
+        write_weights(staging, {WEIGHTS_NAME: shapes}, tensors, dtype, about, progress)
+
+
+def export_again(exported: Exported, output: Path, progress: Callable[[int], None]) -> None:
+    """Write what was exported for transformers as `export_weights` does, with the weights as they are stored.
+
+    Raises:
+        UserError: as there.
+    """
+    with folder_in_one_piece(output) as staging:
+        described = exported.described
+        shapes = parameter_shapes(read_config(described / CONFIG_NAME).model)
+        for name in (CONFIG_NAME, *tokenizer_files(described)):
+            shutil.copyfile(described / name, staging / name)
+        key, file = next(iter(exported.files.places().items()))
+        dtype = torch.bfloat16 if exported.files.tensor(file, key).dtype == torch.bfloat16 else torch.float32
+        tensors = ((name, {"weight": weight}) for name, weight in exported.weights(shapes, "cpu"))
+        about = {"format": "pt", "step": str(exported.step)}
+        write_weights(staging, {WEIGHTS_NAME: shapes}, tensors, dtype, about, progress)
+
+
+@contextlib.contextmanager
+def folder_in_one_piece(output: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `output` if that ends well and is gone if it does not.
+
+    Raises:
+        UserError: there is something at `output`, or it cannot be written.
+    """
     if output.exists():
         raise UserError(f"{output} is there already; give another --output, or remove it first")
-    shapes = _shapes(checkpoint)
     staging = output.absolute().with_name(f".{output.name}.writing")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        for name in (CONFIG_NAME, *tokenizer_files(checkpoint.path)):
-            shutil.copyfile(checkpoint.path / name, staging / name)
-        about = {"format": "pt", "step": str(checkpoint.step)}
-        _write_safetensors(staging / WEIGHTS_NAME, tensors, shapes, dtype, about, progress)
+        yield staging
         staging.rename(output)
     except OSError as error:
         raise UserError(f"cannot export to {output}: {error.strerror or error}; give another --output") from error
@@ -58,41 +80,8 @@ def export_weights(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    config = read_config(checkpoint.path / CONFIG_NAME)
+def parameter_shapes(config: ModelConfig) -> Shapes:
+    """Of every parameter of a model by its name; tied weights once, under their first name."""
     with torch.device("meta"):
-        model = LanguageModel(config.model)
+        model = LanguageModel(config)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-def _write_safetensors(
-    path: Path,
-    tensors: Tensors,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
-    about: Mapping[str, str],
-    progress: Callable[[int], None],
-) -> None:
-    """The library's own writer wants all tensors at once. The format: https://github.com/huggingface/safetensors"""
-    header: dict[str, object] = {"__metadata__": about}
-    places, end = {}, 0
-    for name, shape in shapes.items():
-        places[name], end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [places[name], end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        start = file.tell()
-        for name, kinds in tensors:
-            weight = kinds["weight"]
-            if name not in places or tuple(weight.shape) != shapes[name]:
-                raise UserError(
-                    f"{name} {list(weight.shape)} is no parameter of the model that {CONFIG_NAME} describes"
-                )
-            file.seek(start + places.pop(name))
-            content = weight.to(dtype).contiguous().flatten().view(torch.uint8).numpy()
-            file.write(content.data)
-            progress(content.nbytes)
-    if places:
-        raise UserError(f"the checkpoint lacks {', '.join(list(places)[:3])} of the model that {CONFIG_NAME} describes")

@@ -43,11 +43,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LoadedModel:
         DataError: its tokenizer cannot be read.
     """
     source = _source(path)
-    config = read_config(source.path / CONFIG_NAME)
+    described = source.described if isinstance(source, Exported) else source.path
+    config = read_config(described / CONFIG_NAME)
     # Built without storage, so that no weights are drawn which those that are read replace anyway.
     with torch.device("meta"):
         model = LanguageModel(config.model)
-    tokenizer = load_tokenizer(source.path)
+    tokenizer = load_tokenizer(described)
     # Tied weights are saved under their first name; every other name has to get the very same parameter.
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}
     names = {name: first_names[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}

@@ -13,6 +13,7 @@ from torch import Tensor
 from glm_launch.cli.app import main
 from glm_scale.checkpoint import shards
 from glm_scale.checkpoint.difference import tensor_differences
+from glm_scale.checkpoint.exported_names import exported_name
 from glm_scale.checkpoint.files import hash_file, write_synced
 from glm_scale.checkpoint.pieces import Box, Piece
 from glm_scale.checkpoint.retention import Retention
@@ -168,6 +169,23 @@ def test_export_takes_only_the_parameters_of_the_model(checkpoint: Command, conf
         assert code == 2
         assert "of the model that config.yaml describes" in told
         assert not (tmp_path / "exported").exists()
+
+
+def test_export_for_transformers(
+    data: Path, checkpoint: Command, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, output = CheckpointStore(tmp_path / "run" / "checkpoints", Retention(1)), tmp_path / "exported"
+    save(store, 2, config, weights(2, config), 1.0)
+    code, told = checkpoint("export", tmp_path / "run", "--format", "hf", "-o", output)
+    assert (code, "not a SentencePiece model" in told) == (2, True)
+    assert not output.exists()
+    monkeypatch.setattr(sys.modules[__name__], "TOKENIZER", (data / "tokenizer.model").read_bytes())
+    save(store, 4, config, weights(4, config), 1.0)
+    code, told = checkpoint("export", tmp_path / "run", "--format", "hf", "-o", output)
+    assert (code, f"wrote {output / WEIGHTS_NAME}" in told) == (0, True)
+    with safe_open(output / WEIGHTS_NAME, framework="pt") as file:
+        for name, tensor in weights(4, config).items():
+            assert torch.equal(file.get_tensor(exported_name(name)), tensor)
 
 
 def test_diff_of_one_and_the_same(run: Path, checkpoint: Command) -> None:
