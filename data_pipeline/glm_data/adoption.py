@@ -82,19 +82,19 @@ def adopt(config: AdoptConfig, console: Console | None = None) -> DatasetIndex:
     Raises:
         DataError: a file is damaged, or its ids are not the tokenizer's; the output holds something else.
     """
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-        with locked(config.output):
-            return _adopt(config, BuildProgress(console))
-    except OSError as error:
-        raise DataError(f"{error.filename or config.output}: {error.strerror or error}.") from error
-
-
-def _adopt(config: AdoptConfig, progress: BuildProgress) -> DatasetIndex:
     tokenizer = load_tokenizer(config.tokenizer, config.bos_token, config.eos_token)
     files = [open_tokens(path.expanduser().resolve(), config.id_type) for path in config.inputs]
     if len(kinds := {file.dtype for file in files}) > 1:
         raise DataError(f"The files hold ids of different types ({', '.join(sorted(kinds))}): adopt them one by one.")
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        with locked(config.output):
+            return _adopt(config, files, tokenizer, BuildProgress(console))
+    except OSError as error:
+        raise DataError(f"{error.filename or config.output}: {error.strerror or error}.") from error
+
+
+def _adopt(config: AdoptConfig, files: list[TokenFile], tokenizer: Tokenizer, progress: BuildProgress) -> DatasetIndex:
     request = _request(config, files, tokenizer)
     if config.overwrite:
         discard(config.output)

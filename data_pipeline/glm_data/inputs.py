@@ -60,9 +60,9 @@ class InputFile:
     compression: str
     remote: Remote | None = None
 
-    def open(self) -> io.BufferedReader:
+    def opened(self) -> io.BufferedReader:
         """To be read. Raises OSError, and DataError if it is remote and has changed."""
-        return self.remote.open() if self.remote else self.path.open("rb")
+        return self.remote.opened() if self.remote else self.path.open("rb")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Remote:
     size: int
     version: int
 
-    def open(self) -> io.BufferedReader:
+    def opened(self) -> io.BufferedReader:
         """To read and seek in. Raises OSError, also while it is read, and DataError if it is another one by now."""
         return io.BufferedReader(_Ranges(self), 1 << 20)
 
@@ -80,7 +80,7 @@ class _Ranges(io.RawIOBase):
         self._remote = remote
         self._check()
         system, path = _system(remote.url)
-        self._file = system.open(path, "rb", block_size=_RANGE, cache_type="readahead")
+        self._file = system.open(path, mode="rb", block_size=_RANGE, cache_type="readahead")
 
     def readable(self) -> bool:
         return True

@@ -76,7 +76,7 @@ def _text(value: str | bytes | None) -> str | BaseException:
 def _parquet(file: InputFile, key: str) -> Iterator[pa.Array]:
     import pyarrow.parquet as pq
 
-    with file.open() as source, pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False) as table:
+    with file.opened() as source, pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False) as table:
         path = _path(table.schema_arrow, key)
         for batch in table.iter_batches(_ROWS, columns=[".".join(path)], use_threads=False):
             yield _column(batch, path)
@@ -86,7 +86,7 @@ def _arrow(file: InputFile, key: str) -> Iterator[pa.Array]:
     """A stream, as `datasets` writes it, or a file with random access, as others do."""
     import pyarrow as pa
 
-    with file.open() as opened_file, pa.PythonFile(opened_file) as source:
+    with file.opened() as opened_file, pa.PythonFile(opened_file) as source:
         if source.read(6) == b"ARROW1":
             opened = pa.ipc.open_file(source)
             batches: Any = (opened.get_batch(number) for number in range(opened.num_record_batches))

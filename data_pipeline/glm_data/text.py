@@ -99,7 +99,7 @@ def read_blocks(file: InputFile, reading: Reading) -> Iterator[Block]:
     last_end = _last_line_end if file.format in LINES else _last_separator_end(reading)
     line = 1
     try:
-        with open_text(file.open(), file.compression, BLOCK_SIZE) as stream:
+        with open_text(file.opened(), file.compression, BLOCK_SIZE) as stream:
             for data in _cut(stream, last_end):
                 if line == 1 and (problem := what_else(data)):
                     yield Block(file.name, file.place, file.format, line, b"", problem)

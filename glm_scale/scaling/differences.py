@@ -149,8 +149,10 @@ def _setting(run: TrainedRun, key: str) -> str | None:
 
 def _alike_for_mixers(runs: Sequence[TrainedRun], key: str) -> bool:
     """Whether all mixers have the same values as often: seeds are repeated on purpose."""
-    values = {run.mixer: Counter(_setting(other, key) for other in runs if other.mixer == run.mixer) for run in runs}
-    return all(counts == next(iter(values.values())) for counts in values.values())
+    values: dict[str, Counter[str | None]] = {run.mixer: Counter() for run in runs}
+    for run in runs:
+        values[run.mixer][_setting(run, key)] += 1
+    return len(values) > 1 and all(counts == next(iter(values.values())) for counts in values.values())
 
 
 def _by_data(runs: Sequence[TrainedRun]) -> list[list[TrainedRun]]:

@@ -161,7 +161,7 @@ class _StackedProjection(_Stacked):
 class _StackedHead(_StackedProjection):
     """The logits of each model, `[B, T, M, vocabulary]`."""
 
-    def forward(self, x: Tensor, labels: None = None) -> Tensor:
+    def forward(self, x: Tensor, labels: None = None, reduction: None = None) -> Tensor:
         return self._by_model(x)
 
 

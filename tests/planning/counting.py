@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -72,9 +73,9 @@ _SENT: dict[str, tuple[str, Count]] = {
 
 
 _FUNCTIONAL: dict[str, tuple[str, Count]] = {
-    "_all_reduce": ("all_reduce", lambda ranks, given: 2 * (ranks - 1) / ranks * _bytes(given[0])),
-    "_all_gather": ("all_gather", lambda ranks, given: (ranks - 1) * _bytes(given[0])),
-    "_reduce_scatter": ("reduce_scatter", lambda ranks, given: (ranks - 1) / ranks * _bytes(given[0])),
+    "all_reduce": ("all_reduce", lambda ranks, given: 2 * (ranks - 1) / ranks * _bytes(given[0])),
+    "all_gather_into_tensor": ("all_gather", lambda ranks, given: (ranks - 1) * _bytes(given[0])),
+    "reduce_scatter_tensor": ("reduce_scatter", lambda ranks, given: (ranks - 1) / ranks * _bytes(given[0])),
 }
 
 
@@ -98,21 +99,21 @@ def counted() -> Iterator[dict[str, float]]:
         return call
 
     def functional(name: str) -> Callable[..., Any]:
+        original = getattr(exchange._ops, name)
         collective, count = _FUNCTIONAL[name]
-        original = getattr(exchange, name)
 
-        def call(x: torch.Tensor, group: str, *rest: Any) -> Any:
-            sent[collective] += count(_ranks_of(group), (x,))
-            return original(x, group, *rest)
+        def call(x: torch.Tensor, *rest: Any) -> Any:
+            sent[collective] += count(_ranks_of(rest[-1]), (x,))
+            return original(x, *rest)
 
         return call
 
     for name in originals:
         setattr(dist.ProcessGroup, name, watched(name))
     try:
-        with ExitStack() as patched:
-            for name in _FUNCTIONAL:
-                patched.enter_context(mock.patch.object(exchange, name, functional(name)))
+        operators = {name: functional(name) for name in _FUNCTIONAL}
+        waiting = exchange._ops.wait_tensor
+        with mock.patch.object(exchange, "_ops", SimpleNamespace(**operators, wait_tensor=waiting)):
             yield sent
     finally:
         for name, method in originals.items():

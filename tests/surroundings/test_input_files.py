@@ -115,7 +115,7 @@ def test_what_may_not_be_read_is_named_or_counted(command: Commands, open_folder
 
 
 def test_what_is_passed_over_is_counted_and_shown(command: Commands, tmp_path: Path) -> None:
-    folder = written(tmp_path / "in", "a.txt", ".b.txt", ".git/c.txt", "d.md", "e.TXT", "f/g.parquet")
+    folder = written(tmp_path / "in", "a.txt", ".b.txt", ".git/c.txt", "d.md", "e.TXT", "f/g.orc")
     os.mkfifo(folder / "pipe.jsonl")
     with socket.socket(socket.AF_UNIX) as listener:
         # A socket's path may have 108 bytes.
@@ -127,7 +127,7 @@ def test_what_is_passed_over_is_counted_and_shown(command: Commands, tmp_path: P
     done = command("data", "build", "-i", folder, "-o", tmp_path / "set", "--vocab-size", "300", seconds=30)
     assert done.code == 0, done.output
     for shown in (done, command("data", "show", tmp_path / "set")):
-        assert "2 hidden (.b.txt, .git), 3 of other formats (d.md, e.TXT, f/g.parquet)" in shown.stdout, shown.output
+        assert "2 hidden (.b.txt, .git), 3 of other formats (d.md, e.TXT, f/g.orc)" in shown.stdout, shown.output
         special = 3 if os.geteuid() == 0 else 2
         assert f"{special} neither file nor folder (pipe.jsonl, socket.txt" in shown.stdout, shown.output
 

@@ -83,7 +83,8 @@ def _usual(name: str, around: SimpleNamespace) -> str:
         "config": around.config, "configs": around.config, "overrides": "training.seed=1", "structures": "ssm",
         "runs": around.run, "run": around.run, "checkpoint": around.run, "path": around.run, "first": around.run,
         "second": around.run, "command": "config", "data": str(around.folder), "inputs": str(around.folder / "file"),
-        "output": str(around.folder / "new"), "files": str(around.folder / "file"),
+        "output": str(around.folder / "new"), "files": str(around.folder / "file"), "folder": str(around.folder),
+        "tokenizer": str(around.folder / "tokenizer.json"),
     }  # fmt: skip
     assert name in values, f"say which value of {name} makes sense, for the sake of the other options of its command"
     return values[name]
