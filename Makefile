@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt docker/install.sh
 
 setup: $(VENV)/.installed  ## create .venv with everything in it
 
-quickstart: setup  ## build the demo corpus, train and compare three mixers (6 minutes on 2 cores)
+quickstart: setup  ## build the demo corpus, train and compare three mixers (8 minutes on 2 cores)
 	$(BIN)/glm-scale data demo
 	$(BIN)/glm-scale ladder configs/quickstart.yaml
 
