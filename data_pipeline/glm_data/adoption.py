@@ -1,13 +1,12 @@
 """A data set of tokens that other programs have written, read where they lie: an index and tables over their files.
 
-Every token is read once, for what a build knows of its own: checksums of blocks, the bytes of text of each document,
+All tokens are read now, for what a build knows of its own: checksums of blocks, the bytes of text of each document,
 duplicates, the validation split. The files stay as they are, and what is read later is held to that.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,10 +17,10 @@ import numpy as np
 from pydantic import Field
 from rich.console import Console
 
-from glm_data.build_journal import discard, locked, table_names
+from glm_data.build_journal import discard, locked
 from glm_data.build_progress import BuildProgress
 from glm_data.errors import DataError
-from glm_data.files import sha256_file, write_array, write_atomically
+from glm_data.files import sha256_file, write_atomically
 from glm_data.index import (
     BLOCK_BYTES,
     DOCUMENT,
@@ -32,11 +31,12 @@ from glm_data.index import (
     Input,
     Shard,
     Split,
-    Table,
     load_index,
 )
 from glm_data.scan import DIGEST, DROPPED, SPLIT_CODES, Scan, assign_splits
 from glm_data.settings import Settings
+from glm_data.shards import block_checksums
+from glm_data.split_tables import write_split
 from glm_data.token_files import IdType, TokenFile, open_tokens, spans_of_documents
 from glm_data.tokenizers import Tokenizer, load_tokenizer
 
@@ -70,7 +70,7 @@ class AdoptConfig(Settings):
 class _Read:
     """What was found in a file: `DOCUMENT` and `DIGEST` records of its documents, and the CRC-32 of their blocks."""
 
-    shard: Shard
+    path: Path
     documents: np.ndarray
     digests: np.ndarray
     checksums: np.ndarray
@@ -144,19 +144,14 @@ def _read(file: TokenFile, tokenizer: Tokenizer, advance: Callable[[int, int], N
         for number in range(numbers.start, numbers.stop):
             start, end = (int(place) - first for place in spans[number])
             raw = piece[start:end].tobytes()
-            sums = [zlib.crc32(raw[at : at + BLOCK_BYTES]) for at in range(0, len(raw), BLOCK_BYTES)]
+            sums = block_checksums(raw)
             text_bytes = int(bytes_before[end] - bytes_before[start])
             documents[number] = (file.begin + (first + start) * piece.itemsize, blocks, end - start, text_bytes)
             digests[number] = np.frombuffer(hashlib.blake2b(raw, digest_size=DIGEST.itemsize).digest(), DIGEST)[0]
             checksums += sums
             blocks += len(sums)
         advance(len(numbers), piece.nbytes)
-    shard = Shard(
-        name=str(file.path), documents=len(spans), tokens=int(documents["tokens"].sum(dtype=np.int64)),
-        text_bytes=int(documents["text_bytes"].sum(dtype=np.int64)), bytes=file.path.stat().st_size,
-        sha256=sha256_file(file.path),
-    )  # fmt: skip
-    return _Read(shard, documents, digests, np.array(checksums, "<u4"))
+    return _Read(file.path, documents, digests, np.array(checksums, "<u4"))
 
 
 def _groups(spans: np.ndarray) -> Iterator[range]:
@@ -224,17 +219,14 @@ def _write_split(output: Path, split: str, found: list[_Read], chosen: list[np.n
         blocks += int(counts[mine].sum())
         documents.append(kept)
         if len(kept):
-            tokens, text = (int(kept[name].sum(dtype=np.int64)) for name in ("tokens", "text_bytes"))
-            shards.append(read.shard.model_copy(update={"documents": len(kept), "tokens": tokens, "text_bytes": text}))
-    tables = []
-    for name, table in zip(table_names(split), (np.concatenate(documents), np.concatenate(checksums)), strict=True):
-        write_array(output / name, table)
-        tables.append(Table(name=name, sha256=sha256_file(output / name)))
-    return Split(
-        documents=sum(shard.documents for shard in shards),
-        tokens=sum(shard.tokens for shard in shards),
-        text_bytes=sum(shard.text_bytes for shard in shards),
-        shards=shards,
-        document_table=tables[0],
-        checksum_table=tables[1],
-    )
+            shards.append(_shard(read.path, kept))
+    return write_split(output, split, shards, np.concatenate(documents), np.concatenate(checksums))
+
+
+def _shard(path: Path, documents: np.ndarray) -> Shard:
+    """A file with those of its documents that are in a split."""
+    tokens, text_bytes = (int(documents[name].sum(dtype=np.int64)) for name in ("tokens", "text_bytes"))
+    return Shard(
+        name=str(path), documents=len(documents), tokens=tokens, text_bytes=text_bytes, bytes=path.stat().st_size,
+        sha256=sha256_file(path),
+    )  # fmt: skip

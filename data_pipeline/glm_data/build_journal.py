@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from glm_data.errors import DataError
 from glm_data.files import atomic_writer, write_atomically
 from glm_data.index import INDEX_NAME, SPLITS, Shard
+from glm_data.split_tables import table_names
 from glm_data.tokenizers import tokenizer_files
 
 _DIRECTORY = ".build"
@@ -129,11 +130,6 @@ def remove_shards(output: Path, keep: set[str]) -> None:
         for path in output.glob(f"{split}-[0-9]*.tar"):
             if path.name not in keep:
                 path.unlink()
-
-
-def table_names(split: str) -> tuple[str, str]:
-    """File names of the tables of a split: documents, checksums."""
-    return f"{split}.documents.npy", f"{split}.checksums.npy"
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class InputFile:
     remote: Remote | None = None
 
     def opened(self) -> io.BufferedReader:
-        """To be read. Raises OSError, and DataError if it is remote and has changed."""
+        """To be read. Raises OSError, and DataError if it is remote, see `Remote`."""
         return self.remote.opened() if self.remote else self.path.open("rb")
 
 

@@ -21,6 +21,7 @@ __all__ = ["Remote", "remote_files", "url_of"]
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+):/{1,2}(?P<rest>[^/].*)")
 _WILD = re.compile(r"[*?\[]")
 _RANGE = 8 << 20
+_AGAIN = "Run the same command again when it can be reached: it continues where it stopped."
 _VERSION = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "created")
 
 
@@ -33,7 +34,7 @@ class Remote:
     version: int
 
     def opened(self) -> io.BufferedReader:
-        """To read and seek in. Raises OSError, also while it is read, and DataError if it is another one by now."""
+        """To read and seek in. Raises DataError, also later: it cannot be reached, or is another one by now."""
         return io.BufferedReader(_Ranges(self), 1 << 20)
 
 
@@ -57,7 +58,7 @@ def remote_files(url: str) -> list[tuple[str, Remote]]:
             system.invalidate_cache()
             found = {root: system.info(root)} if system.isfile(root) else system.find(root, detail=True)
     except Exception as error:
-        raise DataError(f"{url}: {_reason(error)}. {_AGAIN}") from error
+        raise _unreachable(url, error) from error
     files = {name: info for name, info in found.items() if info.get("type") == "file"}
     if not files:
         raise DataError(f"{url}: there is no such object, nor any below it or matching it.")
@@ -70,11 +71,8 @@ def remote_files(url: str) -> list[tuple[str, Remote]]:
     ]
 
 
-_AGAIN = "Run the same command again when it can be reached: it continues where it stopped."
-
-
 class _Ranges(io.RawIOBase):
-    """An object as a file. Whatever goes wrong is an OSError."""
+    """An object as a file. Whatever goes wrong is a DataError."""
 
     def __init__(self, remote: Remote):
         self._remote = remote
@@ -99,7 +97,7 @@ class _Ranges(io.RawIOBase):
             data = self._file.read(len(buffer))
         except Exception as error:
             self._check()
-            raise OSError(f"{_reason(error)}. {_AGAIN}") from error
+            raise _unreachable(self._remote.url, error) from error
         if not data:
             self._check()
         buffer[: len(data)] = data
@@ -111,9 +109,11 @@ class _Ranges(io.RawIOBase):
             system.invalidate_cache()
             info = system.info(path)
         except FileNotFoundError as error:
-            raise OSError("it is not there any more") from error
+            raise DataError(
+                f"{self._remote.url}: is not there any more. Put it back, or run the build again."
+            ) from error
         except Exception as error:
-            raise OSError(f"{_reason(error)}. {_AGAIN}") from error
+            raise _unreachable(self._remote.url, error) from error
         if _described(self._remote.url, info) != self._remote:
             raise DataError(
                 f"{self._remote.url}: changed while the data set was being built. Run the build again when it is at "
@@ -142,5 +142,6 @@ def _described(url: str, info: dict[str, Any]) -> Remote:
     return Remote(url, int(info["size"]), int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big"))
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).rstrip('.')}" if str(error) else type(error).__name__
+def _unreachable(url: str, error: Exception) -> DataError:
+    reason = f"{type(error).__name__}: {str(error).rstrip('.')}" if str(error) else type(error).__name__
+    return DataError(f"{url}: cannot be read: {reason}. {_AGAIN}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from glm_data.packing import SequencePlan, count_sequences, plan_sequences
 from glm_data.settings import OnResume, Settings
 from glm_data.shards import EMPTY_LENGTH, SplitReader
 from glm_data.tokenizers import Tokenizer, load_tokenizer
+from glm_data.verify import tokenizer_problem
 
 SplitName = Literal["train", "validation"]
 NO_LABEL = -100  # what torch's cross entropy ignores
@@ -97,14 +99,8 @@ class _Source:
         self._shuffled = split == "train"
         path = config.sources[number].path
         self.index: DatasetIndex = load_index(path)
-        if verify:
-            tokenizer = load_tokenizer(path)
-            if tokenizer.fingerprint != self.index.tokenizer_sha256 or tokenizer.size != self.index.vocabulary_size:
-                raise DataError(
-                    f"{path / self.index.tokenizer_files[0]}: not the tokenizer that this data set was built with "
-                    f"(SHA-256 {tokenizer.fingerprint[:12]}…, recorded {self.index.tokenizer_sha256[:12]}…). Restore "
-                    "it, or rebuild the data set."
-                )
+        if verify and (problem := tokenizer_problem(path, self.index)):
+            raise DataError(f"{problem}. Restore it, or rebuild the data set.")
         self.reader = SplitReader(path, self.index, split, files=files, verify=verify)
         if not len(self.reader) and split == "train":
             raise DataError(
@@ -170,7 +166,7 @@ class PackedSequences:
         self._open(state["config"], state["split"], verify=False)
         self._padding = state["padding"]
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the sources."""
         return load_tokenizer(self.config.sources[0].path)

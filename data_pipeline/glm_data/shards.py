@@ -67,7 +67,7 @@ def pack_document(split: str, number: int, tokens: np.ndarray, dtype: str, metad
     members = _tar_member(f"{key}.tokens.npy", array.getvalue())
     members += _tar_member(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
     raw = tokens.tobytes()
-    checksums = [zlib.crc32(raw[at : at + BLOCK_BYTES]) for at in range(0, len(raw), BLOCK_BYTES)]
+    checksums = block_checksums(raw)
     return PackedDocument(members, tarfile.BLOCKSIZE + header, len(tokens), metadata["bytes"], checksums)
 
 
@@ -76,6 +76,11 @@ def _tar_member(name: str, content: bytes) -> bytes:
     member.size = len(content)
     member.mode = 0o644
     return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def block_checksums(raw: bytes) -> list[int]:
+    """CRC-32 of each block of a document's tokens."""
+    return [zlib.crc32(raw[at : at + BLOCK_BYTES]) for at in range(0, len(raw), BLOCK_BYTES)]
 
 
 class ShardWriter:

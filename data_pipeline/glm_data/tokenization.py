@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from glm_data.build_journal import BuildJournal, ShardRecord, table_names
+from glm_data.build_journal import BuildJournal, ShardRecord
 from glm_data.errors import DataError
-from glm_data.files import sha256_file, write_array
-from glm_data.index import DOCUMENT, Split, Table
+from glm_data.index import DOCUMENT, Split
 from glm_data.inputs import InputFile
 from glm_data.parallel import ordered_map
 from glm_data.scan import SPLIT_CODES, SPLIT_NAMES, Scan, assign_shards, changed, digest, selected_blocks
 from glm_data.shards import PackedDocument, ShardWriter, pack_document, shard_name
+from glm_data.split_tables import write_split
 from glm_data.text import Block, Reading, parse
 from glm_data.tokenizers import Tokenizer
 
@@ -90,18 +90,7 @@ class SplitOutput:
         checksums = np.concatenate([np.zeros(0, "<u4"), *(record.checksums for record in records)])
         blocks_before = np.cumsum([0, *(len(record.checksums) for record in records)])[:-1]
         documents["block"] += np.repeat(blocks_before, [len(record.documents) for record in records]).astype("<u8")
-        tables = []
-        for name, table in zip(table_names(self.split), (documents, checksums), strict=True):
-            write_array(self._directory / name, table)
-            tables.append(Table(name=name, sha256=sha256_file(self._directory / name)))
-        return Split(
-            documents=len(documents),
-            tokens=sum(record.shard.tokens for record in records),
-            text_bytes=sum(record.shard.text_bytes for record in records),
-            shards=[record.shard for record in records],
-            document_table=tables[0],
-            checksum_table=tables[1],
-        )
+        return write_split(self._directory, self.split, [record.shard for record in records], documents, checksums)
 
 
 @dataclass(frozen=True)

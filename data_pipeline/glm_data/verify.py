@@ -1,6 +1,6 @@
 """Reading a whole data set to prove that it is intact."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from glm_data.errors import DataError, unreadable
@@ -28,7 +28,8 @@ def verify(directory: Path, index: DatasetIndex, advance: Callable[[int], None] 
         for shard in split.shards:
             wanted[shard.name] = shard.sha256
             sizes[shard.name] = shard.bytes
-    problems = list(_tokenizer_problems(directory, index))
+    problem = tokenizer_problem(directory, index)
+    problems = [problem] if problem else []
     for name, sha256 in wanted.items():
         try:
             if sha256_file(directory / name) != sha256:
@@ -39,11 +40,15 @@ def verify(directory: Path, index: DatasetIndex, advance: Callable[[int], None] 
     return problems
 
 
-def _tokenizer_problems(directory: Path, index: DatasetIndex) -> Iterator[str]:
+def tokenizer_problem(directory: Path, index: DatasetIndex) -> str:
+    """What is wrong with the files of the tokenizer; empty if nothing is."""
     try:
         files = {name: (directory / name).read_bytes() for name in index.tokenizer_files}
     except OSError as error:
-        yield str(unreadable(error.filename or directory, error))
-        return
-    if fingerprint(files) != index.tokenizer_sha256:
-        yield f"{', '.join(str(directory / name) for name in files)}: checksum mismatch"
+        return str(unreadable(error.filename or directory, error)).rstrip(".")
+    if (found := fingerprint(files)) == index.tokenizer_sha256:
+        return ""
+    return (
+        f"{', '.join(str(directory / name) for name in files)}: not the tokenizer that this data set was built with "
+        f"(SHA-256 {found[:12]}…, recorded {index.tokenizer_sha256[:12]}…)"
+    )

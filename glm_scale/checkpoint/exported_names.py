@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 __all__ = ["MODEL_TYPE", "OWN_FOLDER", "SIZES_NAME", "exported_name", "own_name"]
 
 MODEL_TYPE = "glm_scale"
@@ -27,6 +25,6 @@ def exported_name(name: str) -> str:
 def own_name(name: str) -> str:
     """The inverse of `exported_name`; what is none of its names stays as it is."""
     for own, exported in _MODULES.items():
-        if re.match(rf"{re.escape(exported)}\.", name):
+        if name.startswith(f"{exported}."):
             return own + name[len(exported) :]
     return name

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from glm_scale.checkpoint.weight_folder import WEIGHTS_NAME
 from glm_scale.errors import UserError
 
 __all__ = ["Shapes", "Tensors", "shapes_by_file", "write_weights"]
@@ -42,7 +43,7 @@ def shapes_by_file(shapes: Shapes, itemsize: int, most: int) -> dict[str, Shapes
         parts[-1][name] = shape
         held += size
     if len(parts) == 1:
-        return {"model.safetensors": parts[0]}
+        return {WEIGHTS_NAME: parts[0]}
     return {f"model-{number:05}-of-{len(parts):05}.safetensors": part for number, part in enumerate(parts, 1)}
 
 

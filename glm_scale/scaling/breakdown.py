@@ -1,4 +1,4 @@
-"""Which tokens a mixer predicts better than another: losses by position and by kind, as tables and as series to draw.
+"""Which tokens a mixer predicts better than another: losses by position and by kind, as tables.
 
 What the groups and their errors are: `glm_scale.tracking.breakdown`.
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,7 +17,7 @@ from glm_scale.scaling.comparison import Comparison, quantity
 from glm_scale.scaling.curves import TrainedRun
 from glm_scale.tracking.breakdown import BIGRAM, FOURGRAM, KINDS, POSITION, Breakdown, Group, buckets
 
-__all__ = ["Series", "breakdown_numbers", "breakdown_tables", "compared_breakdowns", "loss_series"]
+__all__ = ["breakdown_numbers", "breakdown_tables", "compared_breakdowns"]
 
 _TITLES = {
     "kind/new": "new bigram",
@@ -30,40 +29,11 @@ _TOGETHER = 2
 """Powers of two in one line of a comparison."""
 
 
-@dataclass(frozen=True)
-class Series:
-    """Losses of one run to draw as a line: arrays of equal length. `x` in tokens, `y` and its standard error `error` in
-    nats a token, NaN where it is not known."""
-
-    label: str
-    mixer: str
-    x: np.ndarray
-    y: np.ndarray
-    error: np.ndarray
-
-
 @dataclass(frozen=True, eq=False)
 class _Measured:
     label: str
     run: TrainedRun
     breakdown: Breakdown
-
-
-def loss_series(comparison: Comparison, cells: str = POSITION) -> list[Series]:
-    """For each mixer the loss by position, or by another row of cells: `distance/bigram/`, `distance/4gram/`.
-
-    x is the middle of a power of two on a logarithmic axis. Of several runs of a mixer it is the best one.
-    """
-    lines = []
-    for one in _measured(comparison):
-        names = buckets(one.breakdown.sequence_length)
-        groups = [(int(name), one.breakdown.group(cells + name)) for name in names]
-        points = [
-            (math.sqrt(least * (2 * least - 1)), group.loss, group.error) for least, group in groups if group.count
-        ]
-        x, y, error = np.array(points, np.float64).reshape(-1, 3).T
-        lines.append(Series(one.label, one.run.mixer, x, y, error))
-    return lines
 
 
 def compared_breakdowns(comparison: Comparison) -> Iterator[Table | str]:

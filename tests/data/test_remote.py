@@ -99,6 +99,19 @@ def test_a_store_that_dies_is_an_error_after_which_a_build_goes_on(
     with monkeypatch.context() as patch:
         fetch = s3fs.core.S3File._fetch_range
         patch.setattr(s3fs.core.S3File, "_fetch_range", lambda file, a, b: fetch(file, a, b) if a == 0 else dead())
-        with pytest.raises(DataError, match=r"a\.jsonl: unreadable: ConnectionError: .*it continues where it stopped"):
+        told = r"a\.jsonl: cannot be read: ConnectionError: Connection refused\. Run .*continues where it stopped\.$"
+        with pytest.raises(DataError, match=told):
             build(config)
     assert build(config).index.counts.records == 2 * _RANGE // 1000 + len(TEXTS)
+
+
+def test_so_it_is_while_a_table_is_read(store: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_parquet(store, f"{bucket}/a.parquet", TEXTS)
+    file = find_files([Path(f"s3://{bucket}/a.parquet")]).files[0]
+
+    def dead(*_: object) -> bytes:
+        raise ConnectionError("Connection refused")
+
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", dead)
+    with pytest.raises(DataError, match=r"^s3://.*a\.parquet: cannot be read: ConnectionError"):
+        list(read_blocks(file, Reading()))

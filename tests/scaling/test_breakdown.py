@@ -16,7 +16,6 @@ from glm_scale.scaling.breakdown import (
     breakdown_numbers,
     breakdown_tables,
     compared_breakdowns,
-    loss_series,
 )
 from glm_scale.scaling.comparison import compare
 from glm_scale.scaling.report import write_report
@@ -132,17 +131,6 @@ def test_other_text_is_not_compared(tmp_path: Path, runs: list[RunDirectory]) ->
 def test_runs_without_one_are_left_out_and_one_alone_shows_nothing(tmp_path: Path) -> None:
     made = [run(tmp_path, "a", "ssm", 3.7, breakdown(0.5)), run(tmp_path, "b", "attention", 3.5, None)]
     assert not list(compared_breakdowns(compare(made)))
-    assert [line.label for line in loss_series(compare(made))] == ["ssm"]
-
-
-def test_lines_to_draw_have_a_point_for_each_power_of_two_with_tokens(runs: list[RunDirectory]) -> None:
-    attention, ssm = loss_series(compare(runs), FOURGRAM)
-    assert (attention.label, attention.mixer, ssm.mixer) == ("attention", "attention", "ssm")
-    assert attention.x.tolist() == [math.sqrt(16 * 31)]
-    assert ssm.y[0] - attention.y[0] == pytest.approx(1.5, abs=0.1)
-    assert attention.error.shape == (1,)
-    by_position = loss_series(compare(runs))[0]
-    assert by_position.x.tolist() == [math.sqrt(8 * 15), math.sqrt(32 * 63)]
 
 
 def test_the_report_has_them_as_numbers(tmp_path: Path, runs: list[RunDirectory]) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from glm_data.errors import DataError
 from glm_data.tokenizers import spelling
@@ -49,16 +50,18 @@ class HuggingFaceTokenizer(Tokenizer):
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = True
-        self._tree = json.loads(content)
+        tree = json.loads(content)
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         self.size = 1 + max(vocabulary.values())
         if self.size > LARGEST_ID:
             raise DataError(f"{name}: a token has the id {self.size - 1:,}; the largest can be {LARGEST_ID - 1:,}.")
         self.bos, self.eos = vocabulary[special.bos], vocabulary[special.eos]
-        self.exact = spelling.gives_back_every_text(self._tree)
-        added = self._tree.get("added_tokens") or []
+        self.exact = spelling.gives_back_every_text(tree)
+        added = tree.get("added_tokens") or []
         self._control = {int(token["id"]) for token in added if token.get("special")} | {self.bos, self.eos}
-        self._unknown = self._id_of_unknown(vocabulary)
+        self._unknown = _id_of_unknown(tree["model"], vocabulary)
+        # The vocabulary and its merges are the library's to hold.
+        self._tree = {name: value for name, value in tree.items() if name != "model"}
 
     def __reduce__(self) -> tuple[type[HuggingFaceTokenizer], tuple[bytes, SpecialTokens, str]]:
         return HuggingFaceTokenizer, (self.files[JSON_NAME], self._special, self._name)
@@ -74,11 +77,6 @@ class HuggingFaceTokenizer(Tokenizer):
         spelled = (self._unknown if index in self._control else index for index in ids)
         return [index for index in spelled if index is not None]
 
-    def _id_of_unknown(self, vocabulary: Mapping[str, int]) -> int | None:
-        model = self._tree["model"]
-        number = model.get("unk_id")
-        return int(number) if number is not None else vocabulary.get(model.get("unk_token") or "")
-
     def decode(self, ids: Iterable[int]) -> str:
         if self.exact:
             return super().decode(ids)
@@ -88,3 +86,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def spellings(self) -> list[bytes]:
         tokens = [self._backend.id_to_token(index) for index in range(self.size)]
         return spelling.spellings(self._tree, tokens, self._control, self._backend.decode_batch)
+
+
+def _id_of_unknown(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> int | None:
+    number = model.get("unk_id")
+    return int(number) if number is not None else vocabulary.get(model.get("unk_token") or "")

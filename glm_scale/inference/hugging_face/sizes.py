@@ -18,40 +18,35 @@ _LONGEST = 1 << 16
 """Tokens up to which patterns are compared."""
 
 
+_NAMES = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "mlp_width": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "head_dim": "head_dim",
+    "mixers": "mixers",
+    "conv_width": "conv_width",
+    "rotary_base": "rotary_base",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+"""What values of a ModelConfig are called in a `GlmScaleConfig`."""
+
+
 def exported_config(model: ModelConfig) -> dict[str, Any]:
     """Sizes and mixers as `GlmScaleConfig` has them. Raises UserError for a mixer that exported models do not know."""
     for spelling in model.mixers:
         _check(spelling)
-    return {
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.width,
-        "intermediate_size": model.mlp_size,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "head_dim": model.head_size,
-        "mixers": list(model.mixers),
-        "conv_width": model.conv_width,
-        "rotary_base": model.rotary_base,
-        "rms_norm_eps": model.norm_eps,
-        "tie_word_embeddings": model.tie_embeddings,
-    }
+    values = model.model_dump() | {
+        "mlp_width": model.mlp_size, "head_dim": model.head_size, "mixers": list(model.mixers),
+    }  # fmt: skip
+    return {exported: values[own] for own, exported in _NAMES.items()}
 
 
 def own_config(exported: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `exported_config`: values of a ModelConfig. Raises KeyError for one that is missing."""
-    return {
-        "vocab_size": exported["vocab_size"],
-        "width": exported["hidden_size"],
-        "mlp_width": exported["intermediate_size"],
-        "layers": exported["num_hidden_layers"],
-        "heads": exported["num_attention_heads"],
-        "head_dim": exported["head_dim"],
-        "mixers": exported["mixers"],
-        "conv_width": exported["conv_width"],
-        "rotary_base": exported["rotary_base"],
-        "norm_eps": exported["rms_norm_eps"],
-        "tie_embeddings": exported["tie_word_embeddings"],
-    }
+    return {own: exported[name] for own, name in _NAMES.items()}
 
 
 def _check(spelling: str) -> None:
