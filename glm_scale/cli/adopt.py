@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from glm_scale.cli.datasets import print_index, with_tokenizer
+from glm_scale.cli.datasets import BosToken, EosToken, HeldOut, print_index, with_tokenizer
 
 __all__ = ["adopt_command"]
 
@@ -26,22 +26,12 @@ def adopt_command(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the data set.", show_default=False)],
-    bos_token: Annotated[
-        str | None, typer.Option(help="With which documents begin, for a tokenizer.json that does not say it.")
-    ] = None,
-    eos_token: Annotated[str | None, typer.Option(help="With which they end.")] = None,
+    bos_token: BosToken = None,
+    eos_token: EosToken = None,
     id_type: Annotated[
         Literal["uint16", "uint32"], typer.Option(help="Of the ids in a file that does not say it, as nanoGPT's.")
     ] = "uint16",
-    validation_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the documents that is held out, chosen by their hash; 0 for none.",
-            show_default="about 5 MB of text, at most 0.05",
-            min=0.0,
-            max=0.5,
-        ),
-    ] = None,
+    validation_fraction: HeldOut = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the data set in the output directory.")
     ] = False,

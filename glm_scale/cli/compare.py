@@ -146,15 +146,13 @@ def show(report: Report, console: Console) -> None:
     from glm_scale.scaling.breakdown import compared_breakdowns
     from glm_scale.scaling.comparison import render_table
     from glm_scale.scaling.gaps import gaps, render_gaps
-    from glm_scale.scaling.laws import Bootstrap
-    from glm_scale.scaling.verdict import verdict
 
     console.print(render_table(report.comparison))
     for part in compared_breakdowns(report.comparison):
         console.print()
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
     console.print()
-    if report.answer is not None and (found := gaps(report.answer.runs, report.answer)) is not None:
+    if report.answer is not None and (found := gaps(report.points, report.answer)) is not None:
         console.print(render_gaps(found))
         console.print(f"{found.note}\n", markup=False, soft_wrap=True)
     for sentence in report.answer.sentences if report.answer else ():
@@ -163,8 +161,7 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{count} unfinished run{'s' * (count > 1)} shown; --finished leaves them out", markup=False)
     for remark in report.comparison.remarks:
         console.print(f"note: {remark}", style="yellow", markup=False)
-    lawful = report.answer is not None and isinstance(report.answer.law, Bootstrap)
-    if not lawful and (said := verdict(report.comparison.runs)):
+    if said := report.verdict:
         console.print(said, style="bold", markup=False, soft_wrap=True)
     for path in report.files:
         if path.suffix != ".json":

@@ -12,7 +12,7 @@ import typer
 
 from glm_scale.cli.adopt import adopt_command
 from glm_scale.cli.commands import Commands
-from glm_scale.cli.datasets import print_document, print_index, with_tokenizer
+from glm_scale.cli.datasets import BosToken, EosToken, HeldOut, print_document, print_index, with_tokenizer
 from glm_scale.output import is_commentary
 
 if TYPE_CHECKING:
@@ -66,17 +66,7 @@ def build_command(
             rich_help_panel="Documents",
         ),
     ] = OnBadRecord.STOP,
-    validation_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the documents that is held out, chosen by the hash of their text; 0 for none, to train "
-            "without a validation loss.",
-            show_default="about 5 MB of text, at most 0.05",
-            min=0.0,
-            max=0.5,
-            rich_help_panel="Documents",
-        ),
-    ] = None,
+    validation_fraction: HeldOut = None,
     vocab_size: Annotated[
         int | None,
         typer.Option(
@@ -97,18 +87,8 @@ def build_command(
             rich_help_panel="Tokenizer",
         ),
     ] = None,
-    bos_token: Annotated[
-        str | None,
-        typer.Option(
-            help="With which documents begin, for a tokenizer.json that does not say it.",
-            show_default="what its folder says",
-            rich_help_panel="Tokenizer",
-        ),
-    ] = None,
-    eos_token: Annotated[
-        str | None,
-        typer.Option(help="With which they end.", show_default="what its folder says", rich_help_panel="Tokenizer"),
-    ] = None,
+    bos_token: BosToken = None,
+    eos_token: EosToken = None,
     shard_size: Annotated[
         int, typer.Option(help="Megabytes of text in one shard.", min=1, rich_help_panel="Work")
     ] = 256,

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from glm_data.index import DatasetIndex
 
-__all__ = ["print_document", "print_index", "with_tokenizer"]
+__all__ = ["BosToken", "EosToken", "HeldOut", "print_document", "print_index", "with_tokenizer"]
+
+BosToken = Annotated[
+    str | None,
+    typer.Option(
+        help="With which documents begin, for a tokenizer.json that does not say it.",
+        show_default="what its folder says",
+        rich_help_panel="Tokenizer",
+    ),
+]
+EosToken = Annotated[
+    str | None,
+    typer.Option(help="With which they end.", show_default="what its folder says", rich_help_panel="Tokenizer"),
+]
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the documents that is held out, chosen by their hash; 0 for none, to train without a validation "
+        "loss.",
+        show_default="about 5 MB of text, at most 0.05",
+        min=0.0,
+        max=0.5,
+        rich_help_panel="Documents",
+    ),
+]
 
 
 def with_tokenizer(path: Path) -> Path:

@@ -39,6 +39,12 @@ _SETTINGS_OF_A_SIZE = (
 )
 
 
+def alike(values: Iterable[float], tolerance: float) -> bool:
+    """Whether the largest is no more than this share above the smallest."""
+    known = list(values)
+    return max(known) <= min(known) * (1 + tolerance)
+
+
 def remarks_on(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
     """What a reader of the comparison has to know. `scaling`: sizes, and tokens with them, are meant to differ."""
     yield from _unfinished(runs)
@@ -57,7 +63,7 @@ def remarks_on(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
     yield from _parameters(runs, scaling)
     if scaling:
         yield from _uneven_ladder(runs)
-    elif budgets and max(budgets) > min(budgets) * (1 + SAME_TOKENS):
+    elif budgets and not alike(budgets, SAME_TOKENS):
         yield f"trained tokens differ, from {min(budgets):,} to {max(budgets):,}: compare at equal tokens in the figure"
 
 
@@ -65,7 +71,7 @@ def _parameters(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
     """Of runs that should have as many; of a ladder, those of different mixers that stand at the same place by size."""
     for group in _of_one_size(runs) if scaling else [list(runs)]:
         ordered = sorted(group, key=_outside)
-        if not ordered or _outside(ordered[-1]) <= _outside(ordered[0]) * (1 + SAME_PARAMETERS):
+        if not ordered or alike(map(_outside, ordered), SAME_PARAMETERS):
             continue
         least, most = ordered[0], ordered[-1]
         yield (

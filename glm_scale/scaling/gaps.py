@@ -12,7 +12,7 @@ from rich.table import Table
 
 from glm_scale.scaling.answer import Answer
 from glm_scale.scaling.comparison import quantity
-from glm_scale.scaling.differences import SAME_PARAMETERS, SAME_TOKENS
+from glm_scale.scaling.differences import SAME_PARAMETERS, SAME_TOKENS, alike
 from glm_scale.scaling.endpoints import Endpoint
 from glm_scale.scaling.laws import LEVEL, Bootstrap, Interval, Law, Multiplier, compute_optimal
 
@@ -62,7 +62,7 @@ def render_gaps(found: Gaps) -> Table:
 def _of_one_size(by_mixer: Mapping[str, Sequence[Endpoint]]) -> Gaps:
     """Final losses as they are: at equal compute only where the FLOPs happen to be equal."""
     order = sorted(by_mixer, key=lambda mixer: _mean(by_mixer[mixer], "loss"))
-    best, same_tokens = by_mixer[order[0]], _alike([end.tokens for own in by_mixer.values() for end in own])
+    best, same_tokens = by_mixer[order[0]], alike((end.tokens for own in by_mixer.values() for end in own), SAME_TOKENS)
     rows = []
     for mixer in order:
         own = by_mixer[mixer]
@@ -70,10 +70,9 @@ def _of_one_size(by_mixer: Mapping[str, Sequence[Endpoint]]) -> Gaps:
         shown = f"{_mean(own, 'loss'):.4f}" if own is best else f"{difference:+.4f}" if same_tokens else _NONE
         interval = _NONE if own is best or not same_tokens else _welch(own, best)
         rows.append((mixer, str(len(own)), _parameters(own, best), shown, interval, *_taken(own, best)))
-    flops = [end.flops for own in by_mixer.values() for end in own]
     if not same_tokens:
         note = "tokens differ, so that differences of final losses say nothing of the mixers"
-    elif max(flops) <= min(flops) * (1 + _SAME_FLOPS):
+    elif alike((end.flops for own in by_mixer.values() for end in own), _SAME_FLOPS):
         note = f"Δ at equal tokens and equal training FLOPs, beside {order[0]}"
     else:
         note = (
@@ -100,24 +99,11 @@ def _by_law(by_mixer: Mapping[str, Sequence[Endpoint]], answer: Answer) -> Gaps:
             )  # type: ignore[misc]
         )
         shown = f"{losses[mixer]:.4f}" if fixed else f"{losses[mixer] - losses[reference]:+.4f}"
-        between = (
-            _NONE
-            if fixed
-            else _ends(interval, "+.4f")
-            if isinstance(interval, Interval)
-            else f"none: {interval.reason}"
-        )
+        between = _ends(interval, "+.4f") if isinstance(interval, Interval) else f"none: {interval.reason}"
         costs = ("1×" if fixed else _ratio(ratios.get((mixer, unit))) for unit in _UNITS)
-        rows.append(
-            (
-                mixer,
-                str(len(by_mixer[mixer])),
-                _parameters(by_mixer[mixer], by_mixer[reference]),
-                shown,
-                between,
-                *costs,
-            )
-        )
+        own = by_mixer[mixer]
+        sizes = _parameters(own, by_mixer[reference])
+        rows.append((mixer, str(len(own)), sizes, shown, _NONE if fixed else between, *costs))
     note = (
         f"Δ at equal compute, {compute:.2g} training FLOPs, each mixer at its best size, beside {reference}; FLOPs, "
         f"time and cache at equal loss, as multiples of {reference}'s; intervals of {LEVEL:.0%} from a bootstrap over "
@@ -186,7 +172,3 @@ def _ends(interval: Interval, form: str) -> str:
 
 def _mean(runs: Sequence[Endpoint], name: str) -> float:
     return fmean(float(getattr(run, name)) for run in runs)
-
-
-def _alike(values: Sequence[float]) -> bool:
-    return max(values) <= min(values) * (1 + SAME_TOKENS)

@@ -18,12 +18,11 @@ from glm_scale.naming import slug
 from glm_scale.run_directory import RunDirectory
 from glm_scale.scaling.answer import Answer
 from glm_scale.scaling.comparison import numbers
-from glm_scale.scaling.endpoints import Endpoint, endpoints_of
+from glm_scale.scaling.endpoints import Endpoint
 from glm_scale.scaling.gaps import gaps
 from glm_scale.scaling.laws import Bootstrap, HeldOut, Interval, Law, Multiplier, Refusal
 from glm_scale.scaling.report import Report
 from glm_scale.scaling.style import style_of
-from glm_scale.scaling.verdict import verdict
 from glm_scale.tracking.place import Place
 from glm_scale.tracking.state import TrackingState
 from glm_scale.tracking.where import configured_tracking
@@ -86,7 +85,6 @@ def publication_of(report: Report, uri: str, experiment: str, parent: str | None
     """Everything that MLflow is told of a report; `parent`: see `publish`."""
     runs = [run.directory for run in report.comparison.runs]
     texts = dict(_tables(report))
-    points = report.answer.runs if report.answer else endpoints_of(report.comparison.runs)
     return Publication(
         uri=uri,
         experiment=experiment,
@@ -97,7 +95,7 @@ def publication_of(report: Report, uri: str, experiment: str, parent: str | None
         under=_common_parent(runs) if parent is None else None,
         metrics=dict(law_metrics(report.answer)) if report.answer else {},
         tags=dict(_tags(report)),
-        texts=texts | {"points.csv": _points(points)},
+        texts=texts | {"points.csv": _points(report.points)},
         tables=list(texts),
         files=[path.resolve() for path in report.files],
         colours=dict(_colours(report, uri)),
@@ -155,8 +153,7 @@ def _tags(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _tables(report: Report) -> Iterator[tuple[str, str]]:
-    points = report.answer.runs if report.answer else endpoints_of(report.comparison.runs)
-    if (found := gaps(points, report.answer)) is not None:
+    if (found := gaps(report.points, report.answer)) is not None:
         yield "mixers.json", _table(found.headings, found.rows)
     runs = numbers(report.comparison)["runs"]
     columns = [name for name in runs[0] if name != "directory"]
@@ -186,11 +183,8 @@ def _colours(report: Report, uri: str) -> Iterator[tuple[str, str]]:
 
 
 def _said(report: Report) -> list[str]:
-    answer = report.answer
-    found = list(answer.sentences) if answer else []
-    if not (answer and isinstance(answer.law, Bootstrap)) and (sentence := verdict(report.comparison.runs)):
-        found.append(sentence)
-    return [*found, *(f"note: {remark}" for remark in report.comparison.remarks)]
+    found = [*(report.answer.sentences if report.answer else ()), report.verdict]
+    return [*filter(None, found), *(f"note: {remark}" for remark in report.comparison.remarks)]
 
 
 def _common_parent(runs: Sequence[RunDirectory]) -> str | None:

@@ -14,14 +14,16 @@ from glm_scale.run_directory import RunDirectory
 from glm_scale.scaling.answer import Answer, answer, reference_of
 from glm_scale.scaling.breakdown import breakdown_numbers
 from glm_scale.scaling.comparison import Comparison, compare, numbers, render_table, table_row
-from glm_scale.scaling.endpoints import endpoints_of
+from glm_scale.scaling.endpoints import Endpoint, endpoints_of
 from glm_scale.scaling.gaps import gaps
 from glm_scale.scaling.html import html_list, html_table, write_page
+from glm_scale.scaling.laws import Bootstrap
 from glm_scale.scaling.pictures.interactive import switched
 from glm_scale.scaling.pictures.panels import Subject
 from glm_scale.scaling.pictures.quantities import LOSSES, Cost, Loss
 from glm_scale.scaling.pictures.sheets import FORMATS, USUAL_COSTS, draw, reason_of, title_of
 from glm_scale.scaling.selection import Filter
+from glm_scale.scaling.verdict import verdict
 
 __all__ = ["Asked", "Report", "write_report"]
 
@@ -49,6 +51,22 @@ class Report:
     comparison: Comparison
     answer: Answer | None
     files: tuple[Path, ...]
+
+    @property
+    def points(self) -> Sequence[Endpoint]:
+        """The finished runs that count."""
+        return points_of(self.comparison, self.answer)
+
+    @property
+    def verdict(self) -> str:
+        """What the comparison comes to, where there is no law that says it; empty if there is, or nothing to say."""
+        lawful = self.answer is not None and isinstance(self.answer.law, Bootstrap)
+        return "" if lawful else verdict(self.comparison.runs)
+
+
+def points_of(comparison: Comparison, answer: Answer | None) -> Sequence[Endpoint]:
+    """The finished runs: those of the answer, if there is one."""
+    return answer.runs if answer else endpoints_of(comparison.runs)
 
 
 def write_report(
@@ -117,8 +135,7 @@ def _write(subject: Subject, path: Path, asked: Asked) -> None:
 
 
 def _mixers(subject: Subject) -> Sequence[str]:
-    ends = subject.answer.runs if subject.answer else endpoints_of(subject.comparison.runs)
-    if (found := gaps(ends, subject.answer)) is None:
+    if (found := gaps(points_of(subject.comparison, subject.answer), subject.answer)) is None:
         return ()
     return (
         "<h2>Mixers</h2>",

@@ -7,13 +7,14 @@ The spread of seeds decides what is resolved, by Welch's test of the best mixer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
 
 from glm_scale.scaling.curves import TrainedRun
-from glm_scale.scaling.differences import SAME_PARAMETERS, SAME_TOKENS
+from glm_scale.scaling.differences import SAME_PARAMETERS, SAME_TOKENS, alike
+from glm_scale.scaling.endpoints import Endpoint, endpoints_of
 
 __all__ = ["verdict"]
 
@@ -23,21 +24,20 @@ Losses = Mapping[str, Sequence[float]]
 """Of each mixer one for each seed."""
 
 
-def verdict(runs: Sequence[TrainedRun]) -> str:
+def verdict(runs: Iterable[TrainedRun]) -> str:
     """Empty where there are not two mixers to be compared."""
-    final = [
-        run for run in runs if run.status == "finished" and not run.provisional and run.validation_loss is not None
-    ]
-    by_mixer = {name: [run for run in final if run.mixer == name] for name in sorted({run.mixer for run in final})}
-    if len(by_mixer) < 2 or not all(map(_of_one_size, by_mixer.values())):
+    ends = endpoints_of(runs)
+    by_mixer = {name: [end for end in ends if end.mixer == name] for name in sorted({end.mixer for end in ends})}
+    sizes = [[end.parameters for end in own] for own in by_mixer.values()]
+    if len(by_mixer) < 2 or not all(alike(own, SAME_PARAMETERS) for own in sizes):
         return ""
-    if _same([run.tokens for run in final], SAME_TOKENS):
+    if alike((end.tokens for end in ends), SAME_TOKENS):
         return _after_the_same_tokens(by_mixer)
     return _at_the_same_cost(by_mixer)
 
 
-def _after_the_same_tokens(by_mixer: Mapping[str, Sequence[TrainedRun]]) -> str:
-    losses = {name: [_loss(run) for run in own] for name, own in by_mixer.items()}
+def _after_the_same_tokens(by_mixer: Mapping[str, Sequence[Endpoint]]) -> str:
+    losses = {name: [end.loss for end in own] for name, own in by_mixer.items()}
     best, *others = _by_loss(losses)
     beside = "; ".join(
         f"{other} {_mean(losses, other) - _mean(losses, best):+.4f}{_cost(by_mixer[best], by_mixer[other])}"
@@ -46,12 +46,12 @@ def _after_the_same_tokens(by_mixer: Mapping[str, Sequence[TrainedRun]]) -> str:
     return f"{best} ends lowest, at {_mean(losses, best):.4f} nats a token; {beside}. {_resolution(losses)}"
 
 
-def _at_the_same_cost(by_mixer: Mapping[str, Sequence[TrainedRun]]) -> str:
+def _at_the_same_cost(by_mixer: Mapping[str, Sequence[Endpoint]]) -> str:
     """By FLOPs and by time: at the most that every mixer has spent. Empty where budgets do not overlap."""
     said, resolution = [], ""
-    costs: tuple[tuple[str, Callable[[TrainedRun], float], Callable[[float], str]], ...] = (
-        ("training FLOPs", lambda run: run.flops, lambda amount: f"{amount:.3g}"),
-        ("time of training", lambda run: run.seconds, lambda amount: f"{amount:,.0f} s"),
+    costs: tuple[tuple[str, Callable[[Endpoint], float], Callable[[float], str]], ...] = (
+        ("training FLOPs", lambda end: end.flops, lambda amount: f"{amount:.3g}"),
+        ("time of training", lambda end: end.seconds or 0.0, lambda amount: f"{amount:,.0f} s"),
     )
     for what, cost, shown in costs:
         amount = min(max(map(cost, own)) for own in by_mixer.values())
@@ -65,34 +65,16 @@ def _at_the_same_cost(by_mixer: Mapping[str, Sequence[TrainedRun]]) -> str:
     return " ".join([*said, resolution]) if said else ""
 
 
-def _losses_at(runs: Sequence[TrainedRun], cost: Callable[[TrainedRun], float], amount: float) -> list[float]:
+def _losses_at(ends: Sequence[Endpoint], cost: Callable[[Endpoint], float], amount: float) -> list[float]:
     """Of every seed the loss at this cost: on the straight line, of logarithms, between the budgets around it."""
     found = []
-    for seed in {_seed(run) for run in runs}:
-        own = sorted((run for run in runs if _seed(run) == seed), key=cost)
+    for seed in {end.seed for end in ends}:
+        own = sorted((end for end in ends if end.seed == seed), key=cost)
         if not 0 < cost(own[0]) <= amount <= cost(own[-1]):
             return []
-        spent = np.log([cost(run) for run in own])
-        found.append(float(np.exp(np.interp(np.log(amount), spent, np.log([_loss(run) for run in own])))))
+        spent = np.log([cost(end) for end in own])
+        found.append(float(np.exp(np.interp(np.log(amount), spent, np.log([end.loss for end in own])))))
     return found
-
-
-def _of_one_size(runs: Sequence[TrainedRun]) -> bool:
-    return _same([run.summary.non_embedding_parameters for run in runs], SAME_PARAMETERS)
-
-
-def _same(values: Sequence[float], tolerance: float) -> bool:
-    return max(values) <= min(values) * (1 + tolerance)
-
-
-def _seed(run: TrainedRun) -> object:
-    training = run.config.get("training")
-    return training.get("seed") if isinstance(training, dict) else None
-
-
-def _loss(run: TrainedRun) -> float:
-    assert run.validation_loss is not None
-    return run.validation_loss
 
 
 def _by_loss(losses: Losses) -> list[str]:
@@ -103,12 +85,12 @@ def _mean(losses: Losses, name: str) -> float:
     return fmean(losses[name])
 
 
-def _cost(best: Sequence[TrainedRun], other: Sequence[TrainedRun]) -> str:
+def _cost(best: Sequence[Endpoint], other: Sequence[Endpoint]) -> str:
     """Of the other one, in what the best one took."""
-    flops = fmean(run.flops for run in other) / fmean(run.flops for run in best)
-    if not all(run.seconds for run in (*best, *other)):
+    flops = fmean(end.flops for end in other) / fmean(end.flops for end in best)
+    if not all(end.seconds for end in (*best, *other)):
         return f" at {flops:.2f}× its FLOPs"
-    seconds = fmean(run.seconds for run in other) / fmean(run.seconds for run in best)
+    seconds = fmean(end.seconds or 0.0 for end in other) / fmean(end.seconds or 0.0 for end in best)
     return f" at {flops:.2f}× its FLOPs and {seconds:.2f}× its time"
 
 
