@@ -27,7 +27,9 @@ Figures = Annotated[
 Across = Annotated[
     str,
     typer.Option(
-        help="What figures have across, a panel for each: tokens, flops, seconds, parameters, decode_flops, cache."
+        help="What figures have across, a panel for each: tokens, flops, seconds, parameters, decode_flops, cache; "
+        "position and recall: which tokens one mixer predicts better, by their place and by how far back is what they "
+        "repeat."
     ),
 ]
 Up = Annotated[str, typer.Option(help="What figures have up: loss or bits_per_byte.")]
@@ -135,10 +137,10 @@ def present(
 
 def asked_for(figures: Sequence[Path] | None, x: str, y: str) -> Asked:
     """What --figure, --x and --y mean. Raises UserError for formats and axes that are none."""
-    from glm_scale.scaling.pictures.quantities import chosen_costs, chosen_loss
+    from glm_scale.scaling.pictures.quantities import chosen_across, chosen_loss
     from glm_scale.scaling.report import Asked
 
-    return Asked(tuple(figures or ()), chosen_costs(x), chosen_loss(y))
+    return Asked(tuple(figures or ()), chosen_across(x), chosen_loss(y))
 
 
 def show(report: Report, console: Console) -> None:

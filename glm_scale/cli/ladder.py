@@ -102,7 +102,8 @@ def run(
     from glm_scale.ladder import climb, is_finished, read_ladder
 
     is_commentary()
-    ladder = _chosen(read_ladder(config, overrides or ()), only)
+    whole = read_ladder(config, overrides or ())
+    ladder = _chosen(whole, only)
     for member in ladder.members:
         check_environment(member.config, str(config))
         if not is_finished(member):
@@ -116,8 +117,10 @@ def run(
     if trained:
         if ladder.config.sample_tokens:
             _sample([member for member in trained if member.trunk is None], ladder, console)
+        # Also those that --only leaves out: there is one comparison of a ladder.
+        finished = [member for member in whole.members if is_finished(member)]
         scaling = len(ladder.config.sizes) > 1 or len(ladder.config.tokens_per_parameter) > 1
-        if not _compare(trained, ladder, scaling=scaling):
+        if not _compare(finished, whole, scaling=scaling):
             say_where_curves_are(trained[0].config, console)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if failed:

@@ -17,7 +17,7 @@ from glm_scale.scaling.comparison import Comparison, quantity
 from glm_scale.scaling.curves import TrainedRun
 from glm_scale.tracking.breakdown import BIGRAM, FOURGRAM, KINDS, POSITION, Breakdown, Group, buckets
 
-__all__ = ["breakdown_numbers", "breakdown_tables", "compared_breakdowns"]
+__all__ = ["Measured", "breakdown_numbers", "breakdown_tables", "comparable", "compared_breakdowns"]
 
 _TITLES = {
     "kind/new": "new bigram",
@@ -30,7 +30,9 @@ _TOGETHER = 2
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class Measured:
+    """The best run of a mixer, what it is called, and its loss taken apart."""
+
     label: str
     run: TrainedRun
     breakdown: Breakdown
@@ -39,12 +41,11 @@ class _Measured:
 def compared_breakdowns(comparison: Comparison) -> Iterator[Table | str]:
     """Where the best run of each mixer differs from the best of all: a table, and how to read it. Nothing if there are
     not two mixers whose losses were taken apart."""
-    everything = _measured(comparison)
-    measured = [one for one in everything if one.breakdown.is_of_same_tokens(everything[0].breakdown)]
-    if len(everything) > len(measured):
-        elsewhere = ", ".join(one.label for one in everything if one not in measured)
+    measured, elsewhere = comparable(comparison)
+    if elsewhere:
+        named = ", ".join(one.label for one in elsewhere)
         yield (
-            f"note: losses by token of {elsewhere} cannot be compared with those of {measured[0].label}, they were "
+            f"note: losses by token of {named} cannot be compared with those of {measured[0].label}, they were "
             "measured on other sequences; glm-scale evaluate RUN of each measures them on the whole validation split"
         )
     if len(measured) < 2:
@@ -67,6 +68,13 @@ def compared_breakdowns(comparison: Comparison) -> Iterator[Table | str]:
         f"{', '.join(other.label for other in others)}: difference to {best.label} on the same tokens; ± standard "
         f"errors over {len(best.breakdown.tokens)} parts of the text, other seeds are not in them"
     )
+
+
+def comparable(comparison: Comparison) -> tuple[list[Measured], list[Measured]]:
+    """Of every mixer its best run, best first: those measured on the same tokens as the first, and the others."""
+    measured = _measured(comparison)
+    alike = [one for one in measured if one.breakdown.is_of_same_tokens(measured[0].breakdown)]
+    return alike, [one for one in measured if one not in alike]
 
 
 def breakdown_tables(breakdown: Breakdown) -> Iterator[Table]:
@@ -107,15 +115,15 @@ def breakdown_numbers(comparison: Comparison) -> list[dict[str, Any]]:
     return found
 
 
-def _measured(comparison: Comparison) -> list[_Measured]:
+def _measured(comparison: Comparison) -> list[Measured]:
     """Of every mixer the run with the least validation loss, of those whose loss has been taken apart as it is now."""
-    best: dict[str, _Measured] = {}
+    best: dict[str, Measured] = {}
     for run in comparison.runs:
         if run.mixer in best or run.validation_loss is None:
             continue
         breakdown = Breakdown.read(run.directory.breakdown, run.summary.step)
         if breakdown is not None:
-            best[run.mixer] = _Measured(comparison.label(run), run, breakdown)
+            best[run.mixer] = Measured(comparison.label(run), run, breakdown)
     return list(best.values())
 
 

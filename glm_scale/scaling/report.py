@@ -20,8 +20,8 @@ from glm_scale.scaling.html import html_list, html_table, write_page
 from glm_scale.scaling.laws import Bootstrap
 from glm_scale.scaling.pictures.interactive import switched
 from glm_scale.scaling.pictures.panels import Subject
-from glm_scale.scaling.pictures.quantities import LOSSES, Cost, Loss
-from glm_scale.scaling.pictures.sheets import FORMATS, USUAL_COSTS, draw, reason_of, title_of
+from glm_scale.scaling.pictures.quantities import LOSSES, Across, Loss
+from glm_scale.scaling.pictures.sheets import FORMATS, USUAL, draw, reason_of, title_of
 from glm_scale.scaling.selection import Filter
 from glm_scale.scaling.verdict import verdict
 
@@ -34,7 +34,7 @@ class Asked:
     their formats. Raises UserError for other formats."""
 
     files: tuple[Path, ...] = ()
-    costs: tuple[Cost, ...] = USUAL_COSTS
+    across: tuple[Across, ...] = USUAL
     loss: Loss = LOSSES[0]
 
     def __post_init__(self) -> None:
@@ -120,11 +120,11 @@ def _answer(comparison: Comparison, reference: str | None) -> Answer:
 
 def _write(subject: Subject, path: Path, asked: Asked) -> None:
     if path.suffix != ".html":
-        draw(subject, path, asked.costs, asked.loss)
+        draw(subject, path, asked.across, asked.loss)
         return
     title, comparison = title_of(subject), subject.comparison
     content = [
-        switched(subject, asked.costs[0], asked.loss),
+        switched(subject, asked.across[0], asked.loss),
         html_list([reason] if (reason := reason_of(subject)) else []),
     ]
     if subject.answer and not reason_of(subject):

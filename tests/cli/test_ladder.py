@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from glm_scale import ladder as ladders
-from glm_scale.cli import compare
-from glm_scale.cli.ladder import fit
+from glm_scale.cli import compare, memory
+from glm_scale.cli.ladder import fit, run
 from glm_scale.run_directory import RunDirectory
 from glm_scale.run_search import find_runs
 from glm_scale.scaling.curves import load_run
@@ -26,18 +26,18 @@ def test_climbs_samples_compares_and_goes_on_after_a_failure(data: Path, tmp_pat
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 1, first.stderr
     assert "failed: tiny-ssm" in first.stdout
-    run = RunDirectory(runs / "tiny-attention")
-    assert run.read_summary().status == "finished"
-    assert (run.samples / "step-00000006.txt").read_text().startswith("The state of the union is")
+    trained = RunDirectory(runs / "tiny-attention")
+    assert trained.read_summary().status == "finished"
+    assert (trained.samples / "step-00000006.txt").read_text().startswith("The state of the union is")
     figures = {file.suffix for file in (runs / "tiny-comparison").iterdir()}
     assert {".html", ".png"} <= figures
 
     (runs / "tiny-ssm").unlink()
-    before = run.metrics.stat().st_mtime_ns
+    before = trained.metrics.stat().st_mtime_ns
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stdout + second.stderr
     assert RunDirectory(runs / "tiny-ssm").read_summary().status == "finished"
-    assert run.metrics.stat().st_mtime_ns == before, "a finished run is left alone"
+    assert trained.metrics.stat().st_mtime_ns == before, "a finished run is left alone"
 
 
 def ladder(*arguments: str, code: int = 0) -> str:
@@ -75,12 +75,24 @@ def test_a_ladder_from_its_plan_to_its_figures(data: Path, tmp_path: Path) -> No
         assert " ".join(sentence.split()) in " ".join(fitted.split())
     points = {(point["mixer"], point["tokens"], round(point["loss"], 12)) for point in told["points"]}
     assert len(points) == len(SIZES) * len(RATIOS) * len(MIXERS)
-    runs = [load_run(run) for run in find_runs([tmp_path / "runs"])]
-    assert points == {(run.mixer, run.tokens, round(run.validation_loss or 0.0, 12)) for run in runs}
+    runs = [load_run(found) for found in find_runs([tmp_path / "runs"])]
+    assert points == {(one.mixer, one.tokens, round(one.validation_loss or 0.0, 12)) for one in runs}
     page = (folder / "scaling.html").read_text()
-    assert all(run.name in page for run in runs)
+    assert all(one.name in page for one in runs)
     other = ladder("fit", path, *small, "training.optimizer.weight_decay=0.2", code=2)
     assert "has finished; see glm-scale ladder status" in other
+
+
+def test_a_part_of_the_runs_is_compared_with_all_that_have_finished(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(memory, "must_find_room", lambda *_: None)
+    monkeypatch.setattr(ladders, "climb", lambda ladder: [(member, "finished") for member in ladder.members])
+    monkeypatch.setattr(ladders, "is_finished", lambda member: "dense" not in member.name)
+    monkeypatch.setattr(compare, "present", lambda runs, *_, **how: asked.extend(run.path.name for run in runs))
+    run(ladder_file(tmp_path, data, mixers=["ssm", "dense", "attention"], sample_tokens=0), only="*-ssm")
+    assert asked == ["tiny-ssm", "tiny-attention"]
 
 
 def test_more_gpu_hours_than_allowed_are_refused(data: Path, tmp_path: Path) -> None:

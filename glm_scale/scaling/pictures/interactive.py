@@ -13,7 +13,7 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from glm_scale.scaling.pictures.panels import Subject, panel_of
-from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, Cost, Loss
+from glm_scale.scaling.pictures.quantities import ACROSS, LOSSES, Across, Loss
 from glm_scale.scaling.pictures.shapes import Axis, Band, Canvas, Label, Line, Panel, Points, Role
 from glm_scale.scaling.style import style_of
 
@@ -84,22 +84,22 @@ _SCRIPT = """
 """
 
 
-def switched(subject: Subject, cost: Cost, loss: Loss) -> str:
+def switched(subject: Subject, across: Across, loss: Loss) -> str:
     """All figures of a subject as a piece of HTML that needs no network: buttons choose the axes and hide mixers.
 
-    cost, loss: those that are shown first, if anything is known of them.
+    across, loss: those that are shown first, if anything is known of them.
     """
     states = states_of(subject)
     if not states:
         return "<p>nothing measured yet</p>"
-    first = f"{cost.key}/{loss.key}"
+    first = f"{across.key}/{loss.key}"
     x, y = (first if first in states else next(iter(states))).split("/")
     mixers = dict.fromkeys(run.mixer for run in subject.comparison.runs)
     data = json.dumps(states, separators=(",", ":"), ensure_ascii=True, allow_nan=False).replace("</", "<\\/")
     return (
         '<div class="switch">'
         + _buttons(
-            "across", "x", ((c.key, c.name) for c in COSTS if any(key.startswith(f"{c.key}/") for key in states))
+            "across", "x", ((a.key, a.name) for a in ACROSS if any(key.startswith(f"{a.key}/") for key in states))
         )
         + _buttons("up", "y", ((each.key, each.name) for each in LOSSES if f"{x}/{each.key}" in states))
         + "".join(_toggle(mixer) for mixer in mixers if len(mixers) > 1)
@@ -111,7 +111,7 @@ def switched(subject: Subject, cost: Cost, loss: Loss) -> str:
 
 def states_of(subject: Subject) -> dict[str, dict[str, Any]]:
     """What plotly draws, by the axes that are known of some run: "flops/loss", …"""
-    found = {f"{cost.key}/{loss.key}": panel_of(subject, cost, loss, CANVAS) for cost in COSTS for loss in LOSSES}
+    found = {f"{a.key}/{loss.key}": panel_of(subject, a, loss, CANVAS) for a in ACROSS for loss in LOSSES}
     return {key: as_plotly(panel, CANVAS) for key, panel in found.items() if panel is not None}
 
 

@@ -1,4 +1,4 @@
-"""From runs, and what they say of scaling, to what is drawn of them over one cost."""
+"""From runs, and what they say of scaling, to what is drawn of them over one axis."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from glm_scale.scaling.endpoints import Endpoint, endpoints_of
 from glm_scale.scaling.laws import Refusal
 from glm_scale.scaling.pictures.law_lines import joined, law_lines, residuals_of
 from glm_scale.scaling.pictures.names import Anchor, named
-from glm_scale.scaling.pictures.quantities import Cost, Loss
+from glm_scale.scaling.pictures.quantities import LOSSES, Across, Cost, Loss
 from glm_scale.scaling.pictures.ranges import axes_for
 from glm_scale.scaling.pictures.shapes import Canvas, Line, Panel, Points, Role
+from glm_scale.scaling.pictures.token_panels import token_panel
 from glm_scale.scaling.style import style_of
 
 __all__ = ["Subject", "panel_of"]
@@ -36,8 +37,15 @@ class Subject:
     answer: Answer | None = None
 
 
-def panel_of(subject: Subject, cost: Cost, loss: Loss, canvas: Canvas) -> Panel | None:
-    """Losses over a cost; None if no run says what it took, or what its loss is on this scale."""
+def panel_of(subject: Subject, across: Across, loss: Loss, canvas: Canvas) -> Panel | None:
+    """Losses over a cost, or those of tokens by what tells them apart, which are known in nats alone; None if no run
+    says what it took, or what its loss is on this scale."""
+    if isinstance(across, Cost):
+        return _over_cost(subject, across, loss, canvas)
+    return token_panel(subject.comparison, across, canvas) if loss == LOSSES[0] else None
+
+
+def _over_cost(subject: Subject, cost: Cost, loss: Loss, canvas: Canvas) -> Panel | None:
     comparison, answer = subject.comparison, subject.answer
     ends = [end for end in endpoints_of(comparison.runs) if cost.of(end) and loss.of_endpoint(end)]
     curves = [line for run in comparison.runs for line in _curves(run, cost, loss, validation=answer is None)]

@@ -1,4 +1,4 @@
-"""What the axes of figures can show: costs across, and losses upwards."""
+"""What the axes of figures can show: costs across, or what tells tokens apart, and losses upwards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,20 @@ from glm_scale.scaling.curves import Curve, TrainedRun
 from glm_scale.scaling.endpoints import Endpoint
 from glm_scale.scaling.laws import PowerOfSize
 from glm_scale.scaling.pictures.ticks import Unit
+from glm_scale.tracking.breakdown import BIGRAM, FOURGRAM, POSITION
 
-__all__ = ["COSTS", "LOSSES", "Cost", "Loss", "chosen_costs", "chosen_loss"]
+__all__ = [
+    "ACROSS",
+    "COSTS",
+    "DISTANCES",
+    "LOSSES",
+    "Across",
+    "Cost",
+    "Distance",
+    "Loss",
+    "chosen_across",
+    "chosen_loss",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,19 @@ class Cost:
     on_size: Callable[[Costs], PowerOfSize | None]
     along: Callable[[Curve], np.ndarray] | None = None
     pays_off: bool = False
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A number of tokens by which a loss was taken apart; `cells`: how the names of its cells begin."""
+
+    key: str
+    name: str
+    title: str
+    cells: tuple[str, ...]
+
+
+Across = Cost | Distance
 
 
 @dataclass(frozen=True)
@@ -74,6 +99,18 @@ COSTS = (
     ),
 )  # fmt: skip
 
+DISTANCES = (
+    Distance("position", "position", "tokens of its document before the one predicted", (POSITION,)),
+    Distance(
+        "recall",
+        "recall distance",
+        "tokens since the bigram that a repeated one ends was last read",
+        (BIGRAM, FOURGRAM),
+    ),
+)
+
+ACROSS: tuple[Across, ...] = (*COSTS, *DISTANCES)
+
 LOSSES = (
     Loss("loss", "loss", "validation loss (nats per token)", lambda bits, loss: 1.0),
     Loss(
@@ -85,9 +122,9 @@ LOSSES = (
 )
 
 
-def chosen_costs(text: str) -> tuple[Cost, ...]:
-    """The costs that a comma-separated list names. Raises UserError for others."""
-    known = {cost.key: cost for cost in COSTS}
+def chosen_across(text: str) -> tuple[Across, ...]:
+    """What a comma-separated list names. Raises UserError for what cannot be shown."""
+    known = {across.key: across for across in ACROSS}
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in known:

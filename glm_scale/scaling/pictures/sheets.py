@@ -9,34 +9,34 @@ from glm_scale.errors import UserError
 from glm_scale.scaling.laws import Refusal
 from glm_scale.scaling.pictures.panels import Subject, panel_of
 from glm_scale.scaling.pictures.printed import CANVAS, print_sheet
-from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, Cost, Loss
+from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, Across, Loss
 from glm_scale.scaling.pictures.shapes import Axis, Canvas, Panel, Sheet
 
-__all__ = ["FORMATS", "USUAL_COSTS", "draw", "reason_of", "sheet_of", "title_of"]
+__all__ = ["FORMATS", "USUAL", "draw", "reason_of", "sheet_of", "title_of"]
 
 FORMATS = (".png", ".svg", ".pdf")
-USUAL_COSTS = COSTS[:2]
+USUAL = COSTS[:2]
 _REMARKS = 4
 
 
-def draw(subject: Subject, path: Path, costs: Sequence[Cost] = USUAL_COSTS, loss: Loss = LOSSES[0]) -> None:
-    """Losses over each of the costs, side by side, as PNG, SVG or PDF. Raises OSError, and UserError if nothing can be
+def draw(subject: Subject, path: Path, across: Sequence[Across] = USUAL, loss: Loss = LOSSES[0]) -> None:
+    """Losses over each of these, side by side, as PNG, SVG or PDF. Raises OSError, and UserError if nothing can be
     shown over what was asked for."""
-    print_sheet(sheet_of(subject, costs, loss, CANVAS), path)
+    print_sheet(sheet_of(subject, across, loss, CANVAS), path)
 
 
-def sheet_of(subject: Subject, costs: Sequence[Cost], loss: Loss, canvas: Canvas) -> Sheet:
-    """Panels over the costs that are known of some run.
+def sheet_of(subject: Subject, across: Sequence[Across], loss: Loss, canvas: Canvas) -> Sheet:
+    """Panels over what is known of some run.
 
-    Raises UserError if runs have been measured, but none says any of the costs, or what its loss is on this scale.
+    Raises UserError if runs have been measured, but none says any of these, or what its loss is on this scale.
     """
-    found = [panel_of(subject, cost, loss, canvas) for cost in costs]
+    found = [panel_of(subject, each, loss, canvas) for each in across]
     panels = tuple(panel for panel in found if panel is not None)
     if not panels:
         if any(len(run.train) or len(run.validation) for run in subject.comparison.runs):
-            names = ", ".join(cost.key for cost in costs)
+            names = ", ".join(each.key for each in across)
             raise UserError(f"no run here says {loss.key} over {names}; choose other axes with --x and --y")
-        panels = (_nothing(costs[0], loss),)
+        panels = (_nothing(across[0], loss),)
     remarks = subject.comparison.remarks
     notes = [f"Note: {remark}" for remark in remarks[:_REMARKS]]
     notes += [f"… and {len(remarks) - _REMARKS} more"] if len(remarks) > _REMARKS else []
@@ -55,5 +55,5 @@ def reason_of(subject: Subject) -> str:
     return f"No law is drawn: {law.reason}" if isinstance(law, Refusal) else ""
 
 
-def _nothing(cost: Cost, loss: Loss) -> Panel:
-    return Panel(Axis(cost.title, 1, 10, ()), Axis(loss.title, 1, 10, ()), "nothing measured yet")
+def _nothing(across: Across, loss: Loss) -> Panel:
+    return Panel(Axis(across.title, 1, 10, ()), Axis(loss.title, 1, 10, ()), "nothing measured yet")

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from glm_scale.errors import UserError
 from glm_scale.scaling.pictures.interactive import CANVAS, states_of, switched
 from glm_scale.scaling.pictures.panels import Subject, panel_of
-from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, chosen_costs, chosen_loss
+from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, chosen_across, chosen_loss
 from glm_scale.scaling.pictures.sheets import draw
 from glm_scale.scaling.report import Asked
 from glm_scale.scaling.style import style_of
@@ -99,7 +99,7 @@ def test_pictures_are_of_their_format_and_the_same_every_time(tmp_path: Path, su
 
 def test_a_picture_of_a_ladder_has_its_law_and_the_reason_where_there_is_none(tmp_path: Path) -> None:
     for name, subject in (("law", ladder()), ("none", ladder(20))):
-        draw(subject, tmp_path / f"{name}.svg", chosen_costs("flops,cache"))
+        draw(subject, tmp_path / f"{name}.svg", chosen_across("flops,cache"))
     law, none = ((tmp_path / f"{name}.svg").read_text() for name in ("law", "none"))
     assert law.count("FillBetweenPolyCollection") > none.count("FillBetweenPolyCollection") == 0
     assert "No law is drawn: tokens of attention follow from its size" in none  # matplotlib comments its outlines
@@ -109,14 +109,14 @@ def test_nothing_measured_is_drawn_as_that_and_axes_without_numbers_are_refused(
     draw(Subject(compared([])), tmp_path / "empty.png")
     subject = Subject(compared([trained_run("ssm", 3.0, cache=None)]))
     with pytest.raises(UserError, match="no run here says loss over cache; choose other axes with --x and --y"):
-        draw(subject, tmp_path / "cache.png", chosen_costs("cache"))
+        draw(subject, tmp_path / "cache.png", chosen_across("cache"))
 
 
 def test_axes_and_formats_that_are_none_are_named() -> None:
     with pytest.raises(UserError, match="--x 'tokens,flop': 'flop' is no axis; there are tokens, flops, seconds"):
-        chosen_costs("tokens,flop")
+        chosen_across("tokens,flop")
     with pytest.raises(UserError, match="--x ',' names no axis"):
-        chosen_costs(",")
+        chosen_across(",")
     with pytest.raises(UserError, match="--y 'bits' is no axis; there are loss, bits_per_byte"):
         chosen_loss("bits")
     with pytest.raises(UserError, match=r"--figure a\.jpeg: the name has to end in one of \.png, \.svg, \.pdf, \.html"):

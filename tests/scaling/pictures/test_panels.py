@@ -10,7 +10,7 @@ from glm_scale.scaling.answer import answer
 from glm_scale.scaling.endpoints import endpoints_of
 from glm_scale.scaling.laws import Bootstrap, optimal
 from glm_scale.scaling.pictures.panels import Subject, panel_of
-from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, chosen_costs
+from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, chosen_across
 from glm_scale.scaling.pictures.shapes import Canvas, Panel
 from glm_scale.scaling.placement import Box, box_of
 from glm_scale.scaling.style import style_of
@@ -25,7 +25,7 @@ EIGHT = {
 
 def over(name: str, subject: Subject, loss: int = 0) -> Panel:
     """The panel over a cost."""
-    (cost,) = chosen_costs(name)
+    (cost,) = chosen_across(name)
     panel = panel_of(subject, cost, LOSSES[loss], CANVAS)
     assert panel is not None
     return panel
@@ -62,8 +62,8 @@ def test_lines_end_at_their_points_and_begin_after_the_first_of_training() -> No
 
 def test_what_no_run_says_is_no_panel() -> None:
     subject = Subject(compared([trained_run("ssm", 3.0, cache=None, speed=None, bits=None)]))
-    assert panel_of(subject, chosen_costs("cache")[0], LOSSES[0], CANVAS) is None
-    assert panel_of(subject, chosen_costs("seconds")[0], LOSSES[0], CANVAS) is None
+    assert panel_of(subject, chosen_across("cache")[0], LOSSES[0], CANVAS) is None
+    assert panel_of(subject, chosen_across("seconds")[0], LOSSES[0], CANVAS) is None
     assert panel_of(subject, COSTS[0], LOSSES[1], CANVAS) is None
 
 
