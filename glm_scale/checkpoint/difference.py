@@ -61,6 +61,8 @@ def _compare(name: str, first: Mapping[str, Tensor], second: Mapping[str, Tensor
     shapes = [tuple(next(iter(kinds.values())).shape) for kinds in (first, second)]
     if shapes[0] != shapes[1]:
         return ParameterDifference(name, {}, f"shapes {list(shapes[0])} and {list(shapes[1])}")
+    if other := first.keys() ^ second.keys():
+        return ParameterDifference(name, {}, f"{', '.join(sorted(other))} only in one: of another optimizer")
     distances = {kind: _distance(first[kind], second[kind]) for kind in first}
     return ParameterDifference(name, {kind: value for kind, value in distances.items() if value is not None})
 

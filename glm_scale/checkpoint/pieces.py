@@ -13,7 +13,7 @@ from math import prod
 
 from torch import Tensor
 
-__all__ = ["Box", "Piece", "boxes"]
+__all__ = ["Box", "Piece", "boxes", "boxes_of_run"]
 
 Shape = tuple[int, ...]
 
@@ -52,11 +52,16 @@ class Piece:
 
     def boxes(self) -> Iterator[tuple[Box, slice]]:
         """The boxes of the whole parameter that the run covers, and where in the run each lies."""
-        at = 0
-        for box in boxes(self.part.sizes, self.start, self.start + self.numel):
-            offsets = tuple(a + b for a, b in zip(self.part.offsets, box.offsets, strict=True))
-            yield Box(offsets, box.sizes), slice(at, at + box.numel)
-            at += box.numel
+        return boxes_of_run(self.part, self.start, self.numel)
+
+
+def boxes_of_run(part: Box, start: int, count: int) -> Iterator[tuple[Box, slice]]:
+    """The boxes of the whole that `count` numbers of a part, from `start` on, cover, and where among them each lies."""
+    at = 0
+    for box in boxes(part.sizes, start, start + count):
+        offsets = tuple(a + b for a, b in zip(part.offsets, box.offsets, strict=True))
+        yield Box(offsets, box.sizes), slice(at, at + box.numel)
+        at += box.numel
 
 
 def boxes(shape: Shape, start: int, stop: int) -> Iterator[Box]:

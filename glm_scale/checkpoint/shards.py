@@ -67,11 +67,12 @@ def load_pieces(folder: Path, pieces: Sequence[Piece]) -> None:
 
 
 def read_tensors(checkpoint: Checkpoint, kinds: Iterable[str] = ("weight",)) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every parameter's name with its whole tensors of the given kinds, on the CPU, one parameter at a time."""
+    """Every parameter's name with its whole tensors of those of the given kinds that it has, on the CPU, one parameter
+    at a time."""
     with checkpoint.reading():
         reader = _Reader(checkpoint.path)
         for name, shape in _shapes(reader.index).items():
-            tensors = {kind: torch.empty(shape) for kind in kinds}
+            tensors = {kind: torch.empty(shape) for kind in kinds if f"{kind}/{name}" in reader.index.tensors}
             whole = Box((0,) * len(shape), shape)
             reader.read({(f"{kind}/{name}", whole.offsets): (whole, tensor) for kind, tensor in tensors.items()})
             yield name, tensors

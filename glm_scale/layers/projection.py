@@ -13,6 +13,8 @@ class Projection(nn.Linear):
     """y = W x, without a bias unless asked for."""
 
     residual = False
+    hidden = True
+    """Whether its inputs and outputs are both features, not tokens."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -47,6 +49,11 @@ def is_projection(module: nn.Module, residual: bool | None = None) -> bool:
     """Whether a module is a projection, whole or split; with `residual` also, whether it is of that kind."""
     kind = getattr(module, "residual", None)
     return kind is not None and residual in (None, kind)
+
+
+def is_hidden_projection(module: nn.Module) -> bool:
+    """Whether a module is a projection inside the model, and not its output head."""
+    return is_projection(module) and bool(getattr(module, "hidden", True))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -39,6 +39,8 @@ class LanguageModelHead(Projection):
     `parallel.tensor.splitting.entering`.
     """
 
+    hidden = False
+
     def __init__(self, width: int, vocabulary: int, tensor: TensorAxis | None = None) -> None:
         super().__init__(width, vocabulary if tensor is None else vocabulary // tensor.size)
         self.tensor = tensor

@@ -107,7 +107,10 @@ class Estimate:
         self._policy = training.activation_checkpointing
         self._repeats = whole_blocks(self._policy)
         replicas = layout.data * layout.sequence
-        self._zero = Zero(self.part, training.zero_stage, training.precision, replicas, layout.tensor, self._policy)
+        self._zero = Zero(
+            self.part, training.zero_stage, training.precision, replicas, layout.tensor, self._policy,
+            muon=training.optimizer.kind == "muon",
+        )  # fmt: skip
 
     # Bytes ---------------------------------------------------------------------------------------------------------
 
@@ -188,9 +191,9 @@ class Estimate:
 
     @cached_property
     def flops(self) -> float:
-        """Of one rank and step, recomputation among them."""
+        """Of one rank and step, recomputation and Muon's products among them."""
         again = again_flops_per_token(self.part, self._policy, self.config.data.sequence_length)
-        return self.model_flops + self._tokens * again
+        return self.model_flops + self._tokens * again + self._zero.orthogonalizing_flops
 
     @property
     def model_flops(self) -> float:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from glm_scale.layers.projection import is_hidden_projection
 from glm_scale.model.block import Block
 from glm_scale.model.config import ModelConfig
 
@@ -22,10 +23,12 @@ __all__ = ["Module", "Part", "Weight"]
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter. `decays`: whether it is in the optimizer's first group, as `optimizer.parameter_groups` says."""
+    """A parameter. `decays`: whether it is in the optimizer's first group, as `optimizer.parameter_groups` says.
+    `hidden`: the shape of this part of a hidden matrix, which Muon steps; None of any other."""
 
     numbers: int
     decays: bool
+    hidden: tuple[int, int] | None = None
 
 
 class Module(NamedTuple):
@@ -73,7 +76,7 @@ class Part:
             return Module([len(weights) - 1], [])
 
         def module_of(module: nn.Module) -> Module:
-            own = [Weight(p.numel(), p.ndim >= 2) for p in module.parameters(recurse=False)]
+            own = [_weight_of(module, name, p) for name, p in module.named_parameters(recurse=False)]
             first = len(weights)
             weights.extend(own)
             return Module(list(range(first, len(weights))), [module_of(child) for child in _called_by(module)])
@@ -98,6 +101,12 @@ class Part:
     def head_flops_per_token(self) -> float:
         """Forward FLOPs of the output head for one token."""
         return 2 * self.config.width * self.config.vocab_size
+
+
+def _weight_of(module: nn.Module, name: str, parameter: nn.Parameter) -> Weight:
+    hidden = is_hidden_projection(module) and name == "weight"
+    shape = (parameter.shape[0], parameter.shape[1]) if hidden else None
+    return Weight(parameter.numel(), parameter.ndim >= 2, shape)
 
 
 def _called_by(module: nn.Module) -> Iterator[nn.Module]:

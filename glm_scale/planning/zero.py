@@ -2,7 +2,8 @@
 
 What is modelled is DeepSpeed 0.19: stages 1 and 2 all-reduce gradients and keep their part of the sum; bf16 in stage 1
 is an optimizer of its own, with fp32 gradients of everything on every rank. Weights are partitioned in two flat groups,
-those that decay and those that do not, each padded to a multiple of twice the ranks; in stage 3 one by one.
+those that decay and those that do not, each padded to a multiple of twice the ranks; in stage 3 one by one. Muon's
+hidden matrices are a group before them, which has one moment.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from functools import cached_property
 from itertools import accumulate
 
 from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
-from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
+from glm_scale.planning.exchanges import Axis, Exchange, all_gather, all_reduce, reduce_scatter
 from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
 from glm_scale.planning.updating import Passes, passes
 from glm_scale.training.bf16_gradients import PIECES, SENT_AT_ONCE
+from glm_scale.training.orthogonal import orthogonalizing_flops
 
 __all__ = ["State", "Zero"]
 
@@ -57,6 +59,7 @@ class Zero:
     ranks: int
     tensor: int
     policy: ActivationCheckpointing
+    muon: bool = False
 
     @property
     def _itemsize(self) -> int:
@@ -86,8 +89,35 @@ class Zero:
     def _groups(self) -> list[list[Weight]]:
         """As the optimizer has them."""
         weights = self.part.weights
-        groups = [[weight for weight in weights if weight.decays == decays] for decays in (True, False)]
+        hidden = [self.muon and weight.hidden is not None for weight in weights]
+        groups = [
+            [weight for weight, of in zip(weights, hidden, strict=True) if of],
+            *([w for w, of in zip(weights, hidden, strict=True) if not of and w.decays == d] for d in (True, False)),
+        ]
         return [group for group in groups if group]
+
+    @property
+    def _hidden(self) -> int:
+        """Numbers of hidden matrices that a rank updates."""
+        if not self.muon:
+            return 0
+        if self.stage == 0:
+            return _numbers(self._groups[0])
+        return self._partitions[0]
+
+    @property
+    def orthogonalizing_flops(self) -> float:
+        """Of a rank and step: what Muon does with hidden matrices, shared by all ranks that have parts of one."""
+        if not self.muon:
+            return 0.0
+        parts = (weight.hidden for weight in self.part.weights if weight.hidden is not None)
+        # A tensor rank has a part of the rows or of the columns; the products differ by little.
+        whole = sum(orthogonalizing_flops(rows * self.tensor, columns) for rows, columns in parts)
+        return whole if self._holds_all_matrices else whole / (self.ranks * self.tensor)
+
+    @property
+    def _holds_all_matrices(self) -> bool:
+        return self.stage == 0 and self.tensor == 1
 
     @property
     def _partitions(self) -> list[int]:
@@ -115,11 +145,11 @@ class Zero:
         bucket = min(numbers, _BUCKET) * size
         if self.stage == 0:
             # Moments, and the number of steps of each parameter.
-            moments = 8 * numbers + 4 * len(self.part.weights)
+            moments = 8 * numbers - 4 * self._hidden + 4 * len(self.part.weights)
             return State(4 * numbers, 4 * numbers, moments, 0, 4 * min(numbers, _ENGINE_BUCKET))
         own, steps = sum(self._partitions), 4 * len(self._groups)
         # The fp32 weights that are updated, and their moments.
-        optimizer = 3 * 4 * own + steps
+        optimizer = 3 * 4 * own - 4 * self._hidden + steps
         if self.stage == 3:
             kept = sum(self._partition(weight) for weight in self.part.weights if weight.numbers <= _PERSISTS)
             # One rank computes with the partitions themselves.
@@ -161,6 +191,7 @@ class Zero:
                 numbers = ranks * sum(self._partitions)
             yield all_reduce("replicas", ranks, size * numbers, _calls(numbers))
         yield from self._norms()
+        yield from self._matrices()
         if self.stage in (1, 2):
             for partition in self._partitions:
                 yield all_gather("replicas", ranks, size * partition)
@@ -168,6 +199,14 @@ class Zero:
             for weight in self.part.weights:
                 if weight.numbers <= _PERSISTS:
                     yield all_gather("replicas", ranks, size * self._partition(weight))
+
+    def _matrices(self) -> Iterator[Exchange]:
+        """What Muon sends to those that work on a matrix, and back, on GPUs in bf16: about, since where ZeRO cuts a
+        group of whole matrices the few that it hits are left out."""
+        apart = self.tensor * (self.ranks if self.stage == 3 else 1)
+        if self.muon and apart > 1:
+            axis: Axis = "tensor" if self.stage < 3 else "replicas"
+            yield Exchange(axis, "all_to_all", 2 * 2 * self._hidden * (apart - 1) / apart, 2)
 
     def _norms(self) -> Iterator[Exchange]:
         """Sums of squares, a number each, and whether a gradient is finite, a byte."""

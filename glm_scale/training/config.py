@@ -15,15 +15,25 @@ __all__ = [
 class OptimizerConfig(Settings):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) with clipping of the global gradient norm.
 
+    `kind: muon` steps the matrices of the layers' projections by Muon with `momentum` (default 0.95),
+    everything else by AdamW; learning rate and weight decay are those of both, see `training.muon`.
     `weight_decay` acts on matrices of the blocks and of the output head alone, see `optimizer.parameter_groups`.
     `clip` is the largest global L2 norm of the gradient; null turns clipping off.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(3e-4, gt=0, le=1)
+    momentum: float | None = Field(None, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, lt=1)
     clip: float | None = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _momentum_belongs_to_muon(self) -> Self:
+        if self.kind != "muon" and self.momentum is not None:
+            raise ValueError("momentum belongs to kind: muon; AdamW's is the first of betas, so leave it out")
+        return self
 
     @model_validator(mode="after")
     def _betas_are_decay_rates(self) -> Self:

@@ -14,7 +14,9 @@ from glm_scale.training.bf16_gradients import handle_gradients_together
 from glm_scale.training.clock import Clock
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.host import HostRead
+from glm_scale.training.matrix_exchange import Exchange
 from glm_scale.training.micro_batch import DeviceBatch, MicroBatch
+from glm_scale.training.muon import Muon
 from glm_scale.training.optimizer import build_optimizer
 from glm_scale.training.profiling.trace import BACKWARD, FORWARD, OPTIMIZER
 from glm_scale.training.zero_hooks import run_hooks_between_graphs
@@ -92,11 +94,18 @@ class Engine:
         self._replicas = torch.distributed.get_world_size(self._replica_group)
         replica = torch.distributed.get_rank(self._replica_group)
         self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))
+        if config.optimizer.kind == "muon":
+            optimizer.muon = self._muon(config.optimizer.momentum)
         self._accumulation = accumulation
         self._limits: Limits | None = None
         self._refused: bool | None = None
         self._norm_read: HostRead | None = None
         optimizer.refuses = self._norm_is_refused
+
+    def _muon(self, momentum: float | None) -> Muon:
+        group = torch.distributed.group.WORLD if torch.distributed.get_world_size() > 1 else None
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return Muon(self.state.hidden_steps(), Exchange(group, dtype, self.device), momentum)
 
     @property
     def model(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""AdamW, its two groups of parameters, how a step is refused, and the guard that stands before a step without ZeRO."""
+"""AdamW with Muon beside it, their groups of parameters, how a step is refused, and the guard without ZeRO."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from glm_scale.layers.embedding import is_token_embedding
+from glm_scale.layers.projection import is_hidden_projection
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.splitting import split_dimension
 from glm_scale.training.config import OptimizerConfig
+from glm_scale.training.muon import Muon
 
 __all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer", "parameter_groups"]
 
@@ -20,36 +22,39 @@ _VECTOR = 8
 """Elements of the widest load, 16 bytes of bf16."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices, which decay, and everything else, which does not.
+def parameter_groups(model: nn.Module, weight_decay: float, *, muon: bool = False) -> list[dict[str, Any]]:
+    """Two groups: matrices, which decay, and everything else, which does not. With `muon` a third one before them, of
+    the hidden matrices, which are `hidden`.
 
     No decay for vectors (norm gains, biases, decay rates: shrinking them changes what a layer computes rather than
     how smooth it is), nor for embedding tables: a row gets a gradient only when its token occurs, but decay at every
     step, so rare tokens would be pulled to zero. A table tied to the output head counts as an embedding.
+    Hidden matrices are the layers' projections; neither the output head, whose rows are tokens, nor convolutions.
 
     DeepSpeed lays the parameters of a group one behind the other. In this order each begins at a multiple of the
     largest power of two in its size, up to 16 bytes of bf16: kernels read them in vectors, and code that was compiled
     for one layer takes for granted that those of the others are aligned as its own are.
     """
     tables = {id(module.weight) for module in model.modules() if is_token_embedding(module)}
+    matrices = {id(module.weight) for module in model.modules() if muon and is_hidden_projection(module)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters.sort(key=lambda parameter: -math.gcd(parameter.numel(), _VECTOR))
-    decays = [parameter.ndim >= 2 and id(parameter) not in tables for parameter in parameters]
-    groups = (
-        ([p for p, decay in zip(parameters, decays, strict=True) if decay], weight_decay),
-        ([p for p, decay in zip(parameters, decays, strict=True) if not decay], 0.0),
-    )
-    return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
+    hidden = [p for p in parameters if id(p) in matrices]
+    decaying = [p for p in parameters if id(p) not in matrices | tables and p.ndim >= 2]
+    others = [p for p in parameters if id(p) in tables or p.ndim < 2]
+    groups = ((hidden, weight_decay, True), (decaying, weight_decay, False), (others, 0.0, False))
+    return [{"params": p, "weight_decay": decay, "hidden": of} for p, decay, of in groups if p]
 
 
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, *, guarded: bool, fused: bool, tensor: TensorAxis | None = None
 ) -> RefusableAdamW:
-    """AdamW over `parameter_groups`; `guarded` adds the clipping and the non-finite check that ZeRO has.
+    """AdamW over `parameter_groups`; if the kind is Muon its `muon` is yet to be given. `guarded` adds the clipping and
+    the non-finite check that ZeRO has.
 
     `tensor`: the ranks over which weights are split.
     """
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, muon=config.kind == "muon")
     options: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -77,7 +82,8 @@ def _never() -> bool:
 
 
 class RefusableAdamW(torch.optim.AdamW):
-    """AdamW that leaves weights, moments and step counters alone where `refuses()` is true.
+    """AdamW that leaves weights, moments and step counters alone where `refuses()` is true. Groups of hidden matrices
+    are stepped by `muon`.
 
     Under ZeRO this is the innermost optimizer. It is asked to step once for every group of parameters, after the global
     gradient norm is known and before a weight has changed: the one place where all stages can still be refused.
@@ -86,9 +92,21 @@ class RefusableAdamW(torch.optim.AdamW):
     def __init__(self, groups: Iterable[dict[str, Any]], **options: Any) -> None:
         super().__init__(groups, **options)
         self.refuses: Callable[[], bool] = _never
+        self.muon: Muon | None = None
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        return None if self.refuses() else super().step(closure)
+        if self.refuses():
+            return None
+        every = self.param_groups
+        for group in every:
+            if group["hidden"] and group["params"]:
+                assert self.muon is not None, "hidden matrices need Muon"
+                self.muon.step(group, self.state)
+        try:
+            self.param_groups = [group for group in every if not group["hidden"]]
+            return super().step(closure)
+        finally:
+            self.param_groups = every
 
 
 class GuardedAdamW(RefusableAdamW):

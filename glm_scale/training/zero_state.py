@@ -1,12 +1,13 @@
 """Weights and Adam moments by parameter name, whatever ZeRO stage holds them.
 
 A checkpoint speaks of logical parameters: the fp32 master weight, `exp_avg` and `exp_avg_sq` of each, in the shape that
-one device would give it. DeepSpeed keeps them as pieces of flat buffers that differ from stage to stage, and tensor
-ranks have parts of them. This module alone knows both sides; it leans on private attributes of DeepSpeed, which is why
-the package pins DeepSpeed's minor version and tests every stage.
+one device would give it; of hidden matrices that Muon steps `exp_avg`, which is the momentum, alone. DeepSpeed keeps
+them as pieces of flat buffers that differ from stage to stage, and tensor ranks have parts of them. This module alone
+knows both sides; it leans on private attributes of DeepSpeed, which is why the package pins DeepSpeed's minor version
+and tests every stage.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from glm_scale.checkpoint.pieces import Box, Piece
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.splitting import split_dimension, whole_shape
+from glm_scale.training.matrix_exchange import Held
+from glm_scale.training.muon import OwnRun
 
 __all__ = ["MOMENTS", "LogicalState"]
 
@@ -101,15 +104,14 @@ class LogicalState:
     def _held(self, parameter: nn.Parameter) -> tuple[int, dict[str, Tensor]] | None:
         """Where in the flat tensor part this rank's run begins, and its numbers by kind; None if it holds none."""
         if self._stage == 0:
-            moments = {key: self._optimizer.state[parameter][key] for key in MOMENTS}
-            tensors = {"weight": parameter.detach(), **moments}
+            tensors = {"weight": parameter.detach(), **_moments(self._optimizer.state[parameter])}
             return 0, {kind: tensor.view(-1) for kind, tensor in tensors.items()}
         if self._stage == 3:
             return self._held_in_stage_3(parameter)
         fragment = parameter._hp_mapping  # type: ignore[attr-defined]
         if fragment is None:
             return None
-        moments = {key: fragment.get_optim_state_fragment(key) for key in MOMENTS}
+        moments = _moments(fragment.optim_fragment)
         return fragment.lp_fragment_address.start, {"weight": fragment.hp_fragment.detach(), **moments}
 
     def _held_in_stage_3(self, parameter: nn.Parameter) -> tuple[int, dict[str, Tensor]] | None:
@@ -120,17 +122,28 @@ class LogicalState:
         if count <= 0:
             return None
         master = self._optimizer.fp32_partitioned_groups_flat[group]
-        tensors = {"weight": master.detach(), **{key: self._adamw.state[master][key] for key in MOMENTS}}
+        tensors = {"weight": master.detach(), **_moments(self._adamw.state[master])}
         return start, {kind: tensor.narrow(0, at, count) for kind, tensor in tensors.items()}
 
-    def _masters(self) -> list[Tensor]:
-        """The tensors that torch's AdamW steps: parameters without ZeRO, flat fp32 partitions with it."""
+    def _steps(self) -> Iterator[tuple[list[Tensor], bool]]:
+        """The tensors that the optimizer steps at once, and whether they are hidden matrices': parameters without ZeRO,
+        with it flat fp32 partitions."""
+        groups = self._adamw.param_groups
         if self._stage == 3:
-            return list(self._optimizer.fp32_partitioned_groups_flat)
-        return [master for group in self._adamw.param_groups for master in group["params"]]
+            for number, master in enumerate(self._optimizer.fp32_partitioned_groups_flat):
+                yield [master], groups[self._optimizer.sub_group_to_group_id[number]]["hidden"]
+        else:
+            yield from ((group["params"], group["hidden"]) for group in groups)
+
+    def hidden_steps(self) -> Iterator[tuple[list[Tensor], list[OwnRun]]]:
+        """Of each step of hidden matrices: the tensors that are stepped, and where in them this rank's runs are."""
+        held = list(self.held())
+        for masters, hidden in self._steps():
+            if hidden:
+                yield masters, [run for master in masters for run in _runs_in(master, held)]
 
     def _states(self) -> Iterator[dict[str, Tensor]]:
-        return (self._adamw.state[master] for master in self._masters())
+        return (self._adamw.state[master] for masters, _ in self._steps() for master in masters)
 
     def _create_moments(self) -> None:
         """Make AdamW's state now instead of at its first step, as AdamW would make it.
@@ -138,14 +151,29 @@ class LogicalState:
         It has to exist before a checkpoint can be written into it; and DeepSpeed links its parameters to the state
         of the first group alone if the groups' states appear one after the other.
         """
-        for master, state in zip(self._masters(), self._states(), strict=True):
-            if not state:
+        for masters, hidden in self._steps():
+            for master in masters:
+                state = self._adamw.state[master]
                 device = master.device if self._adamw.defaults["fused"] else torch.device("cpu")
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-                state.update({key: torch.zeros_like(master, memory_format=torch.preserve_format) for key in MOMENTS})
+                for key in MOMENTS[: 1 if hidden else 2]:
+                    state[key] = torch.zeros_like(master, memory_format=torch.preserve_format)
         if self._stage in (1, 2):
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those that there are: of hidden matrices that Muon steps there is one."""
+    return {key: state[key] for key in MOMENTS if key in state}
+
+
+def _runs_in(master: Tensor, pieces: Iterable[Piece]) -> Iterator[OwnRun]:
+    for piece in pieces:
+        weight = piece.tensors["weight"]
+        if weight.untyped_storage().data_ptr() == master.untyped_storage().data_ptr():
+            at = int(weight.storage_offset()) - int(master.storage_offset())
+            yield OwnRun(Held(piece.name, piece.shape, piece.part, piece.start, piece.numel), master, at)
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:

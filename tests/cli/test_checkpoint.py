@@ -231,6 +231,12 @@ def test_diff_matches_names_in_any_order_and_names_what_is_missing() -> None:
     assert found["y"].distances["weight"] == (4.0, pytest.approx(4 / 55**0.5))
 
 
+def test_diff_names_moments_that_only_one_has() -> None:
+    adamw, muon = {"weight": torch.ones(2), "exp_avg": torch.ones(2)}, {"weight": torch.ones(2)}
+    (found,) = tensor_differences(iter([("x", adamw)]), iter([("x", muon)]))
+    assert found.remark == "exp_avg only in one: of another optimizer"
+
+
 @pytest.mark.parametrize("subcommand", ["ls", "verify"])
 def test_a_place_without_checkpoints_is_refused(checkpoint: Command, tmp_path: Path, subcommand: str) -> None:
     code, told = checkpoint(subcommand, tmp_path)

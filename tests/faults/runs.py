@@ -33,9 +33,10 @@ class Setup:
     stage: int
     precision: str = "fp32"
     mixers: tuple[str, ...] = ("lattice:2^k", "attention")
+    optimizer: str = "adamw"
 
     def __str__(self) -> str:
-        return f"{self.layout}, ZeRO {self.stage}, {self.precision}"
+        return f"{self.layout}, ZeRO {self.stage}, {self.precision}, {self.optimizer}"
 
     @property
     def processes(self) -> int:
@@ -113,6 +114,7 @@ class TinyRun:
             micro_batch=1,
             zero_stage=setup.stage,
             precision=setup.precision,
+            optimizer={"kind": setup.optimizer},
         )
         config["model"] |= {"heads": 4, "layers": len(setup.mixers), "mixers": list(setup.mixers)}
         config["checkpoint"] = {"every": self.every, "keep": KEPT}

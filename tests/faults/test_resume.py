@@ -26,6 +26,7 @@ FAMILIES = (
 )
 GPU_ONLY = {"gla", "gated_deltanet", "log_linear"}
 STAGES = [("fp32", stage) for stage in range(4)] + [("bf16", stage) for stage in range(1, 4)]
+OPTIMIZERS = ("adamw", "muon")
 
 
 def test_every_family_is_among_them():
@@ -34,7 +35,15 @@ def test_every_family_is_among_them():
 
 @pytest.mark.parametrize(("precision", "stage"), STAGES)
 def test_a_model_of_all_mixers_goes_on_bit_for_bit(runs, precision, stage):
-    check(runs, Setup("data 2", stage, precision, FAMILIES))
+    """With either optimizer in both precisions, and one of them in every stage."""
+    check(runs, Setup("data 2", stage, precision, FAMILIES, OPTIMIZERS[stage % 2 == (precision == "fp32")]))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("precision", "stage"), STAGES)
+def test_a_model_of_all_mixers_goes_on_bit_for_bit_with_any_optimizer(runs, precision, stage, optimizer):
+    check(runs, Setup("data 2", stage, precision, FAMILIES, optimizer))
 
 
 # mamba2 shares weights between heads, which tensor ranks cannot.

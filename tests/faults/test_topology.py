@@ -43,6 +43,11 @@ def test_a_run_goes_on_in_any_other_layout(runs, setups):
     check(runs, setups)
 
 
+def test_a_run_with_muon_goes_on_in_any_other_stage_and_layout(runs):
+    walk = [("data 2", 1), ("tensor 2", 3), ("data 4", 2), ("alone", 0), ("tensor 2", 1), ("data 2", 3)]
+    check(runs, [Setup(*setup, optimizer="muon") for setup in [*walk, ("tensor 4", 0), ("sequence 2", 2)]])
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("setups", runs_of(WHOLE), ids=range(len(runs_of(WHOLE))))
 def test_a_run_goes_on_from_every_layout_in_every_other(runs, setups):
@@ -51,7 +56,7 @@ def test_a_run_goes_on_from_every_layout_in_every_other(runs, setups):
 
 def check(runs, setups):
     """A run of which every step is made in another setup, by processes of its own."""
-    alone = runs.reference(Setup("alone", 1))
+    alone = runs.reference(Setup("alone", 1, optimizer=setups[0].optimizer))
     tiny = runs.new(every=STEPS)
     for step, setup in enumerate(setups, 1):
         last = step == len(setups)

@@ -41,12 +41,18 @@ SETUPS = [
     Setup(("ssm:4",), tensor=2, sequence=2, strategy="scan", stage=2),
     Setup(("ssm:4",), tensor=2, shards_tokens=True, stage=3, tied=True),
     Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_tokens=True, stage=2),
+    # With matrices that ZeRO or tensor ranks cut.
+    Setup(("lattice:2^k",), optimizer="muon", stage=1),
+    Setup(("ssm:4",), tensor=2, optimizer="muon", stage=2, shards_tokens=True),
+    Setup(("attention",), tensor=2, sequence=2, optimizer="muon", stage=3),
+    Setup(("window:3",), tensor=4, optimizer="muon", stage=0, tied=True),
 ]
 
 BF16_SETUPS = [
     Setup(("lattice:2^k",), tensor=2, sequence=2, stage=1, precision="bf16"),
     Setup(("ssm:4", "lattice:k^2+1"), sequence=2, stage=2, precision="bf16", checkpointing="full"),
     Setup(("offsets:2^k", "attention"), tensor=2, shards_tokens=True, stage=3, precision="bf16"),
+    Setup(("lattice:2^k",), tensor=2, stage=2, precision="bf16", optimizer="muon"),
 ]
 MIXERS = (
     "attention", "local:5", "ssm:4", "window:3", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k",
@@ -73,9 +79,9 @@ def alone(processes):
     known = {}
 
     def results(setup):
-        key = setup.mixers, setup.tied, setup.precision
-        if key not in known:
-            known[key] = processes.run(1, train, Setup(setup.mixers, tied=setup.tied, precision=setup.precision))[0]
+        one = Setup(setup.mixers, tied=setup.tied, precision=setup.precision, optimizer=setup.optimizer)
+        if (key := str(one)) not in known:
+            known[key] = processes.run(1, train, one)[0]
         return known[key]
 
     return results

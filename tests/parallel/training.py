@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from glm_scale.training import bf16_gradients
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
+from glm_scale.training.orthogonal import AMPLIFICATION
 from tests.parallel.sequence.test_recurrence import documents
 from tests.tolerances import TOO_FAR, error, norm, rounding
 from tests.whole_state import whole_state
@@ -85,6 +87,7 @@ class Setup:
     tied: bool = False
     backend: str = ""
     """By which blocks are compiled, if they are."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
     def is_legal(self) -> bool:
         """Whether every mixer can be spread in this way."""
@@ -111,6 +114,7 @@ class Trained:
     first: dict[str, Tensor]
     weights: dict[str, Tensor]
     cancellation: float
+    optimizer: str
 
     def assert_same(self, expected: Trained) -> None:
         """Fails if more than rounding in float32 lies between them.
@@ -128,6 +132,9 @@ class Trained:
         size = expected.cancellation * norm(*expected.first.values())
         # AdamW moves a weight by the rate times m / (√v + ε): no number of it farther than that of m times rate / ε.
         moves = STEPS * RATE / EPSILON * size / (1 - BETA)
+        if self.optimizer == "muon":
+            # Of a matrix that is divided by its norm small parts are enlarged, those that are rounding, too.
+            moves += STEPS * RATE * 0.2 * 32**0.5 * AMPLIFICATION * expected.cancellation
         assert self.first.keys() == expected.first.keys()
         assert self.weights.keys() == expected.weights.keys()
         for name, tensor in expected.first.items():
@@ -166,7 +173,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
             "tokens": 10**6,
             "batch_tokens": ROWS * LENGTH * ACCUMULATION,
             "micro_batch": rows,
-            "optimizer": {"clip": 0.5, "eps": EPSILON, "betas": [BETA, 0.95]},
+            "optimizer": {"kind": setup.optimizer, "clip": 0.5, "eps": EPSILON, "betas": [BETA, 0.95]},
             "zero_stage": setup.stage,
             "precision": setup.precision,
             "compile": bool(setup.backend),
@@ -186,7 +193,9 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
             # (1 − β₁) times the clipped gradient: Adam began with nothing.
             first = {name: state["exp_avg"] for name, state in whole_state(engine).items()}
     weights = {name: state["weight"] for name, state in whole_state(engine).items()}
-    return Trained([r.loss for r in results], [r.grad_norm for r in results], first, weights, cancellation)
+    return Trained(
+        [r.loss for r in results], [r.grad_norm for r in results], first, weights, cancellation, setup.optimizer
+    )
 
 
 def _cancellation(model: LanguageModel) -> float:
