@@ -53,7 +53,11 @@ def import_model(
     for name in made.drawn:
         console.print(f"  drawn: {name}", markup=False)
     if made.shared > 1:
-        console.print(f"note: {made.shared} heads shared a key and a value there; here each has its own", markup=False)
+        console.print(
+            f"note: {made.shared} heads shared a key and a value there; here each has its own, unless model.kv_heads "
+            "says otherwise",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
     words = " ".join(shlex.quote(word) for word in (str(config), *(overrides or ())))
     console.print(f"next: glm-scale train {words}", markup=False)
 

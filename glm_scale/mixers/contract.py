@@ -32,7 +32,9 @@ class MixerError(UserError, ValueError):
 class MixerDims:
     """The sizes a mixer is built from.
 
-    `tensor`: the ranks over which heads are split; then `heads` are those of this rank, see `over`.
+    `kv_heads`: attention has keys and values of as many heads, each for several queries' heads; None: of every head.
+    `qk_norm`: whether queries and keys that a softmax compares are normalised. `tensor`: the ranks over which heads are
+    split; then `heads` and `kv_heads` are those of this rank, see `over`.
     """
 
     width: int
@@ -40,11 +42,16 @@ class MixerDims:
     head_dim: int
     rotary: Rotary
     norm_eps: float
+    kv_heads: int | None = None
+    qk_norm: bool = False
     tensor: TensorAxis | None = None
 
     def over(self, tensor: TensorAxis | None) -> MixerDims:
         """The sizes of one rank's part of a mixer of these sizes."""
-        return self if tensor is None else replace(self, heads=self.heads // tensor.size, tensor=tensor)
+        if tensor is None:
+            return self
+        shared = None if self.kv_heads is None else self.kv_heads // tensor.size
+        return replace(self, heads=self.heads // tensor.size, kv_heads=shared, tensor=tensor)
 
     def projection(self, outputs: int, bias: bool = False) -> Projection:
         """From the model's width to `outputs` numbers of this rank's heads."""

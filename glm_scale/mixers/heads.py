@@ -50,6 +50,11 @@ class HeadMixing(nn.Module, Spreadable):
         super().__init__()
         self._strategies: dict[Spread, SequenceStrategy] = {}
 
+    @property
+    def value_heads(self) -> int:
+        """Of the values that it takes; fewer than `heads` if several have one together."""
+        return self.heads
+
     @abstractmethod
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor: ...
 
@@ -94,7 +99,8 @@ class MultiHead(Mixer):
         super().__init__()
         self.name = name
         self.heads = dims.heads
-        self.v = dims.projection(dims.heads * dims.head_dim)
+        self.value_heads = stages[0].value_heads
+        self.v = dims.projection(self.value_heads * dims.head_dim)
         self.stages = nn.ModuleList(stages)
         self.o = residual_projection(dims.heads * dims.head_dim, dims.width, tensor=dims.tensor)
         self.sequence_strategies = tuple(
@@ -107,7 +113,7 @@ class MultiHead(Mixer):
         return cast(list[HeadMixing], list(self.stages))
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
-        values = split_heads(self.v(x), self.heads)
+        values = split_heads(self.v(x), self.value_heads)
         for stage in self._stages():
             values = stage(x, values, self._with_strategy(sequence, stage, values))
         return self.o(values.flatten(-2))
@@ -132,7 +138,7 @@ class MultiHead(Mixer):
 
     def _extend(self, project: Project, cache: Cache, rotation: Rotation | None) -> tuple[Tensor, Cache]:
         """What the output projection reads, `[B, T, H · head_dim]`."""
-        values = split_heads(project(self.v), self.heads)
+        values = split_heads(project(self.v), self.value_heads)
         caches = []
         for stage, before in zip(self._stages(), cache, strict=True):
             values, after = stage.extend(project, values, before, rotation)
@@ -156,6 +162,12 @@ class MultiHead(Mixer):
                 "the nearest size that works is 1"
             )
         super().require_tensor_parallel(ranks)
+        if self.value_heads % ranks:
+            nearest = max(size for size in range(1, ranks) if self.value_heads % size == 0)
+            raise MixerError(
+                f"mixer {self.name!r} cannot split its {self.value_heads} heads of keys and values (model.kv_heads) "
+                f"over {ranks} tensor-parallel ranks; the nearest size below that divides them is {nearest}"
+            )
 
     def flops_per_token(self, length: int) -> float:
         own = projection_flops(self.v, self.o)

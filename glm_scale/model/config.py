@@ -27,6 +27,12 @@ class ModelConfig(Settings):
     layers: Annotated[int, Field(ge=1, le=10_000)]
     width: Size
     heads: Size
+    kv_heads: Size | None = None
+    """Keys and values of attention, each for as many heads together (Ainslie et al. 2023, arXiv 2305.13245); null: as
+    many as there are heads."""
+    qk_norm: bool = False
+    """Whether queries and keys of attention and of recurrences are normalised, head by head, before they are turned
+    (Henry et al. 2020, arXiv 2010.04245; with weights as in Chameleon, arXiv 2405.09818)."""
     head_dim: Size | None = None
     mixers: Annotated[tuple[str, ...], Field(min_length=1)] = ("lattice:2^k",)
     mlp_width: Size | None = None
@@ -61,10 +67,32 @@ class ModelConfig(Settings):
                 f"width {self.width} does not divide into {self.heads} heads; "
                 f"take {below} heads, a width of {-(-self.width // self.heads) * self.heads}, or give head_dim"
             )
+        self._check_kv_heads()
         if self.head_size % 2:
             given = "head_dim" if self.head_dim is not None else f"width {self.width} / heads {self.heads} ="
             raise ValueError(f"{given} {self.head_size} is odd, but rotary embeddings turn pairs of numbers")
         return self
+
+    def _check_kv_heads(self) -> None:
+        if self.kv_heads is None:
+            return
+        if self.heads % self.kv_heads:
+            several = [n for n in range(1, self.heads + 1) if self.heads % n == 0]
+            raise ValueError(
+                f"kv_heads {self.kv_heads} does not divide the {self.heads} heads; those that do are "
+                f"{', '.join(map(str, several))}"
+            )
+        structures = [spec.structure for spec in map(parse_mixer, self.mixers)]
+        if all(structure is None or structure.input_width == 1 for structure in structures):
+            raise ValueError(
+                f"kv_heads {self.kv_heads} is of attention and local:w, and none of the mixers "
+                f"{', '.join(self.mixers)} is one; leave it out"
+            )
+
+    @property
+    def heads_together(self) -> int:
+        """Of attention, how many have a key and a value together."""
+        return self.heads // (self.kv_heads or self.heads)
 
     @property
     def head_size(self) -> int:
@@ -90,6 +118,8 @@ class ModelConfig(Settings):
         return MixerDims(
             width=self.width,
             heads=self.heads,
+            kv_heads=self.kv_heads,
+            qk_norm=self.qk_norm,
             head_dim=self.head_size,
             rotary=Rotary(self.head_size, self.rotary_base),
             norm_eps=self.norm_eps,

@@ -46,6 +46,7 @@ class Part:
         self.config = config.model_copy(
             update={
                 "heads": config.heads // ranks,
+                "kv_heads": config.kv_heads and config.kv_heads // ranks,
                 "head_dim": config.head_size,
                 "mlp_width": config.mlp_size // ranks,
                 "vocab_size": config.vocab_size // ranks,

@@ -28,7 +28,8 @@ __all__ = ["ImportedRun", "import_run"]
 
 @dataclass(frozen=True)
 class ImportedRun:
-    """Where the run is, how many parameters came from the model, which were drawn, and how many heads shared a key."""
+    """Where the run is, how many parameters came from the model, and which were drawn. `shared`: how many heads had a
+    key and a value together there, for each one here."""
 
     path: Path
     taken: int
@@ -56,7 +57,8 @@ def import_run(folder: Path, config: RunConfig) -> ImportedRun:
     run.create()
     with run.lock():
         _save(CheckpointStore(run.checkpoints, Retention(1)), config, model, tokenizer.files)
-    return ImportedRun(run.path, sum(1 for _ in model.parameters()) - len(drawn), drawn, found.shared)
+    shared = found.config.heads_together // config.model.heads_together
+    return ImportedRun(run.path, sum(1 for _ in model.parameters()) - len(drawn), drawn, shared)
 
 
 def _save(store: CheckpointStore, config: RunConfig, model: LanguageModel, tokenizer: Mapping[str, bytes]) -> None:

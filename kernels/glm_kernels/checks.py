@@ -75,9 +75,13 @@ def check_state(state: RecurrenceState | None, carried: int, q: Tensor, v: Tenso
 
 
 def check_values(state: RecurrenceState, q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Operands of one token of attention, and the state whose y are values; it may have any floating dtype."""
-    check_operands(q, k, v, q[..., 0], "q")
-    _check_state_shapes(state, q.shape[0], q, v)
+    """Operands of one token of attention, and the state whose y are values; it may have any floating dtype. Several
+    heads of queries may have a key and a value together."""
+    if q.ndim == k.ndim == 4 and k.shape[2] and q.shape[2] % k.shape[2]:
+        raise ValueError(f"k has {k.shape[2]} heads, which cannot be shared by the {q.shape[2]} heads of q")
+    of_groups = q[:, :, : k.shape[2]] if q.ndim == k.ndim == 4 else q
+    check_operands(of_groups, k, v, of_groups[..., 0], "q")
+    _check_state_shapes(state, q.shape[0], of_groups, v)
     for name, tensor in (("k", state.k), ("y", state.y), ("position", state.position)):
         if tensor.device != q.device:
             raise ValueError(f"the state's {name} must be on {q.device} like q, got {tensor.device}")

@@ -66,8 +66,9 @@ def attention_step(
 ) -> tuple[Tensor, RecurrenceState]:
     """One token of decoding: `attention` of a single row over itself and the rows in `state`, to which it is added.
 
-    q, k `[N, 1, H, K]`; v `[N, 1, H, V]`. The state is one of `rows_read(window)` whose y are the rows' values, in any
-    floating dtype. The rest is as in `recurrence_step`. Returns y `[N, 1, H, V]` and the state.
+    q `[N, 1, H, K]`; k `[N, 1, G, K]` and v `[N, 1, G, V]`, where G divides H: consecutive heads have a key and a value
+    together. The state is one of `rows_read(window)` whose y are the rows' values, of G heads, in any floating dtype.
+    The rest is as in `recurrence_step`. Returns y `[N, 1, H, V]` and the state.
     """
     if q.shape[1] != 1:
         raise ValueError(f"attention_step takes one token (T = 1), got T = {q.shape[1]}; use attention for more")

@@ -49,10 +49,10 @@ OPERATIONS = 40 + 4 * 16
 """Of an output of 40 rows: it is a sum over rows, of scores and projections of up to 16 products each."""
 
 
-def build(spelling, seed=0):
+def build(spelling, seed=0, dims=DIMS):
     """A mixer with weights large enough that its softmax is far from flat, and no bias towards its own input."""
     torch.manual_seed(seed)
-    mixer = parse_mixer(spelling).build(DIMS)
+    mixer = parse_mixer(spelling).build(dims)
     for parameter in mixer.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[1] ** -0.5)

@@ -41,6 +41,11 @@ SETUPS = [
     Setup(("ssm:4",), tensor=2, sequence=2, strategy="scan", stage=2),
     Setup(("ssm:4",), tensor=2, shards_tokens=True, stage=3, tied=True),
     Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_tokens=True, stage=2),
+    # With keys and values that heads have together, and norms of queries and keys.
+    Setup(("attention", "local:5"), sequence=2, strategy="a2a", kv_heads=2, qk_norm=True),
+    Setup(
+        ("attention", "local:5 > window:3"), tensor=2, sequence=2, strategy="ring", kv_heads=2, qk_norm=True, stage=3
+    ),
     # With matrices that ZeRO or tensor ranks cut.
     Setup(("lattice:2^k",), optimizer="muon", stage=1),
     Setup(("ssm:4",), tensor=2, optimizer="muon", stage=2, shards_tokens=True),
@@ -79,7 +84,7 @@ def alone(processes):
     known = {}
 
     def results(setup):
-        one = Setup(setup.mixers, tied=setup.tied, precision=setup.precision, optimizer=setup.optimizer)
+        one = replace(setup, tensor=1, sequence=1, strategy=None, stage=1, shards_tokens=False, checkpointing="none")
         if (key := str(one)) not in known:
             known[key] = processes.run(1, train, one)[0]
         return known[key]

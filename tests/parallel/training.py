@@ -88,6 +88,8 @@ class Setup:
     backend: str = ""
     """By which blocks are compiled, if they are."""
     optimizer: Literal["adamw", "muon"] = "adamw"
+    kv_heads: int | None = None
+    qk_norm: bool = False
 
     def is_legal(self) -> bool:
         """Whether every mixer can be spread in this way."""
@@ -157,6 +159,7 @@ def _model_config(setup: Setup) -> ModelConfig:
     return ModelConfig(
         layers=LAYERS, width=16, heads=4, mixers=setup.mixers, vocab_size=VOCABULARY, conv_width=3,
         mlp_width=32, tie_embeddings=setup.tied, norm_eps=norm_epsilon(setup.mixers),
+        kv_heads=setup.kv_heads, qk_norm=setup.qk_norm,
     )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ BF16: dict[str, Any] = {"precision": "bf16"}
 AGAIN: dict[str, Any] = {"activation_checkpointing": "full"}
 PART_AGAIN: dict[str, Any] = {"activation_checkpointing": "selective"}
 SPLIT: dict[str, Any] = {"shard_activations": True}
+GROUPED = {"kv_heads": 2, "qk_norm": True}
 MUON: dict[str, Any] = {"optimizer": {"kind": "muon"}}
 
 # Every two of mixer, layout, strategy, stage, precision, checkpointing, split tokens, tied tables and convolution meet.
@@ -54,7 +55,9 @@ CONFIGS = [
     run_config(["local:5 > window:3", "lattice:k^2+1"], TIED, zero_stage=1, **BF16, **MUON),
     run_config(["mamba2:4", "ssm:4"], CONV | TIED, sequence=2, strategy="ring", zero_stage=3, **BF16),
     run_config(["lattice:2^k", "mamba2:4"], sequence=2, strategy="scan", zero_stage=0, **AGAIN),
-    run_config(["attention", "local:5 > window:3"], TIED, sequence=2, strategy="a2a", zero_stage=2, **BF16, **AGAIN),
+    run_config(
+        ["attention", "local:5 > window:3"], TIED | GROUPED, sequence=2, strategy="a2a", zero_stage=2, **BF16, **AGAIN
+    ),
     run_config(["dense", "offsets:2^k"], CONV | TIED, sequence=2, strategy="ring", zero_stage=1, **BF16),
     run_config(["mamba2:4", "lattice:2^k"], CONV | TIED, sequence=2, strategy="a2a", zero_stage=1, **BF16),
     run_config(["lattice:k^2+1", "ssm:4"], TIED, sequence=2, strategy="scan", zero_stage=3, **AGAIN),
@@ -85,7 +88,7 @@ CONFIGS = [
     ),
     run_config(["offsets:2^k", "attention"], CONV | TIED, tensor=2, sequence=2, strategy="ring", zero_stage=0),
     run_config(["dense", "ssm:4"], tensor=2, sequence=2, strategy="a2a", **SPLIT, zero_stage=0),
-    run_config(["offsets:2^k", "local:5 > window:3"], CONV, tensor=2, sequence=2, **SPLIT, zero_stage=3),
+    run_config(["offsets:2^k", "local:5 > window:3"], CONV | GROUPED, tensor=2, sequence=2, **SPLIT, zero_stage=3),
     run_config(["offsets:2^k", "lattice:2^k"], CONV | TIED, tensor=4, **SPLIT, zero_stage=2, **AGAIN),
     run_config(["local:5 > window:3", "lattice:k^2+1"], TIED, tensor=4, zero_stage=1, **BF16, **AGAIN),
     run_config(["ssm:4", "dense"], tensor=4, **SPLIT, zero_stage=3),

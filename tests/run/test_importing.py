@@ -15,8 +15,9 @@ from glm_scale.errors import UserError
 from glm_scale.inference import load_model
 from glm_scale.inference.export import export_again, export_weights
 from glm_scale.inference.hugging_face.importing import model_in
+from glm_scale.inference.hugging_face.sizes import exported_config, own_config
 from glm_scale.inference.weight_files import write_weights
-from glm_scale.model import LanguageModel
+from glm_scale.model import LanguageModel, ModelConfig
 from glm_scale.run.importing import import_run
 from tests.commands import Commands
 from tests.inference.hugging_face.exported import STEP, export
@@ -101,6 +102,20 @@ def test_layers_of_llama_are_replaced_and_the_rest_is_kept(data: Path, tmp_path:
     assert not [name for name in made.drawn if "mlp" in name or name.endswith((".v.weight", ".o.weight"))]
     for name in made.drawn:
         assert torch.equal(ours.get_parameter(name), fresh.get_parameter(name)), name
+
+
+def test_heads_share_keys_as_in_llama_if_that_is_asked_for(data: Path, tmp_path: Path) -> None:
+    theirs = llama(tmp_path / "llama")
+    made = import_run(tmp_path / "llama", configured(data, tmp_path, mixers=["attention"], kv_heads=1))
+    assert (made.drawn, made.shared) == ([], 1)
+    keys = load_model(made.path).model.get_parameter("blocks.0.mixer.stages.0.k.weight")
+    assert torch.equal(keys, theirs["model.layers.0.self_attn.k_proj.weight"])
+
+
+def test_folders_of_before_there_were_shared_keys_are_read() -> None:
+    sizes = exported_config(ModelConfig(vocab_size=8, layers=1, width=16, heads=4))
+    del sizes["num_key_value_heads"], sizes["qk_norm"]
+    assert ModelConfig.model_validate(own_config(sizes)).kv_heads is None
 
 
 def test_train_goes_on_from_it(command: Commands, data: Path, tmp_path: Path) -> None:

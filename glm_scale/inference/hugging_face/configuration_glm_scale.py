@@ -14,7 +14,8 @@ class GlmScaleConfig(PretrainedConfig):
     `mixers` repeats through the depth: layer i has mixer i modulo the length of the list. A mixer is spelled
     `attention`, `local:w`, `ssm:N`, `window:w`, `dense`, `lattice:f` or `offsets:f` for a function f of k as `2^k`,
     or `A > B` for an attention A in front of a recurrence B. `conv_width`: tokens of the short convolution before a
-    mixer, 0 for none.
+    mixer, 0 for none. `num_key_value_heads`: of attention, None for as many as there are heads. `qk_norm`: whether
+    queries and keys of attention and of recurrences are normalised.
     """
 
     model_type = "glm_scale"
@@ -26,6 +27,8 @@ class GlmScaleConfig(PretrainedConfig):
         intermediate_size: int = 1408,
         num_hidden_layers: int = 4,
         num_attention_heads: int = 8,
+        num_key_value_heads: int | None = None,
+        qk_norm: bool = False,
         head_dim: int = 64,
         mixers: Sequence[str] = ("lattice:2^k",),
         conv_width: int = 0,
@@ -41,6 +44,8 @@ class GlmScaleConfig(PretrainedConfig):
         self.intermediate_size = intermediate_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.qk_norm = qk_norm
         self.head_dim = head_dim
         self.mixers = list(mixers)
         self.conv_width = conv_width

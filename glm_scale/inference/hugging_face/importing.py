@@ -22,20 +22,19 @@ from glm_scale.model import LanguageModel, ModelConfig
 __all__ = ["FoundModel", "initial_model", "model_in"]
 
 _SHOWN = 3
+_OF_KEY_HEADS = (".mixer.v.weight", ".mixer.stages.0.k.weight", ".mixer.stages.0.k_norm.weight")
 
 
 @dataclass(frozen=True)
 class FoundModel:
     """A model in a folder.
 
-    `config`: its sizes. `stored`: what it calls a parameter of ours, None for one that it has not. `shared`: heads to a
-    key and a value.
+    `config`: its sizes. `stored`: what it calls a parameter of ours, None for one that it has not.
     """
 
     path: Path
     config: ModelConfig
     stored: Callable[[str], str | None]
-    shared: int = 1
 
     @property
     def files(self) -> WeightFolder:
@@ -50,10 +49,8 @@ class FoundModel:
         keys = {name: self.stored(name) or "" for name in names}
         if missing := [key for key in keys.values() if key not in places]:
             raise self.files.error(f"it lacks: {', '.join(missing[:_SHOWN])}", self.files.files()[0])
-        sizes = {"head_dim": self.config.head_size}
         for name, key in keys.items():
-            weight = llama.full_heads(key, self.files.tensor(places[key], key), sizes, self.shared)
-            yield name, weight.to(torch.float32)
+            yield name, self.files.tensor(places[key], key).to(torch.float32)
 
     def check_tokenizer(self, tokenizer: Tokenizer, data: Path) -> None:
         """Raises UserError if the model has another tokenizer than the data set `data`."""
@@ -82,8 +79,7 @@ def model_in(path: Path) -> FoundModel:
         if kind == MODEL_TYPE:
             return FoundModel(path, ModelConfig.model_validate(own_config(tree)), exported_name)
         if kind == llama.MODEL_TYPE:
-            sizes = llama.llama_sizes(tree, where)
-            return FoundModel(path, ModelConfig.model_validate(sizes), llama.llama_name, llama.shared_heads(tree))
+            return FoundModel(path, ModelConfig.model_validate(llama.llama_sizes(tree, where)), llama.llama_name)
     except KeyError as error:
         raise UserError(f"{where} does not say {error.args[0]}") from error
     except ValueError as error:
@@ -97,7 +93,8 @@ def model_in(path: Path) -> FoundModel:
 def initial_model(found: FoundModel, config: ModelConfig, seed: int) -> tuple[LanguageModel, list[str]]:
     """A model of `config` with the weights of `found`, and the names of those that it does not have, which are drawn.
 
-    The mixers may be others: what parameters they have under the same name and in the same shape is taken.
+    The mixers may be others: what parameters they have under the same name and in the same shape is taken; of keys and
+    values that several heads have together there each head gets a copy, if it has one of its own here.
     Raises UserError if anything else differs.
     """
     _check_sizes(found, config)
@@ -105,12 +102,24 @@ def initial_model(found: FoundModel, config: ModelConfig, seed: int) -> tuple[La
     ours, drawn = dict(model.named_parameters()), {name for name, _ in model.named_parameters()}
     with torch.no_grad():
         for name, weight in found.weights():
-            if name in ours and ours[name].shape == weight.shape:
+            if name not in ours:
+                continue
+            if ours[name].shape != weight.shape and name.endswith(_OF_KEY_HEADS):
+                weight = _of_every_head(weight, len(ours[name]), config.head_size)
+            if ours[name].shape == weight.shape:
                 ours[name].copy_(weight)
                 drawn.discard(name)
     if outside := sorted(name for name in drawn if ".mixer." not in name and ".conv." not in name):
         raise UserError(f"{found.path} has no {', '.join(outside[:_SHOWN])} of the shape that model.* asks for")
     return model, [name for name in ours if name in drawn]
+
+
+def _of_every_head(weight: Tensor, rows: int, head_dim: int) -> Tensor:
+    """A weight that lies head by head, with each head so often that it has `rows` rows, if that comes out even."""
+    if rows % len(weight) or len(weight) % head_dim:
+        return weight
+    heads = weight.unflatten(0, (-1, head_dim))
+    return heads.repeat_interleave(rows // len(weight), 0).flatten(0, 1)
 
 
 def _check_sizes(found: FoundModel, config: ModelConfig) -> None:

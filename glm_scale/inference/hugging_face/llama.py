@@ -1,7 +1,7 @@
 """Models shaped as Llama: their sizes and parameters in our words.
 
 Theirs is our model with attention in every layer: RMSNorm, rotary embeddings in the half-split layout, SwiGLU, no
-biases. Where several heads share a key and a value (grouped queries), each gets a copy of its own.
+biases.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from glm_scale.errors import UserError
 
-__all__ = ["MODEL_TYPE", "full_heads", "llama_name", "llama_sizes", "shared_heads"]
+__all__ = ["MODEL_TYPE", "llama_name", "llama_sizes"]
 
 MODEL_TYPE = "llama"
 
@@ -55,12 +53,14 @@ def llama_sizes(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
     if found := [what for what, there in wrong.items() if there]:
         raise UserError(f"{where} has {' and '.join(found)}, which our models have not; it cannot be imported")
+    shared = config.get("num_key_value_heads")
     return {
         "vocab_size": config["vocab_size"],
         "width": config["hidden_size"],
         "mlp_width": config["intermediate_size"],
         "layers": config["num_hidden_layers"],
         "heads": config["num_attention_heads"],
+        "kv_heads": None if shared in (None, config["num_attention_heads"]) else shared,
         "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
         "mixers": ["attention"],
         "conv_width": 0,
@@ -68,15 +68,3 @@ def llama_sizes(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "norm_eps": config.get("rms_norm_eps", 1e-6),
         "tie_embeddings": bool(config.get("tie_word_embeddings", False)),
     }
-
-
-def shared_heads(config: Mapping[str, Any]) -> int:
-    """How many heads share a key and a value."""
-    return int(config["num_attention_heads"]) // int(config.get("num_key_value_heads") or config["num_attention_heads"])
-
-
-def full_heads(name: str, weight: Tensor, sizes: Mapping[str, Any], shared: int) -> Tensor:
-    """The weight with a key and a value for every head, if it is of those."""
-    if shared == 1 or not name.endswith(("self_attn.k_proj.weight", "self_attn.v_proj.weight")):
-        return weight
-    return weight.unflatten(0, (-1, sizes["head_dim"])).repeat_interleave(shared, 0).flatten(0, 1)

@@ -85,24 +85,43 @@ class Mixing(nn.Module):
     def __init__(self, config: GlmScaleConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.num_attention_heads, config.head_dim
+        self.value_heads = self.heads
 
     def split(self, x: Tensor) -> Tensor:
         """`[B, T, heads · size]` → `[B, T, heads, size]`."""
         return x.unflatten(-1, (self.heads, -1))
 
 
-class Attention(Mixing):
-    """y_i = Σ_j softmax_j(q_i·k_j / √head_dim) v_j over the tokens j ≤ i; with a window over j > i − window only."""
+class Compared(Mixing):
+    """A stage with queries and keys that a softmax compares."""
+
+    def __init__(self, config: GlmScaleConfig, key_heads: int) -> None:
+        super().__init__(config)
+        self.key_heads = key_heads
+        self.q = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k = nn.Linear(config.hidden_size, key_heads * self.head_dim, bias=False)
+        self.q_norm, self.k_norm = (
+            HeadNorm(heads * self.head_dim, config.rms_norm_eps, heads) if config.qk_norm else nn.Identity()
+            for heads in (self.heads, key_heads)
+        )
+
+    def queries_and_keys(self, x: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
+        """`[B, T, H, head_dim]` and `[B, T, key_heads, head_dim]`, turned."""
+        q, k = self.q_norm(self.q(x)), self.k_norm(self.k(x)).unflatten(-1, (self.key_heads, -1))
+        return columns.turned(self.split(q)), columns.turned(k)
+
+
+class Attention(Compared):
+    """y_i = Σ_j softmax_j(q_i·k_j / √head_dim) v_j over the tokens j ≤ i; with a window over j > i − window only.
+    Several heads may have a key and a value together."""
 
     def __init__(self, config: GlmScaleConfig, window: int | None) -> None:
-        super().__init__(config)
+        super().__init__(config, config.num_key_value_heads)
         self.window = window
-        inner = self.heads * self.head_dim
-        self.q = nn.Linear(config.hidden_size, inner, bias=False)
-        self.k = nn.Linear(config.hidden_size, inner, bias=False)
+        self.value_heads = self.key_heads
 
     def forward(self, x: Tensor, v: Tensor, columns: Columns, rows: Rows | None) -> tuple[Tensor, Rows]:
-        q, k = columns.turned(self.split(self.q(x))), columns.turned(self.split(self.k(x)))
+        q, k = self.queries_and_keys(x, columns)
         new = Rows(columns.at, k, v)
         everything = new if rows is None else rows.then(new)
         if rows is None and self.window is None and not columns.padded:
@@ -126,19 +145,16 @@ class Attention(Mixing):
         return _attended(q, rows.k.to(q.dtype), rows.y.to(q.dtype), reads[:, None])
 
 
-class Recurrence(Mixing):
+class Recurrence(Compared):
     """y_i = α_i v_i + Σ_j β_ij y_j with (α_i, β_i·) = softmax([d_i, q_i·k_j / √head_dim for j that token i reads])."""
 
     def __init__(self, config: GlmScaleConfig, spelling: str) -> None:
-        super().__init__(config)
+        super().__init__(config, config.num_attention_heads)
         self.spelling, self.pattern = spelling, Pattern(spelling)
-        inner = self.heads * self.head_dim
-        self.q = nn.Linear(config.hidden_size, inner, bias=False)
-        self.k = nn.Linear(config.hidden_size, inner, bias=False)
         self.d = nn.Linear(config.hidden_size, self.heads)
 
     def forward(self, x: Tensor, v: Tensor, columns: Columns, rows: Rows | None) -> tuple[Tensor, Rows]:
-        q, k = columns.turned(self.split(self.q(x))), columns.turned(self.split(self.k(x)))
+        q, k = self.queries_and_keys(x, columns)
         d = self.d(x)
         if rows is None and kernels is not None:
             y = kernels.recurrence(q, k, v, d, self.spelling, document_starts=columns.starts)[0]
@@ -247,14 +263,15 @@ class Mixer(nn.Module):
     def __init__(self, config: GlmScaleConfig, spelling: str) -> None:
         super().__init__()
         inner = config.num_attention_heads * config.head_dim
-        self.heads = config.num_attention_heads
-        self.v = nn.Linear(config.hidden_size, inner, bias=False)
-        self.stages = nn.ModuleList(stage(config, part.strip()) for part in spelling.split(">"))
+        stages = [stage(config, part.strip()) for part in spelling.split(">")]
+        self.value_heads = stages[0].value_heads
+        self.v = nn.Linear(config.hidden_size, self.value_heads * config.head_dim, bias=False)
+        self.stages = nn.ModuleList(stages)
         self.o = nn.Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, columns: Columns, memory: list[Any]) -> tuple[Tensor, list[Any]]:
         """x `[B, T, D]`; memory: of every stage, None at the beginning."""
-        v = self.v(x).unflatten(-1, (self.heads, -1))
+        v = self.v(x).unflatten(-1, (self.value_heads, -1))
         after = []
         for mixing, before in zip(self.stages, memory, strict=True):
             v, remembered = mixing(x, v, columns, before)
@@ -277,6 +294,8 @@ def stage(config: GlmScaleConfig, spelling: str) -> Mixing:
 def _attended(q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None) -> Tensor:
     """Softmax attention of `[B, T, H, head_dim]` over what a mask says, causal without one."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if k.shape[1] < q.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=reads, is_causal=reads is None).transpose(1, 2)
 
 

@@ -24,6 +24,8 @@ _NAMES = {
     "mlp_width": "intermediate_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "qk_norm": "qk_norm",
     "head_dim": "head_dim",
     "mixers": "mixers",
     "conv_width": "conv_width",
@@ -33,12 +35,16 @@ _NAMES = {
 }
 """What values of a ModelConfig are called in a `GlmScaleConfig`."""
 
+_ADDED = {"kv_heads": None, "qk_norm": False}
+"""Of models that were exported before there were these values."""
+
 
 def exported_config(model: ModelConfig) -> dict[str, Any]:
     """Sizes and mixers as `GlmScaleConfig` has them. Raises UserError for a mixer that exported models do not know."""
     for spelling in model.mixers:
         _check(spelling)
     values = model.model_dump() | {
+        "kv_heads": model.kv_heads or model.heads,
         "mlp_width": model.mlp_size, "head_dim": model.head_size, "mixers": list(model.mixers),
     }  # fmt: skip
     return {exported: values[own] for own, exported in _NAMES.items()}
@@ -46,7 +52,10 @@ def exported_config(model: ModelConfig) -> dict[str, Any]:
 
 def own_config(exported: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `exported_config`: values of a ModelConfig. Raises KeyError for one that is missing."""
-    return {own: exported[name] for own, name in _NAMES.items()}
+    values = {own: exported[name] for own, name in _NAMES.items() if name in exported or own not in _ADDED}
+    if values.get("kv_heads") == values["heads"]:
+        values["kv_heads"] = None
+    return _ADDED | values
 
 
 def _check(spelling: str) -> None:

@@ -1,6 +1,7 @@
 """`attention` and `local:w`: softmax attention over the whole document, or over a token and the w − 1 before it.
 
-Queries and keys are rotated: a softmax over a set of tokens cannot tell their order otherwise.
+Queries and keys are rotated: a softmax over a set of tokens cannot tell their order otherwise. With grouped queries
+(Ainslie et al. 2023, arXiv 2305.13245) consecutive heads have a key and a value together.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glm_kernels import RecurrenceState, attention, attention_step, empty_state
+from glm_kernels.attention import for_every_head
 from glm_kernels.attention.decoding import rows_read
 from glm_kernels.state import widened
-from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.attention.traffic import attention_traffic
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
+from glm_scale.mixers.queries_keys import head_norm, head_rows
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.sequence.attention import sharded_attention
 from glm_scale.parallel.sequence.costs import Spread, Traffic
@@ -34,7 +36,7 @@ AttentionCache = RecurrenceState
 class AttentionMixing(HeadMixing):
     """y_i = Σ_j softmax_j(scale · q_i·k_j) v_j over the tokens j ≤ i, with a window over j > i − window only.
 
-    The window is the structure's: the width of A's band.
+    The window is the structure's: the width of A's band. Head h has key and value h · kv_heads // heads.
     """
 
     structure: Structure
@@ -46,11 +48,18 @@ class AttentionMixing(HeadMixing):
         self.structure, self.window = structure, structure.input_width
         self.pattern = rows_read(self.window)
         self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
+        self.kv_heads = dims.kv_heads or dims.heads
         self.q = dims.projection(dims.heads * dims.head_dim)
-        self.k = dims.projection(dims.heads * dims.head_dim)
+        self.k = dims.projection(self.kv_heads * dims.head_dim)
+        self.q_norm, self.k_norm = head_norm(dims, dims.heads), head_norm(dims, self.kv_heads)
+
+    @property
+    def value_heads(self) -> int:
+        return self.kv_heads
 
     def _queries_and_keys(self, project: Project) -> tuple[Tensor, Tensor]:
-        return split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
+        q = head_rows(project(self.q), self.q_norm, self.heads)
+        return q, head_rows(project(self.k), self.k_norm, self.kv_heads)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         q, k = (sequence.rotation(y) for y in self._queries_and_keys(projecting(x)))
@@ -67,7 +76,7 @@ class AttentionMixing(HeadMixing):
     ) -> tuple[Tensor, AttentionCache]:
         new = v.shape[1]
         if self.window == 1:  # a token alone weighs all
-            return v, cache._replace(position=cache.position + new)
+            return for_every_head(v, self.heads), cache._replace(position=cache.position + new)
         if rotation is None:
             rotation = self.rotary.after(cache.position, new)
         q, k = self._queries_and_keys(project)
@@ -93,7 +102,9 @@ class AttentionMixing(HeadMixing):
             torch.cat((held[documents, :, slots].to(x.dtype), x), 1).transpose(1, 2)
             for held, x in ((cache.k, k), (cache.y, v))
         )
-        return F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, mask[:, None]).transpose(1, 2)
+        grouped = self.kv_heads < self.heads
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, mask[:, None], enable_gqa=grouped)
+        return y.transpose(1, 2)
 
     def _keep(self, cache: AttentionCache, k: Tensor, v: Tensor) -> AttentionCache:
         """The cache with new rows written into it, the last ones if it cannot hold them all."""
@@ -119,17 +130,15 @@ class AttentionMixing(HeadMixing):
         weight, size = self.k.weight, self.head_dim
         length = None if self.window == 1 else length
         return empty_state(
-            self.pattern, batch, self.heads, size, size, length=length, device=weight.device, dtype=weight.dtype
+            self.pattern, batch, self.kv_heads, size, size, length=length, device=weight.device, dtype=weight.dtype
         )
 
     def cache_bytes(self, length: int) -> int:
-        position = 8
-        return (
-            position + 2 * self.structure.cache_rows(length) * self.heads * self.head_dim * self.k.weight.element_size()
-        )
+        position, row = 8, self.kv_heads * self.head_dim * self.k.weight.element_size()
+        return position + 2 * self.structure.cache_rows(length) * row
 
     def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
-        return attention_traffic(self.window, strategy, spread, self.head_dim)
+        return attention_traffic(self.window, strategy, spread, self.head_dim, self.kv_heads)
 
 
 def _paged(rows: int) -> int:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from glm_kernels import Lifetime, Pattern, RecurrenceState, empty_state, recurrence, recurrence_step
 from glm_kernels.patterns import Dense
-from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
+from glm_scale.mixers.queries_keys import head_norm, head_rows
 from glm_scale.mixers.recurrence.traffic import recurrence_traffic
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.axis import SequenceAxis
@@ -60,12 +60,19 @@ class RecurrenceMixing(HeadMixing):
         self.heads, self.head_dim, self.rotary = dims.heads, dims.head_dim, dims.rotary
         self.q = dims.projection(dims.heads * dims.head_dim)
         self.k = dims.projection(dims.heads * dims.head_dim)
+        self.q_norm, self.k_norm = head_norm(dims, dims.heads), head_norm(dims, dims.heads)
         self.d = dims.projection(dims.heads, bias=True)
         torch.nn.init.constant_(self.d.bias, input_logit_bias(self.pattern))
         self.sequence_strategies = _strategies(self.pattern)
 
     def _queries_and_keys(self, project: Project) -> tuple[Tensor, Tensor]:
-        return split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
+        return self._queries(project), self._keys(project)
+
+    def _queries(self, project: Project) -> Tensor:
+        return head_rows(project(self.q), self.q_norm, self.heads)
+
+    def _keys(self, project: Project) -> Tensor:
+        return head_rows(project(self.k), self.k_norm, self.heads)
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         if sequence.axis is not None:
@@ -77,8 +84,9 @@ class RecurrenceMixing(HeadMixing):
         assert axis.strategy is not None
         sharded = ShardedRecurrence(self.pattern, axis.ranks, axis.strategy)
         # Keys first: what other ranks need of them travels while the rest is computed.
-        begun = sharded.begin(sequence.rotation(split_heads(self.k(x), self.heads)), sequence.all_document_starts)
-        return sharded.finish(begun, sequence.rotation(split_heads(self.q(x), self.heads)), v, self.d(x))
+        project = projecting(x)
+        begun = sharded.begin(sequence.rotation(self._keys(project)), sequence.all_document_starts)
+        return sharded.finish(begun, sequence.rotation(self._queries(project)), v, self.d(x))
 
     def extend(
         self, project: Project, v: Tensor, cache: RecurrenceState, rotation: Rotation | None = None

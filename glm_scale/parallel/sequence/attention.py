@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from glm_kernels import Packing, attention
+from glm_kernels.attention import for_every_head
 from glm_kernels.precision import accumulation_dtype
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
 from glm_scale.parallel.graph_breaks import between_graphs
@@ -44,11 +45,14 @@ def sharded_attention(
 ) -> Tensor:
     """y `[B, L, H, V]` of this rank's tokens; q, k, v are theirs, and all is as in `glm_kernels.attention`.
 
+    Fewer heads of keys and values are exchanged as they are where ranks share them out, else one for every head.
     document_starts: int `[B, P · L]`, of the tokens of all ranks, and so is the packing. Raises ValueError for the
     strategy `scan`.
     """
     if strategy == "scan":
         raise ValueError("the rows of attention cannot be spread over ranks by 'scan'; they can by 'a2a' or 'ring'")
+    if strategy == "ring" or k.shape[2] % ranks.size:
+        k, v = for_every_head(k, q.shape[2]), for_every_head(v, q.shape[2])
     if strategy == "ring":
         scale = q.shape[3] ** -0.5 if scale is None else scale
         starts = None if document_starts is None else own_tokens(document_starts, ranks)

@@ -33,13 +33,15 @@ def attention(
 ) -> Tensor:
     """Causal softmax attention within documents.
 
-    q, k `[B, T, H, K]`; v `[B, T, H, V]`. window: a row attends to itself and the window − 1 rows before it, None for
+    q `[B, T, H, K]`; k `[B, T, G, K]` and v `[B, T, G, V]` of as many heads or of G that divide H: then head h of the
+    queries reads key and value h · G // H. window: a row attends to itself and the window − 1 rows before it, None for
     all. document_starts: int `[B, T]`, the row at which each token's document starts. packing: the same documents; on
     GPUs cuDNN takes it, and does not know them otherwise. scale: K^-0.5 unless given.
     Returns `[B, T, H, V]`. Raises ValueError for a window < 1.
     """
     if window is not None and window < 1:
         raise ValueError(f"window = {window}; a row attends at least to itself, so it must be ≥ 1")
+    k, v = for_every_head(k, q.shape[2]), for_every_head(v, q.shape[2])
     length = q.shape[1]
     if window is not None and window >= length:
         window = None
@@ -61,6 +63,18 @@ def attention(
         attend = _masked if torch.compiler.is_compiling() else _by_document
         y = attend(q, k, v, document_starts, scale)
     return y.transpose(1, 2)
+
+
+def for_every_head(x: Tensor, heads: int) -> Tensor:
+    """Keys or values `[B, T, G, D]` as `[B, T, heads, D]`: each for heads / G heads, one behind the other.
+
+    Raises ValueError if G does not divide the heads.
+    """
+    if x.shape[2] == heads:
+        return x
+    if heads % x.shape[2]:
+        raise ValueError(f"{x.shape[2]} heads of keys or values cannot be shared by {heads} heads of queries")
+    return x.repeat_interleave(heads // x.shape[2], 2)
 
 
 @lru_cache(maxsize=2)

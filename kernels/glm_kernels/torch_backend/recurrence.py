@@ -103,7 +103,8 @@ def step(
 ) -> tuple[Tensor, RecurrenceState]:
     """One row that continues the state, of checked arguments; shapes as in `glm_kernels.recurrence_step`.
 
-    Without d it is a row of attention: the state's y are values, and the own row weighs as q and k say.
+    Without d it is a row of attention: the state's y are values, the own row weighs as q and k say, and several heads
+    of queries may have a key and a value together.
     """
     positions = state.position.tolist()
     if state.room is not None and max(positions) >= state.room:
@@ -112,13 +113,16 @@ def step(
     dtype = accumulation_dtype(state.y.dtype)
     reads, slot = _reads_of_step(pattern, positions, state.k.shape[2], q.device)
     query, key, value = (x[:, 0].to(dtype) for x in (q, k, v))
-    scores = scale * torch.einsum("nhk,nhsk->nhs", query, state.k.to(dtype))
-    scores = scores.masked_fill_(~reads.unsqueeze(1), -torch.inf)
-    own = scale * (query * key).sum(2) if d is None else d[:, 0].to(dtype)
-    weights = torch.cat([own.unsqueeze(2), scores], 2).softmax(2)
+    groups = key.shape[1], -1
+    query = query.unflatten(1, groups)
+    scores = scale * torch.einsum("ngrk,ngsk->ngrs", query, state.k.to(dtype))
+    scores = scores.masked_fill_(~reads[:, None, None], -torch.inf)
+    own = scale * (query * key.unsqueeze(2)).sum(3) if d is None else d[:, 0].to(dtype).unflatten(1, groups)
+    weights = torch.cat([own.unsqueeze(3), scores], 3).softmax(3)
     # A free slot may hold anything, NaN included, so it is not enough that its weight is zero.
     rows = state.y.masked_fill(~reads[:, None, :, None], 0).to(dtype)
-    y = weights[..., :1] * value + torch.einsum("nhs,nhsv->nhv", weights[..., 1:], rows)
+    y = weights[..., :1] * value.unsqueeze(2) + torch.einsum("ngrs,ngsv->ngrv", weights[..., 1:], rows)
+    y = y.flatten(1, 2)
     n = torch.arange(len(positions), device=q.device)
     state.k[n, :, slot] = key.to(state.k.dtype)
     state.y[n, :, slot] = (value if d is None else y).to(state.y.dtype)

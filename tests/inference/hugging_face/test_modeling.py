@@ -30,7 +30,8 @@ def close(found: Tensor, wanted: Tensor) -> None:
 def made(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Export, Any]:
     """A model of two layers of each mixer, the convolution in front of some, exported and loaded again."""
     width = 4 if request.param in ("ssm", "lattice:2^k", "attention") else 0
-    exported = export(data, tmp_path_factory.mktemp("hf"), {"mixers": [request.param], "conv_width": width})
+    shared = {"kv_heads": 1, "qk_norm": True} if ">" in request.param else {}
+    exported = export(data, tmp_path_factory.mktemp("hf"), {"mixers": [request.param], "conv_width": width, **shared})
     return exported, exported.load()
 
 

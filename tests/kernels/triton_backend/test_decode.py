@@ -141,18 +141,21 @@ def test_a_step_turns_queries_and_keys(spelling, parts, shared, monkeypatch):
 
 @pytest.mark.parametrize("window", [None, 2, 6, 40])
 @pytest.mark.parametrize("parts", [1, 4])
-@pytest.mark.parametrize("turned", [True, False])
-def test_a_step_of_attention_equals_attention(window, parts, turned, monkeypatch):
+@pytest.mark.parametrize(("turned", "shared"), [(True, 1), (False, 1), (True, 2)])
+def test_a_step_of_attention_equals_attention(window, parts, turned, shared, monkeypatch):
+    """`shared`: heads that have a key and a value together."""
     monkeypatch.setattr(launch, "_configuration", lambda programs, entries: launch._Configuration(16, 4, parts))
     length = 11
     tokens = [token(2, seed) for seed in range(length)]
+    tokens = [(q, k[:, :, ::shared], v[:, :, ::shared], d) for q, k, v, d in tokens]
     q, k, v = (torch.cat([operands[i] for operands in tokens], 1) for i in range(3))
     if turned:
         cos, sin = (x.transpose(0, 1) for x in angles_of(list(range(length))))
         q, k = rotated(q, (cos, sin)), rotated(k, (cos, sin))
     expected = attention(q, k, v, window=window)
     for backend in ("torch", "triton"):
-        state = empty_state(rows_read(window), 2, HEADS, KEY_DIM, VALUE_DIM, length=length, device=DEVICE)
+        heads = HEADS // shared
+        state = empty_state(rows_read(window), 2, heads, KEY_DIM, VALUE_DIM, length=length, device=DEVICE)
         state.k.fill_(torch.nan)
         state.y.fill_(torch.nan)
         for t, (q1, k1, v1, _) in enumerate(tokens):

@@ -50,14 +50,16 @@ def step_pass(
     """Grid (H, N, PARTS); every part reads BLOCKS · BLOCK of the `entries` that a row may read.
 
     ROTATED: q and k are turned by the angles whose `cos`, `sin` are `[N or 1, K / 2]`. ATTENTION: the own row weighs as
-    its query and key say and not as d does, and what is kept for later rows is v and not y.
-    A single part finishes the row: y `[N, H, V]`, the slot of the row, the position. Of several each writes its
-    weighted sum, the sum of its weights and the score they are relative to, into `partial [N, H, PARTS, V + 2]`; the
-    own row belongs to the first. strides: `x_n`, `x_h`, `x_s` of documents, heads and slots; of the last dimension
-    they are 1.
+    its query and key say and not as d does, and what is kept for later rows is v and not y; GROUP heads have keys,
+    values and slots together.
+    A single part finishes the row: y `[N, H, V]`, the slot of the row, the position; but not of a group, whose slot
+    another head may yet have to read. Of several each writes its weighted sum, the sum of its weights and the score
+    they are relative to, into `partial [N, H, PARTS, V + 2]`; the own row belongs to the first. strides: `x_n`, `x_h`,
+    `x_s` of documents, heads and slots; of the last dimension they are 1.
     """
     begin_after_others(OVERLAP)
     h, n, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    g = h // CASE.GROUP
     vv = tl.arange(0, CASE.V2)
     kk = tl.arange(0, CASE.K2)
     at = _seen(position, n)
@@ -65,9 +67,9 @@ def step_pass(
     place = _folded(at, period)
     cos, sin = cos + n * strides.angle_n, sin + n * strides.angle_n
     q_row = _turned(q + n * strides.q_n + h * strides.q_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED) * scale
-    value = tl.load(v + n * strides.v_n + h * strides.v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    value = tl.load(v + n * strides.v_n + g * strides.v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
     if CASE.ATTENTION:
-        own = tl.sum(q_row * _turned(k + n * strides.k_n + h * strides.k_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED), 0)
+        own = tl.sum(q_row * _turned(k + n * strides.k_n + g * strides.k_h, cos, sin, CASE.K, CASE.K2, CASE.ROTATED), 0)
     else:
         own = tl.load(d + n * strides.d_n + h * strides.d_h).to(tl.float32)
     top = tl.where(part == 0, own, float("-inf"))
@@ -85,12 +87,12 @@ def step_pass(
             read = there & (entry < entries) & (slot >= 0)
         # Slots that are not read may hold anything, NaN included: they are not even loaded.
         keys = tl.load(
-            state_k + n * strides.state_k_n + h * strides.state_k_h
+            state_k + n * strides.state_k_n + g * strides.state_k_h
             + slot.to(tl.int64)[:, None] * strides.state_k_s + kk[None, :],
             mask=read[:, None] & (kk < CASE.K)[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
         rows = tl.load(
-            state_y + n * strides.state_y_n + h * strides.state_y_h
+            state_y + n * strides.state_y_n + g * strides.state_y_h
             + slot.to(tl.int64)[:, None] * strides.state_y_s + vv[None, :],
             mask=read[:, None] & (vv < CASE.V)[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
@@ -101,9 +103,9 @@ def step_pass(
         total = total * fade + tl.sum(weight, 0)
         mixed = mixed * fade + tl.sum(weight[:, None] * rows, 0)
         top = higher
-    if CASE.PARTS == 1:
+    if CASE.PARTS == 1 and CASE.GROUP == 1:
         _finish(
-            mixed / total, value, k + n * strides.k_n + h * strides.k_h, cos, sin, y, state_k, state_y, position,
+            mixed / total, value, k + n * strides.k_n + g * strides.k_h, cos, sin, y, state_k, state_y, position,
             slot_of, at, place, n, h, strides, H, room, CASE,
         )  # fmt: skip
     else:
@@ -124,14 +126,15 @@ def combine_pass(
     h, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
     parts, vv = tl.arange(0, CASE.PARTS), tl.arange(0, CASE.V2)
     at = _seen(position, n)
-    value = tl.load(v + n * strides.v_n + h * strides.v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
+    g = h // CASE.GROUP
+    value = tl.load(v + n * strides.v_n + g * strides.v_h + vv, mask=vv < CASE.V, other=0.0).to(tl.float32)
     of_part = partial + ((n * H + h) * CASE.PARTS + parts) * (CASE.V + 2)
     mixed = tl.load(of_part[:, None] + vv[None, :], mask=(parts >= 0)[:, None] & (vv < CASE.V)[None, :], other=0.0)
     total, top = tl.load(of_part + CASE.V), tl.load(of_part + CASE.V + 1)
     fade = tl.exp(top - tl.max(top, 0))
     row = tl.sum(fade[:, None] * mixed, 0) / tl.sum(fade * total, 0)
     _finish(
-        row, value, k + n * strides.k_n + h * strides.k_h, cos + n * strides.angle_n, sin + n * strides.angle_n, y,
+        row, value, k + n * strides.k_n + g * strides.k_h, cos + n * strides.angle_n, sin + n * strides.angle_n, y,
         state_k, state_y, position, slot_of, at, _folded(at, period), n, h, strides, H, room, CASE,
     )  # fmt: skip
 
@@ -171,7 +174,8 @@ def _finish(
     strides, H, room,
     CASE: tl.constexpr,
 ):  # fmt: skip
-    """Stores a head's output and puts key and output (or value) in the row's slot; the last head advances the position.
+    """Stores a head's output and puts key and output (or value) in the row's slot, the same for all heads of a group;
+    the last head advances the position.
 
     Without room for the row the output is NaN, and the state is left alone.
     """
@@ -189,8 +193,9 @@ def _finish(
     # The slot may be one that the row has just read for the last time, in another thread.
     tl.debug_barrier()
     tl.store(y + (n * H + h) * CASE.V + vv, row.to(y.dtype.element_ty), mask=vv < CASE.V)
-    to_k = state_k + n * strides.state_k_n + h * strides.state_k_h + slot * strides.state_k_s
-    to_y = state_y + n * strides.state_y_n + h * strides.state_y_h + slot * strides.state_y_s
+    g = h // CASE.GROUP
+    to_k = state_k + n * strides.state_k_n + g * strides.state_k_h + slot * strides.state_k_s
+    to_y = state_y + n * strides.state_y_n + g * strides.state_y_h + slot * strides.state_y_s
     tl.store(to_k + kk, key.to(state_k.dtype.element_ty), mask=there & (kk < CASE.K))
     tl.store(to_y + vv, kept.to(state_y.dtype.element_ty), mask=there & (vv < CASE.V))
     # Heads are counted in the upper half of the position: only when all have read the lower half may it change.

@@ -73,6 +73,8 @@ class Case(Constants):
     """Whether q and k are turned by angles."""
     ATTENTION: tl.constexpr
     """Whether the own row weighs as its query and key say, and v is kept."""
+    GROUP: tl.constexpr
+    """Heads of queries that have keys and values together."""
     BLOCK: tl.constexpr = 0
     """Of `step_pass`: slots that a program reads at once."""
     BLOCKS: tl.constexpr = 0
@@ -125,12 +127,14 @@ def step(
     state = RecurrenceState(
         _unit_stride(state.k), _unit_stride(state.y), state.position.to(torch.int64).contiguous(), room
     )
-    y = torch.empty_like(v, memory_format=torch.contiguous_format)
+    y = v.new_empty(documents, 1, heads, value_dim)
 
     reads = _reads(pattern, room, state.position)
     configuration = _configuration(documents * heads, reads.entries)
     parts, block = configuration.parts, configuration.block
-    partial = y if parts == 1 else v.new_empty(documents, heads, parts, value_dim + 2, dtype=torch.float32)
+    group = heads // k.shape[2]
+    alone = parts == 1 and group == 1
+    partial = y if alone else v.new_empty(documents, heads, parts, value_dim + 2, dtype=torch.float32)
     cos, sin, angle_stride = (q, q, 0) if angles is None else _of_documents(angles)
     q_strides, k_strides, v_strides = (_document_and_head(x) for x in (q, k, v))
     d_strides = (0, 0) if d is None else _document_and_head(d)
@@ -139,7 +143,7 @@ def step(
     constants = {
         "MODE": reads.mode, "PARTS": parts, "K": key_dim, "V": value_dim,
         "K2": triton.next_power_of_2(key_dim), "V2": triton.next_power_of_2(value_dim),
-        "ROTATED": angles is not None, "ATTENTION": d is None,
+        "ROTATED": angles is not None, "ATTENTION": d is None, "GROUP": group,
     }  # fmt: skip
     overlap = options(q.device)
     step_pass[(heads, documents, parts)](
@@ -149,7 +153,7 @@ def step(
         CASE=Case.of(**constants, BLOCK=block, BLOCKS=triton.cdiv(reads.entries, parts * block)),
         num_warps=configuration.warps, **overlap,
     )  # fmt: skip
-    if parts > 1:
+    if not alone:
         combine_pass[(heads, documents)](
             k, v, y, state.k, state.y, state.position, reads.slot_of, partial, cos, sin,
             strides, heads, room, period(pattern), CASE=Case.of(**constants), **overlap,
