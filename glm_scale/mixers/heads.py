@@ -99,8 +99,7 @@ class MultiHead(Mixer):
         super().__init__()
         self.name = name
         self.heads = dims.heads
-        self.value_heads = stages[0].value_heads
-        self.v = dims.projection(self.value_heads * dims.head_dim)
+        self.v = dims.projection(stages[0].value_heads * dims.head_dim)
         self.stages = nn.ModuleList(stages)
         self.o = residual_projection(dims.heads * dims.head_dim, dims.width, tensor=dims.tensor)
         self.sequence_strategies = tuple(
@@ -108,6 +107,11 @@ class MultiHead(Mixer):
             for strategy in stages[-1].sequence_strategies
             if all(strategy in stage.sequence_strategies for stage in stages)
         )
+
+    @property
+    def value_heads(self) -> int:
+        """Of the values that the first stage takes."""
+        return self._stages()[0].value_heads
 
     def _stages(self) -> list[HeadMixing]:
         return cast(list[HeadMixing], list(self.stages))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -41,6 +41,11 @@ class ModelConfig(Settings):
     tie_embeddings: bool = False
     rotary_base: Annotated[float, Field(gt=1)] = 10000.0
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    parametrization: Literal["standard", "mup"] = "standard"
+    """`mup`: initial weights, and what learning rates mean, are those of a model `base_width` wide and `base_layers`
+    deep (null: as deep as this one), scaled to this one's size as `model.parametrization` says."""
+    base_width: Size | None = None
+    base_layers: Annotated[int, Field(ge=1, le=10_000)] | None = None
 
     @field_validator("mixers", mode="before")
     @classmethod
@@ -58,6 +63,24 @@ class ModelConfig(Settings):
         if conv_width == 1:
             raise ValueError("conv_width 1 would read no earlier row; 0 means no convolution, 4 is usual")
         return conv_width
+
+    @model_validator(mode="after")
+    def _base_belongs_to_mup(self) -> ModelConfig:
+        if self.parametrization == "standard":
+            if self.base_width is not None or self.base_layers is not None:
+                raise ValueError("base_width and base_layers belong to parametrization: mup; leave them out")
+            return self
+        if self.base_width is None:
+            raise ValueError(
+                "parametrization: mup needs base_width, the width of the model whose learning rate is known, as 256"
+            )
+        for what, count in (("heads", self.heads), ("kv_heads", self.kv_heads or 0)):
+            if count * self.base_width % self.width:
+                raise ValueError(
+                    f"base_width {self.base_width} of width {self.width} would have {count * self.base_width}/"
+                    f"{self.width} of {count} {what}; take one that gives a whole number"
+                )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:

@@ -3,7 +3,8 @@
 Matrices are normal with standard deviation √(2 / (5 · width)), the small init of Nguyen & Salazar 2019
 (arXiv 1910.05895), which is GPT-2's 0.02 at a width of 1,000; projections that write into the residual stream are
 divided by √(2 · layers), as GPT-2 (Radford et al. 2019) and Megatron-LM do, so that the stream's variance does not
-grow with depth. Vectors (norms, biases, decays, the short convolution) keep the constants of their own modules.
+grow with depth. Vectors (norms, biases, decays, the short convolution) keep the constants of their own modules. With
+the parametrization `mup` width and layers are those of the base, and `model.parametrization` scales what they give.
 
 Every matrix draws from a generator of its own, seeded by (seed, name). Its weights then depend on nothing else in
 the model: two models that differ in one mixer agree wherever their parameters do, and a rank that holds a part of a
@@ -26,6 +27,8 @@ from torch.overrides import TorchFunctionMode
 
 from glm_scale.layers.embedding import is_token_embedding
 from glm_scale.layers.projection import is_projection
+from glm_scale.model.config import ModelConfig
+from glm_scale.model.parametrization import Scaling
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.splitting import own_part, whole_shape
 
@@ -64,14 +67,27 @@ class Undrawn(TorchFunctionMode):
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, *, width: int, layers: int, seed: int, tensor: TensorAxis | None = None) -> None:
-    """Draw the weights of every projection and embedding of `model`, the same on every device and dtype.
+def initialize(
+    model: nn.Module,
+    config: ModelConfig,
+    scaled: Mapping[str, Scaling],
+    *,
+    seed: int,
+    tensor: TensorAxis | None = None,
+) -> None:
+    """Draw the weights of every projection and embedding of a language model, the same on every device and dtype.
+
+    scaled: by name what differs from the base model.
 
     Over tensor ranks each keeps its part of what one device would draw.
 
     Weights on the meta device, which have no storage, are left alone: a checkpoint will bring them.
     """
-    std = math.sqrt(2 / (5 * width))
+    std = math.sqrt(2 / (5 * (config.base_width or config.width)))
+    shallow = math.sqrt(2 * (config.base_layers or config.layers))
+    for name, parameter in model.named_parameters():
+        if name in scaled and parameter.ndim < 2 and not parameter.is_meta:
+            parameter.mul_(scaled[name].std)
     draws: list[tuple[nn.Parameter, float, str]] = []
     drawn_already: set[torch.Tensor] = set()  # tied weights have two names; the first one draws
     for name, module in model.named_modules():
@@ -81,8 +97,8 @@ def initialize(model: nn.Module, *, width: int, layers: int, seed: int, tensor: 
         drawn_already.add(weight)
         if weight.is_meta:
             continue
-        scale = std / math.sqrt(2 * layers) if is_projection(module, residual=True) else std
-        draws.append((weight, scale, f"{name}.weight"))
+        scale = std / shallow if is_projection(module, residual=True) else std
+        draws.append((weight, scale * scaled.get(f"{name}.weight", Scaling()).std, f"{name}.weight"))
 
     @torch.no_grad()
     def draw(weight: nn.Parameter, scale: float, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,6 +21,7 @@ from glm_scale.model.block import Block, BlockCache
 from glm_scale.model.config import ModelConfig
 from glm_scale.model.head import LanguageModelHead, Reduction
 from glm_scale.model.init import Undrawn, initialize
+from glm_scale.model.parametrization import Scaling, base_of, scalings
 from glm_scale.parallel.axis import SequenceAxis, TensorAxis
 from glm_scale.parallel.tensor.splitting import entering
 
@@ -53,7 +55,16 @@ class LanguageModel(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.activation_checkpointing = "none"
-        initialize(self, width=config.width, layers=config.layers, seed=seed, tensor=tensor)
+        self.scalings = self._scalings()
+        initialize(self, config, self.scalings, seed=seed, tensor=tensor)
+
+    def _scalings(self) -> dict[str, Scaling]:
+        """By which initial weights and learning rates of parameters differ from those of the base."""
+        if self.config.parametrization == "standard":
+            return {}
+        with torch.device("meta"):
+            base = LanguageModel(base_of(self.config))
+        return scalings(self, base, self.config, self.tensor)
 
     @property
     def activation_checkpointing(self) -> ActivationCheckpointing:

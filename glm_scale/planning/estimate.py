@@ -16,9 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
+
+import torch
 
 from glm_scale.config.run import RunConfig
+from glm_scale.model import LanguageModel, ModelConfig
 from glm_scale.parallel.mesh import Layout
 from glm_scale.parallel.sequence.costs import Link, Spread
 from glm_scale.planning.activations import Activations
@@ -32,8 +35,18 @@ from glm_scale.planning.sequence import SpreadBlock, spread_block
 from glm_scale.planning.speeds import Speeds
 from glm_scale.planning.tensor import tensor_exchanges
 from glm_scale.planning.zero import State, Zero
+from glm_scale.training.config import OptimizerConfig
+from glm_scale.training.groups import GroupKey, group_keys
 
-__all__ = ["Estimate", "Memory", "Seconds"]
+__all__ = ["Estimate", "Memory", "Seconds", "weight_groups"]
+
+
+@lru_cache(maxsize=64)
+def weight_groups(model: ModelConfig, optimizer: OptimizerConfig) -> tuple[GroupKey, ...]:
+    """The optimizer's group of every weight of a model, in the order in which it lists them."""
+    with torch.device("meta"):
+        whole = LanguageModel(model)
+    return tuple(group_keys(whole, optimizer).values())
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ class Estimate:
         replicas = layout.data * layout.sequence
         self._zero = Zero(
             self.part, training.zero_stage, training.precision, replicas, layout.tensor, self._policy,
-            muon=training.optimizer.kind == "muon",
+            weight_groups(config.model, training.optimizer),
         )  # fmt: skip
 
     # Bytes ---------------------------------------------------------------------------------------------------------

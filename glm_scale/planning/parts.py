@@ -23,11 +23,9 @@ __all__ = ["Module", "Part", "Weight"]
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter. `decays`: whether it is in the optimizer's first group, as `optimizer.parameter_groups` says.
-    `hidden`: the shape of this part of a hidden matrix, which Muon steps; None of any other."""
+    """A parameter. `hidden`: the shape of this part of a projection; None of any other."""
 
     numbers: int
-    decays: bool
     hidden: tuple[int, int] | None = None
 
 
@@ -83,10 +81,10 @@ class Part:
             return Module(list(range(first, len(weights))), [module_of(child) for child in _called_by(module)])
 
         table = self.config.vocab_size * self.config.width
-        embedding = known(Weight(table, decays=False))
+        embedding = known(Weight(table))
         blocks = [module_of(self.blocks[name]) for name in self.layers]
-        norm = known(Weight(self.config.width, decays=False))
-        head = embedding if self.config.tie_embeddings else known(Weight(table, decays=True))
+        norm = known(Weight(self.config.width))
+        head = embedding if self.config.tie_embeddings else known(Weight(table))
         return Module([], [embedding, *blocks, norm, head]), weights
 
     @property
@@ -107,7 +105,7 @@ class Part:
 def _weight_of(module: nn.Module, name: str, parameter: nn.Parameter) -> Weight:
     hidden = is_hidden_projection(module) and name == "weight"
     shape = (parameter.shape[0], parameter.shape[1]) if hidden else None
-    return Weight(parameter.numel(), parameter.ndim >= 2, shape)
+    return Weight(parameter.numel(), shape)
 
 
 def _called_by(module: nn.Module) -> Iterator[nn.Module]:

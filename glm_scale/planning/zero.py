@@ -1,9 +1,8 @@
 """Memory and exchanges of DeepSpeed's ZeRO stages, as `training.engine` sets them up.
 
 What is modelled is DeepSpeed 0.19: stages 1 and 2 all-reduce gradients and keep their part of the sum; bf16 in stage 1
-is an optimizer of its own, with fp32 gradients of everything on every rank. Weights are partitioned in two flat groups,
-those that decay and those that do not, each padded to a multiple of twice the ranks; in stage 3 one by one. Muon's
-hidden matrices are a group before them, which has one moment.
+is an optimizer of its own, with fp32 gradients of everything on every rank. Weights are partitioned in a flat group for
+each of the optimizer's, padded to a multiple of twice the ranks; in stage 3 one by one. Groups of Muon have one moment.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
 from glm_scale.planning.updating import Passes, passes
 from glm_scale.training.bf16_gradients import PIECES, SENT_AT_ONCE
+from glm_scale.training.groups import GroupKey, ordered
 from glm_scale.training.orthogonal import orthogonalizing_flops
 
 __all__ = ["State", "Zero"]
@@ -50,7 +50,8 @@ class State:
 class Zero:
     """A part of a model over `ranks` ranks that have the same one.
 
-    precision: "fp32" or "bf16". tensor: ranks with other parts. policy: of activation checkpointing.
+    precision: "fp32" or "bf16". tensor: ranks with other parts. policy: of activation checkpointing. keys: of each of
+    the part's weights the group of the optimizer.
     """
 
     part: Part
@@ -59,7 +60,7 @@ class Zero:
     ranks: int
     tensor: int
     policy: ActivationCheckpointing
-    muon: bool = False
+    keys: Sequence[GroupKey]
 
     @property
     def _itemsize(self) -> int:
@@ -88,31 +89,21 @@ class Zero:
     @property
     def _groups(self) -> list[list[Weight]]:
         """As the optimizer has them."""
-        weights = self.part.weights
-        hidden = [self.muon and weight.hidden is not None for weight in weights]
-        groups = [
-            [weight for weight, of in zip(weights, hidden, strict=True) if of],
-            *([w for w, of in zip(weights, hidden, strict=True) if not of and w.decays == d] for d in (True, False)),
-        ]
-        return [group for group in groups if group]
+        weights = list(zip(self.part.weights, self.keys, strict=True))
+        return [[weight for weight, key in weights if key == group] for group in ordered(self.keys)]
 
     @property
     def _hidden(self) -> int:
         """Numbers of hidden matrices that a rank updates."""
-        if not self.muon:
-            return 0
-        if self.stage == 0:
-            return _numbers(self._groups[0])
-        return self._partitions[0]
+        of_groups = [_numbers(group) for group in self._groups] if self.stage == 0 else self._partitions
+        return sum(numbers for numbers, key in zip(of_groups, ordered(self.keys), strict=True) if key.hidden)
 
     @property
     def orthogonalizing_flops(self) -> float:
         """Of a rank and step: what Muon does with hidden matrices, shared by all ranks that have parts of one."""
-        if not self.muon:
-            return 0.0
-        parts = (weight.hidden for weight in self.part.weights if weight.hidden is not None)
+        stepped = (weight.hidden for weight, key in zip(self.part.weights, self.keys, strict=True) if key.hidden)
         # A tensor rank has a part of the rows or of the columns; the products differ by little.
-        whole = sum(orthogonalizing_flops(rows * self.tensor, columns) for rows, columns in parts)
+        whole = sum(orthogonalizing_flops(rows * self.tensor, columns) for rows, columns in filter(None, stepped))
         return whole if self._holds_all_matrices else whole / (self.ranks * self.tensor)
 
     @property
@@ -204,7 +195,7 @@ class Zero:
         """What Muon sends to those that work on a matrix, and back, on GPUs in bf16: about, since where ZeRO cuts a
         group of whole matrices the few that it hits are left out."""
         apart = self.tensor * (self.ranks if self.stage == 3 else 1)
-        if self.muon and apart > 1:
+        if self._hidden and apart > 1:
             axis: Axis = "tensor" if self.stage < 3 else "replicas"
             yield Exchange(axis, "all_to_all", 2 * 2 * self._hidden * (apart - 1) / apart, 2)
 

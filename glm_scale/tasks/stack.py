@@ -24,6 +24,7 @@ from glm_scale.layers.conv import ShortConv
 from glm_scale.layers.embedding import is_token_embedding
 from glm_scale.layers.projection import is_projection
 from glm_scale.mixers import Mixer, MixerError
+from glm_scale.mixers.attention.mixing import AttentionMixing
 from glm_scale.mixers.heads import HeadMixing, MultiHead
 from glm_scale.model import LanguageModel
 from glm_scale.model.head import LanguageModelHead
@@ -107,6 +108,8 @@ def _skeleton_of(model: LanguageModel, size: int) -> tuple[LanguageModel, dict[s
             layouts[f"{name}.weight"] = _channels_side_by_side
         if isinstance(module, HeadMixing | Mixer):
             module.heads *= size
+        if isinstance(module, AttentionMixing):
+            module.kv_heads *= size
         if hasattr(module, "groups"):
             module.groups *= size
     return skeleton, layouts

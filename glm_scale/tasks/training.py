@@ -16,7 +16,7 @@ from glm_scale.tasks.optimizer import StackedAdamW
 from glm_scale.tasks.setting import TIMES, Setting
 from glm_scale.tasks.stack import Stack, require_agreement
 from glm_scale.tasks.task import Examples, Task
-from glm_scale.training.optimizer import parameter_groups
+from glm_scale.training.groups import parameter_groups
 from glm_scale.training.schedule import learning_rate
 
 __all__ = ["StackedTraining", "Trained", "batch_of", "seed_of"]
@@ -53,7 +53,7 @@ class StackedTraining:
         models = [drawn[seed] for seed, _ in setting.members]
         self.stack = Stack(models, device)
         require_agreement(self.stack, models, task.draw(seed_of(task, "check"), _CHECKED).tokens)
-        groups = parameter_groups(models[0], setting.optimizer.weight_decay)
+        groups = parameter_groups(models[0], setting.optimizer)
         decaying = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
         names = {name for name, parameter in models[0].named_parameters() if id(parameter) in decaying}
         self.optimizer = StackedAdamW(

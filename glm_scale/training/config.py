@@ -8,8 +8,18 @@ from glm_data.settings import OnResume, Settings
 from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 
 __all__ = [
-    "CheckpointConfig", "EvaluationConfig", "OptimizerConfig", "ScheduleConfig", "SpikeConfig", "TrainingConfig",
+    "CheckpointConfig", "EvaluationConfig", "GroupRule", "OptimizerConfig", "ScheduleConfig", "SpikeConfig",
+    "TrainingConfig",
 ]  # fmt: skip
+
+
+class GroupRule(Settings):
+    """Of the parameters whose names match, as `embedding.*` or `blocks.*.mixer.stages.0.d.*`: a factor on the learning
+    rate, and a weight decay in place of theirs (null: theirs)."""
+
+    match: str = Field(min_length=1)
+    rate: float = Field(1.0, ge=0)
+    weight_decay: float | None = Field(None, ge=0, lt=1)
 
 
 class OptimizerConfig(Settings):
@@ -17,7 +27,8 @@ class OptimizerConfig(Settings):
 
     `kind: muon` steps the matrices of the layers' projections by Muon with `momentum` (default 0.95),
     everything else by AdamW; learning rate and weight decay are those of both, see `training.muon`.
-    `weight_decay` acts on matrices of the blocks and of the output head alone, see `optimizer.parameter_groups`.
+    `weight_decay` acts on matrices of the blocks and of the output head alone, see `groups.group_keys`; `groups` are
+    rules for some parameters, of which all that match one count.
     `clip` is the largest global L2 norm of the gradient; null turns clipping off.
     """
 
@@ -28,6 +39,7 @@ class OptimizerConfig(Settings):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, lt=1)
     clip: float | None = Field(1.0, gt=0)
+    groups: tuple[GroupRule, ...] = ()
 
     @model_validator(mode="after")
     def _momentum_belongs_to_muon(self) -> Self:

@@ -239,7 +239,7 @@ class Engine:
 
     def _set_learning_rate(self, learning_rate: float) -> None:
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate"]
 
     def sum_over_replicas(self, value: Tensor | int) -> Tensor:
         """The sum over data × sequence ranks, which hold different tokens: collective."""

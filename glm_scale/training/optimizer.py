@@ -1,49 +1,20 @@
-"""AdamW with Muon beside it, their groups of parameters, how a step is refused, and the guard without ZeRO."""
+"""AdamW with Muon beside it, how a step is refused, and the guard that stands before a step without ZeRO."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from glm_scale.layers.embedding import is_token_embedding
-from glm_scale.layers.projection import is_hidden_projection
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.splitting import split_dimension
 from glm_scale.training.config import OptimizerConfig
+from glm_scale.training.groups import parameter_groups
 from glm_scale.training.muon import Muon
 
-__all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer", "parameter_groups"]
-
-_VECTOR = 8
-"""Elements of the widest load, 16 bytes of bf16."""
-
-
-def parameter_groups(model: nn.Module, weight_decay: float, *, muon: bool = False) -> list[dict[str, Any]]:
-    """Two groups: matrices, which decay, and everything else, which does not. With `muon` a third one before them, of
-    the hidden matrices, which are `hidden`.
-
-    No decay for vectors (norm gains, biases, decay rates: shrinking them changes what a layer computes rather than
-    how smooth it is), nor for embedding tables: a row gets a gradient only when its token occurs, but decay at every
-    step, so rare tokens would be pulled to zero. A table tied to the output head counts as an embedding.
-    Hidden matrices are the layers' projections; neither the output head, whose rows are tokens, nor convolutions.
-
-    DeepSpeed lays the parameters of a group one behind the other. In this order each begins at a multiple of the
-    largest power of two in its size, up to 16 bytes of bf16: kernels read them in vectors, and code that was compiled
-    for one layer takes for granted that those of the others are aligned as its own are.
-    """
-    tables = {id(module.weight) for module in model.modules() if is_token_embedding(module)}
-    matrices = {id(module.weight) for module in model.modules() if muon and is_hidden_projection(module)}
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    parameters.sort(key=lambda parameter: -math.gcd(parameter.numel(), _VECTOR))
-    hidden = [p for p in parameters if id(p) in matrices]
-    decaying = [p for p in parameters if id(p) not in matrices | tables and p.ndim >= 2]
-    others = [p for p in parameters if id(p) in tables or p.ndim < 2]
-    groups = ((hidden, weight_decay, True), (decaying, weight_decay, False), (others, 0.0, False))
-    return [{"params": p, "weight_decay": decay, "hidden": of} for p, decay, of in groups if p]
+__all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer"]
 
 
 def build_optimizer(
@@ -54,7 +25,7 @@ def build_optimizer(
 
     `tensor`: the ranks over which weights are split.
     """
-    groups = parameter_groups(model, config.weight_decay, muon=config.kind == "muon")
+    groups = parameter_groups(model, config)
     options: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,

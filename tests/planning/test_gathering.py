@@ -2,6 +2,7 @@
 
 import pytest
 
+from glm_scale.planning.estimate import weight_groups
 from glm_scale.planning.gathering import Visit, gathering, visits
 from glm_scale.planning.parts import Part
 from glm_scale.planning.zero import Zero
@@ -68,4 +69,5 @@ def test_deepspeed_gathers_as_often(processes, config, prefetched, soon):
     each = sum(times * shards[weight] for weight, times in found.times.items())
     ran = processes.run(RANKS, watch_with, config, settings)[0]
     assert ran.sent["all_gather"] == once + config.accumulation(RANKS) * each
-    assert Zero(part, 3, training.precision, RANKS, 1, "none").state().weights == ran.weights
+    keys = weight_groups(config.model, training.optimizer)
+    assert Zero(part, 3, training.precision, RANKS, 1, "none", keys).state().weights == ran.weights

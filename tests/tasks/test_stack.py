@@ -17,7 +17,8 @@ from glm_scale.tasks.setting import TIMES, Setting
 from glm_scale.tasks.stack import Stack, require_agreement
 from glm_scale.tasks.training import StackedTraining, batch_of, seed_of
 from glm_scale.training.config import OptimizerConfig
-from glm_scale.training.optimizer import GuardedAdamW, build_optimizer, parameter_groups
+from glm_scale.training.groups import parameter_groups
+from glm_scale.training.optimizer import GuardedAdamW, build_optimizer
 from glm_scale.training.schedule import learning_rate
 from tests.mixers.running_sum import registered
 from tests.mixers.test_baselines import matrix_form
@@ -146,7 +147,7 @@ def test_each_row_steps_as_the_real_optimizer_would(clip: float | None) -> None:
     rows = torch.stack([torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models])
     ours = StackedAdamW(rows, rates, torch.tensor([True] * 6 + [False] * 2), config, compiled=False)
     theirs = [
-        GuardedAdamW(parameter_groups(model, config.weight_decay), clip=config.clip, lr=rate, betas=config.betas)
+        GuardedAdamW(parameter_groups(model, config), clip=config.clip, lr=rate, betas=config.betas)
         for model, rate in zip(models, rates, strict=True)
     ]
     for step in range(6):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from glm_scale.model import LanguageModel, ModelConfig
-from glm_scale.training.config import TrainingConfig
+from glm_scale.training.config import OptimizerConfig, TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine, Limits, StepResult
-from glm_scale.training.optimizer import parameter_groups
+from glm_scale.training.groups import parameter_groups
 from tests.tolerances import TOO_FAR, loss_curve, norm, rounding
 from tests.whole_state import set_whole_state, whole_state
 
@@ -102,7 +102,7 @@ class Curve:
 def plain_torch(steps: int, clip: float = CLIP, scale: float = 1.0) -> Curve:
     """A plain loop over whole batches, the judge of the engine. `clip` and `scale`, of gradients: to plant faults."""
     model = TinyModel()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=RATE, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = torch.optim.AdamW(parameter_groups(model, OptimizerConfig()), lr=RATE, betas=(0.9, 0.95), eps=1e-8)
     curve = Curve([], [])
     for step in range(steps):
         parts = micro_batches(step)

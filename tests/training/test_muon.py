@@ -10,7 +10,7 @@ from glm_scale.model import LanguageModel, ModelConfig
 from glm_scale.training.config import OptimizerConfig, TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
-from glm_scale.training.optimizer import parameter_groups
+from glm_scale.training.groups import parameter_groups
 from glm_scale.training.orthogonal import AMPLIFICATION
 from tests.tolerances import assert_close, norm, rounding
 from tests.training.test_engine import ACCUMULATION, CPU, LENGTH, SEQUENCES, micro_batches
@@ -20,13 +20,14 @@ pytestmark = pytest.mark.numeric
 
 RATE, DECAY, MOMENTUM, STEPS = 0.01, 0.1, 0.9, 3
 CONFIG = ModelConfig(vocab_size=40, layers=1, width=12, heads=2, mlp_width=20, mixers=("ssm:4",), conv_width=3)
+MUON = OptimizerConfig(kind="muon", weight_decay=DECAY)
 HIDDEN = {"v", "o", "stages.0.q", "stages.0.k", "stages.0.dt", "stages.0.gate"}
 
 
 def test_it_steps_projections_and_nothing_else() -> None:
     model = LanguageModel(CONFIG)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, DECAY, muon=True)
+    groups = parameter_groups(model, MUON)
     assert [group["hidden"] for group in groups] == [True, False, False]
     hidden = {names[id(parameter)] for parameter in groups[0]["params"]}
     assert {name for name in hidden if ".mixer." in name} == {f"blocks.0.mixer.{name}.weight" for name in HIDDEN}
@@ -52,7 +53,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 def by_hand(model: LanguageModel) -> None:
     """The same steps with float64 sums, and AdamW of torch for what is not hidden."""
-    hidden, *others = parameter_groups(model, DECAY, muon=True)
+    hidden, *others = parameter_groups(model, MUON)
     adamw = torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.95), eps=1e-8)
     momenta = [torch.zeros_like(p, dtype=torch.float64) for p in hidden["params"]]
     for step in range(STEPS):
@@ -100,7 +101,7 @@ def test_its_steps_are_those_of_its_definition(stage: int, tmp_path: Path) -> No
     kinds = {name: set(of) - {"weight"} for name, of in state.items()}
     hidden = {name for name, of in kinds.items() if of == {"exp_avg"}}
     assert all(of == {"exp_avg", "exp_avg_sq"} for name, of in kinds.items() if name not in hidden)
-    assert len(hidden) == len(parameter_groups(other, DECAY, muon=True)[0]["params"])
+    assert len(hidden) == len(parameter_groups(other, MUON)[0]["params"])
     assert engine.state.applied_steps == STEPS
 
 

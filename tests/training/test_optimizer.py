@@ -4,14 +4,15 @@ from torch import nn
 
 from glm_scale.model import LanguageModel, ModelConfig
 from glm_scale.training.config import OptimizerConfig
-from glm_scale.training.optimizer import GuardedAdamW, build_optimizer, parameter_groups
+from glm_scale.training.groups import parameter_groups
+from glm_scale.training.optimizer import GuardedAdamW, build_optimizer
 
 pytestmark = pytest.mark.numeric
 
 
 def test_only_matrices_that_are_no_embedding_decay() -> None:
     model = LanguageModel(ModelConfig(vocab_size=50, layers=1, width=16, heads=2, conv_width=4))
-    decayed, kept = parameter_groups(model, 0.1)
+    decayed, kept = parameter_groups(model, OptimizerConfig())
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.ndim >= 2 for parameter in decayed["params"])
     kept_ids = {id(parameter) for parameter in kept["params"]}
@@ -22,7 +23,7 @@ def test_only_matrices_that_are_no_embedding_decay() -> None:
 
 def test_a_tied_head_does_not_decay() -> None:
     model = LanguageModel(ModelConfig(vocab_size=50, layers=1, width=16, heads=2, tie_embeddings=True))
-    decayed, _ = parameter_groups(model, 0.1)
+    decayed, _ = parameter_groups(model, OptimizerConfig())
     assert all(parameter is not model.head.weight for parameter in decayed["params"])
 
 
