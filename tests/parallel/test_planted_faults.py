@@ -67,6 +67,11 @@ def compare_packed() -> None:
     tolerances.assert_pass_close(found, expected, same(100), outputs=3)
 
 
+def _named(value):
+    """Of a case: the name of a fault, which is a function."""
+    return getattr(value, "__name__", None) or str(value)
+
+
 @pytest.mark.usefixtures("wide_bounds")
 def test_a_document_that_starts_one_row_early_is_found():
     check_rejected(compare_packed, documents_start_a_row_early)
@@ -146,7 +151,7 @@ def keys_not_sent_back() -> AbstractContextManager[object]:
         ("lattice:2^k by scan", nothing_summed),
         ("lattice:k^2+1 by scan", keys_not_sent_back),
     ],
-    ids=lambda x: x if isinstance(x, str) else x.__name__,
+    ids=_named,
 )
 def test_what_is_lost_between_sequence_ranks_is_found(what, fault):
     check_rejected(lambda: compare(what), fault)
@@ -199,7 +204,7 @@ def alone(processes):
         (Setup(("lattice:2^k",), stage=0), gradients_of_replicas_unsummed),
         (Setup(("lattice:2^k",), sequence=2, stage=0), gradients_of_replicas_unsummed),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_what_is_not_summed_in_training_is_found(processes, alone, setup, fault):
     (right, *_), (found, *_) = processes.run(2, train, setup), processes.run(2, train_with, fault, setup)
