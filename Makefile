@@ -3,6 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 TESTS ?= tests
+# Tests have one thread and often wait for processes of theirs: so many run at a time.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # As another processor computes.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=AVX2
 NUMERIC := tests/kernels tests/mixers tests/layers tests/model tests/parallel tests/training tests/run tests/inference
@@ -28,13 +31,13 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint  ## lint, type check and tests
-	$(BIN)/python -m pytest $(TESTS)
-	$(AVX2) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m 'numeric and not soak' $(TESTS) || [ $$? = 5 ]  # 5: none of them
+	$(PYTEST) $(TESTS)
+	$(AVX2) OMP_NUM_THREADS=2 $(PYTEST) -m 'numeric and not soak' $(TESTS) || [ $$? = 5 ]  # 5: none of them
 
 test-numerics: setup  ## tests of numbers as six kinds of machines compute them (half an hour on 2 cores)
 	@for processor in '' ATEN_CPU_CAPABILITY=default '$(AVX2)'; do for threads in 1 2; do \
 		echo "OMP_NUM_THREADS=$$threads $$processor"; \
-		env OMP_NUM_THREADS=$$threads $$processor $(BIN)/python -m pytest -q $(NUMERIC) || exit 1; \
+		env OMP_NUM_THREADS=$$threads $$processor $(PYTEST) -q $(NUMERIC) || exit 1; \
 	done; done
 
 test-slurm: setup  ## tests on a private SLURM; as root it is installed if missing

@@ -5,6 +5,7 @@
         summary.json     what the run is and how it stands   metrics.jsonl  every measurement (the truth)
         train.log        the log                             tracking.json  the MLflow run and what it has received
         breakdown.json   the loss by position and kind of the tokens
+        tasks.json       what tasks of lm-eval came to
         checkpoints/  samples/  plots/  profile/             run.lock       held by the process that trains
 
 This module imports neither torch nor MLflow, so that listing runs is quick.
@@ -121,6 +122,11 @@ class RunDirectory:
     def breakdown(self) -> Path:
         """breakdown.json, the last validation loss by position and kind of the tokens."""
         return self.path / "breakdown.json"
+
+    @property
+    def tasks(self) -> Path:
+        """tasks.json, the last results of tasks."""
+        return self.path / "tasks.json"
 
     @property
     def log(self) -> Path:

@@ -148,9 +148,10 @@ def show(report: Report, console: Console) -> None:
     from glm_scale.scaling.breakdown import compared_breakdowns
     from glm_scale.scaling.comparison import render_table
     from glm_scale.scaling.gaps import gaps, render_gaps
+    from glm_scale.scaling.task_tables import compared_tasks
 
     console.print(render_table(report.comparison))
-    for part in compared_breakdowns(report.comparison):
+    for part in (*compared_tasks(report.tasks), *compared_breakdowns(report.comparison)):
         console.print()
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
     console.print()

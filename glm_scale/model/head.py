@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from glm_scale.layers.projection import Projection
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.tensor.splitting import mark_split
-from glm_scale.parallel.tensor.vocabulary import split_cross_entropy
+from glm_scale.parallel.tensor.vocabulary import split_cross_entropy, split_scores
 
-Reduction = Literal["sum", "none"]
-"""What becomes of the losses of tokens, in the words of torch."""
+Reduction = Literal["sum", "none", "scored"]
+"""What becomes of the losses of tokens: summed up or left alone, in the words of torch, or `token_scores`."""
 
 IGNORED = -100
 """The label of a token that does not count."""
@@ -50,10 +50,13 @@ class LanguageModelHead(Projection):
         """Logits in the dtype of x; with labels int64 `[B, T]` the sum of −log p(label) in nats, an fp32 scalar.
 
         With the reduction "none" that of every token, fp32 `[B, T]`, 0 where it does not count; without a gradient.
+        With "scored" `token_scores`, fp32 `[2, B, T]`.
         """
         if labels is None:
             return super().forward(x)
         rows, targets = x.flatten(0, -2), labels.flatten()
+        if reduction == "scored":
+            return token_scores(rows, self.weight, targets, tensor=self.tensor).view(2, *labels.shape)
         if reduction == "none":
             return token_cross_entropy(rows, self.weight, targets, tensor=self.tensor).view_as(labels)
         return summed_cross_entropy(rows, self.weight, targets, tensor=self.tensor)
@@ -80,6 +83,29 @@ def token_cross_entropy(
     count = chunk_rows or _chunk_rows(x, weight)
     chunks = zip(x.split(count), labels.split(count), strict=True)
     return torch.cat([_cross_entropy(rows @ weight.T, targets, tensor, False)[0] for rows, targets in chunks])
+
+
+@torch.no_grad()
+def token_scores(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int | None = None, tensor: TensorAxis | None = None
+) -> Tensor:
+    """fp32 `[2, rows]`: log p(label) in nats, and 1 where greedy decoding would take the label; 0 where it is IGNORED.
+
+    Of equal logits decoding takes the first. Only rows that count are multiplied by the vocabulary, so that a few
+    labels behind a long context cost next to nothing here. Tensor ranks have to be given the same labels.
+    """
+    scores = torch.zeros(2, len(labels), dtype=torch.float32, device=x.device)
+    counted = (labels != IGNORED).nonzero().squeeze(1)
+    for places in counted.split(chunk_rows or _chunk_rows(x, weight)) if len(counted) else ():
+        scores[:, places] = _scores(x[places] @ weight.T, labels[places], tensor)
+    return scores
+
+
+def _scores(logits: Tensor, labels: Tensor, tensor: TensorAxis | None) -> Tensor:
+    if tensor is not None:
+        return split_scores(logits, labels, tensor)
+    log_probabilities = logits.log_softmax(-1, dtype=torch.float32).gather(-1, labels[:, None]).squeeze(1)
+    return torch.stack([log_probabilities, (logits.argmax(-1) == labels).float()])
 
 
 def _chunk_rows(x: Tensor, weight: Tensor) -> int:

@@ -94,7 +94,8 @@ class LanguageModel(nn.Module):
         `tokens`: int64 `[B, T]`. `document_starts`: int32 `[B, T]`, where in its sequence each token's document
         starts; None if every sequence is one document. `labels`: int64 `[B, T]`, −100 where nothing is predicted; then
         the result is the sum, not the mean, of the token losses in nats, an fp32 scalar, or with the `reduction` "none"
-        the losses themselves, fp32 `[B, T]`, without a gradient. `packing`: of the same documents; attention on a GPU
+        the losses themselves, fp32 `[B, T]`, without a gradient, with "scored" `head.token_scores`, fp32 `[2, B, T]`.
+        `packing`: of the same documents; attention on a GPU
         is faster if it knows it. With a `sequence_axis` it is that of whole sequences, as `all_document_starts` are,
         for which ranks need not ask one another then.
         """

@@ -13,6 +13,7 @@ from glm_data import Batch, DataError, start_early
 from glm_scale.checkpoint import Checkpoint, CheckpointStore, Counters, Retention
 from glm_scale.config import RunConfig, check_layout, layout_of
 from glm_scale.errors import UserError
+from glm_scale.evaluation.in_training import TasksInTraining
 from glm_scale.inference.loading import CONFIG_NAME
 from glm_scale.model import LanguageModel
 from glm_scale.processes import Watchdog
@@ -162,10 +163,12 @@ class _Session:
         self.accumulation = config.accumulation(ranks.mesh.layout.data if ranks.mesh else 1)
 
     def run_to_end(self, profile: bool) -> FinalStatus:
+        clock = self.oversight.clock
+        with clock.phase("opening"):
+            self.tasks = self._open_tasks()
         torch.manual_seed(self.config.training.seed)
         if self.config.data.workers:
             start_early()
-        clock = self.oversight.clock
         with clock.phase("opening"):
             summary = self.ranks.from_first(self._record)
         engine = self._build_engine()
@@ -178,7 +181,7 @@ class _Session:
         with MetricsLog(self.run.metrics) as log:
             # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
             finished = counters.tokens >= self.config.training.tokens
-            log.truncate(counters.step, again=("validation", "breakdown") if finished else ())
+            log.truncate(counters.step, again=("validation", "breakdown", "task") if finished else ())
             tracker = Tracker(self.config.tracking, self.run, log, self.progress.say)
             tracker.start()
             status: FinalStatus = "failed"
@@ -237,6 +240,7 @@ class _Session:
             flops_per_token=summary.train_flops_per_token,
             peak_flops=peak * count if peak else None,
             breakdown=self.run.breakdown,
+            tasks=self.run.tasks,
             profiler=profiler,
         )
 
@@ -248,7 +252,7 @@ class _Session:
         )
         with contextlib.closing(data):
             trainer = Trainer(
-                training, engine, data, self._validator(), saver, spikes, step_log, self.oversight, counters
+                training, engine, data, self._validator(), self.tasks, saver, spikes, step_log, self.oversight, counters
             )
             try:
                 status = trainer.train()
@@ -312,6 +316,25 @@ class _Session:
         else:
             self.progress.say(f"going on from step {counters.step} ({self.checkpoint.path.name})")
         return counters
+
+    def _open_tasks(self) -> TasksInTraining | None:
+        """Before anything else takes its time: what is wrong with a task is known now."""
+        config = self.config.evaluation.tasks
+        if config is None:
+            return None
+        with torch.device("meta"):
+            whole = LanguageModel(self.config.model)
+        tasks = TasksInTraining(
+            config,
+            self.tokenizer,
+            self.config.data.sequence_length,
+            self.config.training.micro_batch,
+            self.ranks,
+            self.oversight,
+            whole,
+        )
+        self.progress.say(tasks.described)
+        return tasks
 
     def _validator(self) -> Validator | None:
         config, sequences = self.config, self.validation_sequences

@@ -22,7 +22,9 @@ from glm_scale.scaling.pictures.interactive import switched
 from glm_scale.scaling.pictures.panels import Subject
 from glm_scale.scaling.pictures.quantities import LOSSES, Across, Loss
 from glm_scale.scaling.pictures.sheets import FORMATS, USUAL, draw, reason_of, title_of
+from glm_scale.scaling.pictures.tasks import write_tasks
 from glm_scale.scaling.selection import Filter
+from glm_scale.scaling.task_tables import Measured, measured_tasks, task_numbers
 from glm_scale.scaling.verdict import verdict
 
 __all__ = ["Asked", "Report", "write_report"]
@@ -51,6 +53,7 @@ class Report:
     comparison: Comparison
     answer: Answer | None
     files: tuple[Path, ...]
+    tasks: Sequence[Measured] = ()
 
     @property
     def points(self) -> Sequence[Endpoint]:
@@ -79,8 +82,8 @@ def write_report(
     finished: bool = False,
     asked: Asked | None = None,
 ) -> Report:
-    """Compare the runs and write comparison.{html,png,json} into `output`, or scaling.{html,png,json}, and the figures
-    that are asked for besides.
+    """Compare the runs and write comparison.{html,png,json} into `output`, or scaling.{html,png,json}, the figures
+    that are asked for besides, and tasks.html if tasks were measured that can be drawn.
 
     `filters` and `finished` choose among the runs, see `select`. `reference`: the mixer that a report on scaling
     compares the others with. Raises UserError for damaged runs, if no run is left, for a scaling report without
@@ -90,6 +93,7 @@ def write_report(
     subject = Subject(comparison, _answer(comparison, reference) if scaling else None)
     kind, asked = "scaling" if scaling else "comparison", asked or Asked()
     page, picture, data = (output / f"{kind}.{suffix}" for suffix in ("html", "png", "json"))
+    tasks, task_page = measured_tasks(comparison), output / "tasks.html"
     path = output
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,9 @@ def write_report(
         _write(subject, picture, asked)
         scaled = {"scaling": subject.answer.values()} if subject.answer else {}
         content = numbers(comparison) | {"breakdown": breakdown_numbers(comparison)} | scaled
+        content |= {"tasks": task_numbers(tasks)}
         write_atomically(data, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        drawn = [task_page] if write_tasks(tasks, task_page, f"Tasks: {title_of(subject)}") else []
         for path in asked.files:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(subject, path, asked)
@@ -105,7 +111,7 @@ def write_report(
         way_out = "choose another folder with --output" if path is output else "choose another name with --figure"
         raise UserError(f"cannot write to {path}: {error.strerror}; {way_out}") from error
     folder = output.resolve().parent.name if output.name in ("comparison", "") else output.resolve().name
-    return Report(f"{kind}: {folder}", comparison, subject.answer, (page, picture, data, *asked.files))
+    return Report(f"{kind}: {folder}", comparison, subject.answer, (page, picture, data, *drawn, *asked.files), tasks)
 
 
 def _answer(comparison: Comparison, reference: str | None) -> Answer:

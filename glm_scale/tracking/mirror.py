@@ -184,7 +184,7 @@ class Mirror:
         self._upload(client, self.run.config, self.run.version)
 
     def _upload_artifacts(self, client: MlflowClient) -> None:
-        self._upload(client, self.run.config, self.run.version, self.run.summary, self.run.breakdown)
+        self._upload(client, self.run.config, self.run.version, self.run.summary, self.run.breakdown, self.run.tasks)
         for folder in (self.run.plots, self.run.samples, self.run.profile):
             if folder.is_dir() and any(folder.iterdir()):
                 self._upload(client, folder)

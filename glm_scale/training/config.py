@@ -1,15 +1,16 @@
 """What a user may choose about training. Free of torch: a configuration is checked before anything heavy loads."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from glm_data.settings import OnResume, Settings
 from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 
 __all__ = [
     "CheckpointConfig", "EvaluationConfig", "GroupRule", "OptimizerConfig", "ScheduleConfig", "SpikeConfig",
-    "TrainingConfig",
+    "TasksConfig", "TrainingConfig",
 ]  # fmt: skip
 
 
@@ -165,11 +166,34 @@ class TrainingConfig(Settings):
         return self
 
 
+class TasksConfig(Settings):
+    """Tasks of lm-eval every `every` steps (null: only at the end), by `names` as `glm-scale evaluate --tasks` has.
+
+    Of each task the first `limit` questions (null: all) with `few_shot` examples in front (null: as the task says).
+    `include` is a folder of further tasks, `context_lengths` those of the recall tasks, up to `data.sequence_length`
+    (none: powers of two from 256). Tasks that generate texts are refused.
+    """
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    every: int | None = Field(None, gt=0)
+    limit: int | None = Field(None, gt=0)
+    few_shot: int | None = Field(None, ge=0)
+    include: Path | None = None
+    context_lengths: tuple[Annotated[int, Field(gt=0)], ...] = ()
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, names: Any) -> Any:
+        return (names,) if isinstance(names, str) else names
+
+
 class EvaluationConfig(Settings):
-    """Validation every `every` steps (null: only at the end) on the first `sequences` ones (null: the whole split)."""
+    """Validation every `every` steps (null: only at the end) on the first `sequences` ones (null: the whole split), and
+    what else is measured meanwhile."""
 
     every: int | None = Field(None, gt=0)
     sequences: int | None = Field(None, gt=0)
+    tasks: TasksConfig | None = None
 
 
 class CheckpointConfig(Settings):

@@ -132,6 +132,13 @@ class Engine:
         batch = self.upload(batch)
         return self.deepspeed(batch.tokens, **batch.keywords(), reduction="none")
 
+    @torch.no_grad()
+    def token_scores(self, batch: MicroBatch) -> Tensor:
+        """Of every label its log-likelihood and whether it is the likeliest token, as `model.head.token_scores`: fp32
+        [2, B, T] on the device."""
+        batch = self.upload(batch)
+        return self.deepspeed(batch.tokens, **batch.keywords(), reduction="scored")
+
     def step(
         self,
         batches: Sequence[MicroBatch | DeviceBatch],

@@ -2,10 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, Protocol
 
 from glm_scale.checkpoint import Checkpoint, Counters
 from glm_scale.errors import UserError
+from glm_scale.tracking.task_results import TaskResults
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.engine import Engine
 from glm_scale.training.oversight import Oversight
@@ -16,7 +17,14 @@ from glm_scale.training.step_log import StepLog
 from glm_scale.training.steps import StepData
 from glm_scale.training.validator import Validator
 
-__all__ = ["DivergenceError", "Trainer"]
+__all__ = ["DivergenceError", "Tasks", "Trainer"]
+
+
+class Tasks(Protocol):
+    """What is measured beside the loss, by all ranks together; rank 0 has the results, if there are any."""
+
+    def due(self, step: int) -> bool: ...
+    def measure(self, engine: Engine, step: int) -> TaskResults | None: ...
 
 
 class DivergenceError(UserError):
@@ -29,13 +37,15 @@ class DivergenceError(UserError):
 class Trainer:
     """One run from `counters` to the end of its budget.
 
-    `validator` is None where nothing is held out. `spikes` judges steps by those before, if they are judged.
+    `validator` is None where nothing is held out, `tasks` where none are asked for. `spikes` judges
+    steps by those before, if they are judged.
     """
 
     config: TrainingConfig
     engine: Engine
     data: StepData
     validator: Validator | None
+    tasks: Tasks | None
     saver: Saver
     spikes: SpikeWatch | None
     step_log: StepLog
@@ -75,6 +85,8 @@ class Trainer:
                 continue
             if not self.finished and self.validator and self.validator.due(self.counters.step):
                 self.evaluate(self.validator)
+            if not self.finished and self.tasks and self.tasks.due(self.counters.step):
+                self.measure(self.tasks)
             if not self.finished and self.saver.due(self.counters.step):
                 self.save()
             self.report_failed_save()
@@ -82,6 +94,8 @@ class Trainer:
                 break
         if self.finished and self.validator:
             self.evaluate(self.validator, final=True)
+        if self.finished and self.tasks:
+            self.measure(self.tasks)
         self.save()
         self.saver.finish()
         return "finished" if self.finished else "stopped"
@@ -103,6 +117,14 @@ class Trainer:
             evaluation = validator.evaluate(self.engine, final)
             self.validation_loss = evaluation.loss
             self.step_log.validation(self.counters, evaluation, final=final)
+
+    def measure(self, tasks: Tasks) -> None:
+        """Measure the tasks and log what they come to."""
+        self.heartbeat("tasks")
+        with self.clock.phase("evaluation"):
+            results = tasks.measure(self.engine, self.counters.step)
+            if results is not None:
+                self.step_log.tasks(self.counters, results)
 
     def save(self) -> None:
         """Begin to write a checkpoint, once the one before is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -121,9 +122,19 @@ class Ranks:
             sequences, start, micro_batch * data, stop=stop, rank=self.mesh.data_rank, world_size=data
         )  # fmt: skip
         try:
-            yield from map(self._own_part, stream)
+            yield from map(self.own_part, stream)
         finally:
             stream.close()  # type: ignore[attr-defined]  # ends the worker processes
+
+    def every_other(self, batches: Iterable[T]) -> Iterator[T]:
+        """Of batches that data ranks take turns with those that are this rank's turn; each has as many if their number
+        is a multiple of `data_ranks`."""
+        return islice(batches, self.mesh.data_rank if self.mesh else 0, None, self.data_ranks)
+
+    @property
+    def data_ranks(self) -> int:
+        """How many ranks hold different sequences."""
+        return self.mesh.layout.data if self.mesh else 1
 
     def sequences_of(self, batches: Sequence[Batch | DeviceBatch]) -> int:
         """Sequences that all ranks together have when this one has these."""
@@ -135,10 +146,9 @@ class Ranks:
             return x
         return x.chunk(self.mesh.layout.sequence, 1)[self.mesh.sequence_rank].contiguous()
 
-    def _own_part(self, batch: Batch) -> Batch:
+    def own_part(self, batch: Batch) -> Batch:
         """The tokens of a sequence that this rank holds; its labels are those of the next tokens, wherever they are."""
-        assert self.mesh is not None
-        if self.mesh.layout.sequence == 1:
+        if self.mesh is None or self.mesh.layout.sequence == 1:
             return batch
         return replace(
             batch,

@@ -8,6 +8,7 @@ from typing import Any
 from glm_scale.checkpoint import Counters
 from glm_scale.tracking import MetricsLog
 from glm_scale.tracking.breakdown import Breakdown
+from glm_scale.tracking.task_results import TaskResults
 from glm_scale.training.clock import COMPUTE, STARTING, Clock
 from glm_scale.training.engine import StepResult
 from glm_scale.training.evaluation import Evaluation
@@ -27,7 +28,8 @@ class StepLog:
     """Writes to the metrics log and to the progress line, with the times that `clock` has measured.
 
     `flops_per_token` are those of forward and backward; `peak_flops` the device's FLOP/s, None if not known; `steps`
-    the length of the run, for the estimated end; `breakdown` the file for the parts of the last validation loss.
+    the length of the run, for the estimated end; `breakdown` the file for the parts of the last validation loss,
+    `tasks` that for the last results of tasks.
     `profiler` is told of every step.
     """
 
@@ -41,10 +43,12 @@ class StepLog:
         flops_per_token: float,
         peak_flops: float | None,
         breakdown: Path,
+        tasks: Path,
         profiler: StepProfiler | None = None,
     ) -> None:
         self._log = log
         self._breakdown = breakdown
+        self._tasks = tasks
         self._progress = progress
         self._clock = clock
         self._steps = steps
@@ -118,6 +122,21 @@ class StepLog:
         except OSError as error:
             self._progress.say(f"{self._breakdown} cannot be written: {error.strerror}")
 
+    def tasks(self, counters: Counters, results: TaskResults) -> None:
+        """Record what tasks came to."""
+        values: dict[str, Any] = results.values()
+        self._log.append("task", **self._position(counters), **values)
+        try:
+            results.write(self._tasks)
+        except OSError as error:
+            self._progress.say(f"{self._tasks} cannot be written: {error.strerror}")
+        told = (
+            f"{task} {metric} {value:.3f}"
+            for task, result in results.tasks.items()
+            for metric, value in list(result.metrics.items())[:1]
+        )
+        self._progress.say(f"step {counters.step}: {', '.join(told)}")
+
     def event(self, counters: Counters, event: str, message: str, **values: Any) -> None:
         """Record that something out of the ordinary happened, and tell the user."""
         self._log.append("event", **self._position(counters), event=event, message=message, **values)
@@ -184,6 +203,9 @@ class SilentStepLog(StepLog):
         pass
 
     def validation(self, counters: Counters, evaluation: Evaluation, *, final: bool) -> None:
+        pass
+
+    def tasks(self, counters: Counters, results: TaskResults) -> None:
         pass
 
     def event(self, counters: Counters, event: str, message: str, **values: Any) -> None:

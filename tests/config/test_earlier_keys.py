@@ -58,7 +58,7 @@ class TestRowsThatAreSequencesNow:
     def test_they_are_as_many(self, tree, tmp_path):
         config = load_config(write_config(tmp_path / "old.yaml", tree))
         assert config.evaluation.sequences == 4
-        assert config.model_dump()["evaluation"] == {"every": 3, "sequences": 4}
+        assert config.model_dump()["evaluation"] == {"every": 3, "sequences": 4, "tasks": None}
 
     @pytest.mark.parametrize("written", ["rows", "sequences"])
     @pytest.mark.parametrize("override", ["evaluation.{}=7", "evaluation={{{}: 7}}"])

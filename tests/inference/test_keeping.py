@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glm_scale.inference.keeping import keep_breakdown
+from glm_scale.inference.keeping import keep_breakdown, keep_tasks
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import read_metrics
 from glm_scale.tracking.breakdown import Breakdown, cell_names
+from glm_scale.tracking.task_results import TaskResult, TaskResults
 from tests.made_runs import MakeRun
 
 CELLS = len(cell_names(8))
@@ -51,3 +52,22 @@ def test_a_directory_that_takes_nothing_is_a_remark(make_run: MakeRun, monkeypat
     run = make_run(step=5)
     monkeypatch.setattr(RunDirectory, "lock", refuse)
     assert "Permission denied" in keep_breakdown(run.path, 5, FOUND)
+
+
+def test_tasks_are_kept_beside_those_of_the_same_step(make_run: MakeRun) -> None:
+    def results(step: int, task: str, accuracy: float) -> TaskResults:
+        return TaskResults(step=step, lm_eval="0.4.13", tasks={task: TaskResult(metrics={"acc": accuracy})})
+
+    run = make_run(step=5, tokens=50)
+    assert str(run.tasks) in keep_tasks(run.path, results(5, "a", 0.5))
+    assert keep_tasks(run.path, results(5, "b", 0.7))
+    assert "at step 5" in keep_tasks(run.path, results(4, "c", 0.9))
+    kept = TaskResults.read(run.tasks)
+    assert kept is not None
+    assert kept.values() == {"a/acc": 0.5, "b/acc": 0.7}
+    assert [dict(record.values) for record in read_metrics(run.metrics, "task")] == [{"a/acc": 0.5}, {"b/acc": 0.7}]
+    run.update_summary(step=6)
+    assert keep_tasks(run.path, results(6, "c", 0.9))
+    kept = TaskResults.read(run.tasks)
+    assert kept is not None
+    assert (kept.step, list(kept.tasks)) == (6, ["c"])

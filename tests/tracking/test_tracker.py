@@ -35,7 +35,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+def until(condition: Callable[[], bool], timeout: float = 120.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -55,7 +55,7 @@ def test_a_run_reaches_the_default_store_and_goes_on_there_from_another_folder(m
         tracker.start()
         train(log, 1, 20)
         until(lambda: any(True for _ in read_metrics(run.metrics, "system")))
-        assert tracker.close("failed", deadline=30.0)
+        assert tracker.close("failed", deadline=120.0)
     uri = f"sqlite:///{elsewhere}/mlflow.db"
     assert only_run(uri).info.status == "FAILED"
     assert run.read_summary().status == "failed"
@@ -68,7 +68,7 @@ def test_a_run_reaches_the_default_store_and_goes_on_there_from_another_folder(m
         tracker.start()
         until(lambda: only_run(uri).info.status == "RUNNING")
         train(log, 11, 40)
-        assert tracker.close("finished", deadline=30.0)
+        assert tracker.close("finished", deadline=120.0)
     assert not (elsewhere.parent / "mlflow.db").exists()
     assert only_run(uri).info.status == "FINISHED"
     assert {step for step, _ in steps_of(uri, "train/loss")} == set(range(1, 41))
@@ -256,16 +256,16 @@ def test_a_server_that_dies_and_comes_back_receives_everything(make_run, elsewhe
             tracker.start()
             train(log, 1, 100)
             log.append("train", step=101, tokens=1, flops=1, loss=float("nan"), grad_norm=float("inf"))
-            until(lambda: received(run) == run.metrics.stat().st_size, timeout=60)
+            until(lambda: received(run) == run.metrics.stat().st_size, timeout=120)
             stop_server(serving)
             start = time.monotonic()
             train(log, 102, 300)
             assert time.monotonic() - start < 5
             until(lambda: "does not take this run" in caplog.text.split("Traceback")[-1])
             serving = server(elsewhere, port)
-            until(lambda: received(run) == run.metrics.stat().st_size, timeout=60)
+            until(lambda: received(run) == run.metrics.stat().st_size, timeout=120)
             assert "answers again" in caplog.text
-            assert tracker.close("finished", deadline=30)
+            assert tracker.close("finished", deadline=120)
         assert only_run(uri).info.status == "FINISHED"
         assert sorted({step for step, _ in steps_of(uri, "train/loss")}) == list(range(1, 301))
         assert len(steps_of(uri, "train/loss")) == 300

@@ -22,7 +22,14 @@ def test_the_journal_writes_rates_and_skipped_steps(tmp_path: Path, fake_time: F
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         progress = Progress(Console(file=io.StringIO()), "run")
         journal = StepLog(
-            log, progress, clock, steps=9, flops_per_token=7.0, peak_flops=7e6, breakdown=tmp_path / "breakdown.json"
+            log,
+            progress,
+            clock,
+            steps=9,
+            flops_per_token=7.0,
+            peak_flops=7e6,
+            breakdown=tmp_path / "breakdown.json",
+            tasks=tmp_path / "tasks.json",
         )
         counters = Counters()
         journal.begin(counters)

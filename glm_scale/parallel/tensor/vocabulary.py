@@ -22,6 +22,12 @@ class _Labels(NamedTuple):
     here: Tensor
     counted: Tensor
 
+    @classmethod
+    def of(cls, targets: Tensor, counted: Tensor, columns: int, axis: TensorAxis) -> _Labels:
+        own = targets - axis.rank * columns
+        here = (own >= 0) & (own < columns)
+        return cls(torch.where(here, own, 0), here, counted)
+
 
 def split_cross_entropy(
     logits: Tensor, targets: Tensor, counted: Tensor, axis: TensorAxis, differentiated: bool, compiled: Compiler
@@ -32,13 +38,26 @@ def split_cross_entropy(
     targets int64 `[rows]` in the whole vocabulary. Each rank sums up its logits, and one exchange of three fp32 numbers
     a row brings the sums of all. compiled: makes one kernel of a function of tensors, where that pays.
     """
-    columns = logits.shape[1]
-    own = targets - axis.rank * columns
-    here = (own >= 0) & (own < columns)
-    labels = _Labels(torch.where(here, own, 0), here, counted)
+    labels = _Labels.of(targets, counted, logits.shape[1], axis)
     sums = every_rank(compiled(_own_sums)(logits, labels), axis)
     losses, largest, total = _whole(sums, counted)
     return losses, compiled(_gradient)(logits, labels, largest, total) if differentiated else None
+
+
+def split_scores(logits: Tensor, targets: Tensor, axis: TensorAxis) -> Tensor:
+    """fp32 `[2, rows]`: log softmax at the targets, and 1 where the target is the first of the largest logits.
+
+    logits `[rows, vocab / size]`; targets int64 `[rows]` in the whole vocabulary, the same on every rank.
+    """
+    columns, counted = logits.shape[1], torch.ones_like(targets, dtype=torch.bool)
+    # A vocabulary is small enough for fp32 to hold every token's number.
+    largest_at = (logits.argmax(1) + axis.rank * columns).float()
+    own = _own_sums(logits, _Labels.of(targets, counted, columns, axis))
+    sums = every_rank(torch.cat([own, largest_at[None]]), axis)
+    losses, _, _ = _whole(sums, counted)
+    # argmax takes the first rank of equals, which has the first tokens.
+    greedy = sums[:, 3].gather(0, sums[:, 0].argmax(0, keepdim=True)).squeeze(0)
+    return torch.stack([-losses, (greedy == targets.float()).float()])
 
 
 def _own_sums(logits: Tensor, labels: _Labels) -> Tensor:
