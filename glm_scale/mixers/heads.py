@@ -20,6 +20,7 @@ from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, Token, added, projecting
 from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable
+from glm_scale.mixers.queries_keys import RowWeights
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.sequence.costs import Spread
@@ -65,6 +66,10 @@ class HeadMixing(nn.Module, Spreadable):
 
     @abstractmethod
     def empty_cache(self, batch: int, length: int | None = None) -> Cache: ...
+
+    def row_weights(self, x: Tensor, sequence: Sequence) -> RowWeights | None:
+        """How the rows of few tokens x `[B, T, D]` weigh what they read; None where rows are no averages."""
+        return None
 
     def flops_per_token(self, length: int) -> float:
         assert self.structure is not None, f"{type(self).__name__} has no structure and has to count its own FLOPs"

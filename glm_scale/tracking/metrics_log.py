@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, get_args
 
 from glm_data.files import write_atomically
 
-Kind = Literal["train", "validation", "breakdown", "task", "system", "event"]
+Kind = Literal["train", "validation", "breakdown", "statistics", "task", "system", "event"]
 Value = float | int | bool | str
 
 _KINDS: frozenset[str] = frozenset(get_args(Kind))

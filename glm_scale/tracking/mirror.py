@@ -13,7 +13,7 @@ therefore logged three times, under names that say what the step counts:
                               and petaflops would make one step of a small run)
 
 `progress/tokens` and `progress/flops` hold both against optimizer steps. The parts of a loss have the names of
-`glm_scale.tracking.breakdown`, which sort.
+`glm_scale.tracking.breakdown`, which sort, and statistics those of `glm_scale.training.statistics`.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def metric_points(record: Record) -> Iterator[Metric]:
     for name in record.values:
         if (value := record.number(name)) is None:
             continue
-        yield point(name if record.kind == "breakdown" else f"{record.kind}/{name}", value, record.step)
+        yield point(name if record.kind in ("breakdown", "statistics") else f"{record.kind}/{name}", value, record.step)
         if name in _COMPARED and record.kind in ("train", "validation"):
             yield point(f"by_tokens/{record.kind}/{name}", value, record.tokens)
             yield point(f"by_gflops/{record.kind}/{name}", value, round(record.flops / 1e9))

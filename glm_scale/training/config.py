@@ -116,7 +116,9 @@ class TrainingConfig(Settings):
     it is always so. `compile`: torch compiles the layers, which costs some seconds at the start; auto: on GPUs alone.
     `time_limit_minutes`: after so long the process saves at the next step, and ends with the exit code
     that asks to be started again. `check_memory`: a run that needs more memory than the machine has is refused before
-    it starts; false starts it all the same.
+    it starts; false starts it all the same. `statistics_every`: after so many steps each norms of weights, gradients
+    and updates by layer are recorded, and how mixers weigh what they read; such a step takes a copy of the weights that
+    it updates.
     """
 
     tokens: int = Field(gt=0)
@@ -137,6 +139,7 @@ class TrainingConfig(Settings):
     device: Annotated[Literal["auto", "cpu", "cuda"], OnResume.ROUNDING] = "auto"
     bad_step_limit: Annotated[int, OnResume.FREE] = Field(10, gt=0)
     spikes: Annotated[SpikeConfig | None, OnResume.FREE] = None
+    statistics_every: Annotated[int | None, OnResume.FREE] = Field(None, gt=0)
 
     def compiles(self, device: str) -> bool:
         """Whether blocks are compiled on "cpu" or "cuda"."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from glm_scale.model import LanguageModel
 from glm_scale.parallel.mesh import Mesh
 from glm_scale.training.bf16_gradients import handle_gradients_together
 from glm_scale.training.clock import Clock
@@ -19,6 +20,7 @@ from glm_scale.training.micro_batch import DeviceBatch, MicroBatch
 from glm_scale.training.muon import Muon
 from glm_scale.training.optimizer import build_optimizer
 from glm_scale.training.profiling.trace import BACKWARD, FORWARD, OPTIMIZER
+from glm_scale.training.statistics import StepNorms, mixing_statistics
 from glm_scale.training.zero_hooks import run_hooks_between_graphs
 from glm_scale.training.zero_state import LogicalState
 
@@ -94,6 +96,7 @@ class Engine:
         self._replicas = torch.distributed.get_world_size(self._replica_group)
         replica = torch.distributed.get_rank(self._replica_group)
         self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))
+        optimizer.norms = self._norms = StepNorms(self.state.shapes(), self.state.owned_runs(), device)
         if config.optimizer.kind == "muon":
             optimizer.muon = self._muon(config.optimizer.momentum)
         self._accumulation = accumulation
@@ -139,6 +142,13 @@ class Engine:
         batch = self.upload(batch)
         return self.deepspeed(batch.tokens, **batch.keywords(), reduction="scored")
 
+    def statistics(self, batch: MicroBatch | DeviceBatch) -> dict[str, float]:
+        """Norms of the step that was watched, and how mixers weigh what they read of `batch`, as `statistics` says.
+        Collective."""
+        norms = self._norms.read()
+        model = self.model
+        return norms | (mixing_statistics(model, self.upload(batch)) if isinstance(model, LanguageModel) else {})
+
     def step(
         self,
         batches: Sequence[MicroBatch | DeviceBatch],
@@ -146,17 +156,21 @@ class Engine:
         clock: Clock | None = None,
         limits: Limits | None = None,
         meanwhile: Callable[[], None] = _nothing,
+        watched: bool = False,
     ) -> StepResult:
         """One optimizer step on the mean loss over all valid tokens of `batches` (and of every rank).
 
         The labels of the whole step are counted first, so each micro-batch weighs by its valid tokens and the
         gradient is that of one large batch however it is cut. A step over `limits` is not applied. `meanwhile` is
-        called once the device has all of forward and backward before it, and the host would wait for that.
+        called once the device has all of forward and backward before it, and the host would wait for that. `watched`:
+        `statistics` is to say something of it.
         """
         if len(batches) != self._accumulation:
             raise ValueError(f"a step takes {self._accumulation} micro-batches, got {len(batches)}")
         clock = clock or Clock()
         self._set_learning_rate(learning_rate)
+        if watched:
+            self._norms.arm()
         self._limits, self._refused, self._norm_read = limits, None, None
         with clock.phase("forward_backward"):
             uploaded = [self.upload(batch) for batch in batches]

@@ -69,7 +69,8 @@ class Trainer:
                 batches = self.data.next()
             rate = self.learning_rate()
             limits = self.spikes.limits if self.spikes else None
-            result = self.engine.step(batches, rate, self.clock, limits, meanwhile=self.data.prepare)
+            watched = self.statistics_due(self.counters.step + 1)
+            result = self.engine.step(batches, rate, self.clock, limits, self.data.prepare, watched)
             with self.clock.phase("logging"):
                 self.validation_loss = None
                 self.counters = self.counters.after(
@@ -81,6 +82,9 @@ class Trainer:
                 self.step_log.step(self.counters, result, rate)
                 if self.spikes:
                     self.spikes.note(self.counters.step, result)
+            if watched and result.applied:
+                with self.clock.phase("evaluation"):
+                    self.step_log.statistics(self.counters, self.engine.statistics(batches[0]))
             if self.rolled_back_after_divergence():
                 continue
             if not self.finished and self.validator and self.validator.due(self.counters.step):
@@ -104,6 +108,10 @@ class Trainer:
     def finished(self) -> bool:
         """Whether the budget is spent."""
         return self.counters.tokens >= self.config.tokens
+
+    def statistics_due(self, step: int) -> bool:
+        """Whether a step is to be looked at closely."""
+        return self.config.statistics_every is not None and step % self.config.statistics_every == 0
 
     def learning_rate(self) -> float:
         """Of the next step."""

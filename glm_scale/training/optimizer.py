@@ -13,6 +13,7 @@ from glm_scale.parallel.tensor.splitting import split_dimension
 from glm_scale.training.config import OptimizerConfig
 from glm_scale.training.groups import parameter_groups
 from glm_scale.training.muon import Muon
+from glm_scale.training.statistics import StepNorms
 
 __all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer"]
 
@@ -54,7 +55,7 @@ def _never() -> bool:
 
 class RefusableAdamW(torch.optim.AdamW):
     """AdamW that leaves weights, moments and step counters alone where `refuses()` is true. Groups of hidden matrices
-    are stepped by `muon`.
+    are stepped by `muon`; `norms` watches the steps for which it is armed.
 
     Under ZeRO this is the innermost optimizer. It is asked to step once for every group of parameters, after the global
     gradient norm is known and before a weight has changed: the one place where all stages can still be refused.
@@ -64,11 +65,22 @@ class RefusableAdamW(torch.optim.AdamW):
         super().__init__(groups, **options)
         self.refuses: Callable[[], bool] = _never
         self.muon: Muon | None = None
+        self.norms: StepNorms | None = None
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         if self.refuses():
             return None
         every = self.param_groups
+        masters = [master for group in every for master in group["params"]]
+        watched = self.norms if self.norms and self.norms.armed else None
+        if watched:
+            watched.before(masters)
+        loss = self._step(every, closure)
+        if watched:
+            watched.after(masters)
+        return loss
+
+    def _step(self, every: list[dict[str, Any]], closure: Callable[[], float] | None) -> float | None:
         for group in every:
             if group["hidden"] and group["params"]:
                 assert self.muon is not None, "hidden matrices need Muon"

@@ -122,6 +122,11 @@ class StepLog:
         except OSError as error:
             self._progress.say(f"{self._breakdown} cannot be written: {error.strerror}")
 
+    def statistics(self, counters: Counters, values: dict[str, float]) -> None:
+        """Record norms, and how mixers weigh."""
+        named: dict[str, Any] = values
+        self._log.append("statistics", **self._position(counters), **named)
+
     def tasks(self, counters: Counters, results: TaskResults) -> None:
         """Record what tasks came to."""
         values: dict[str, Any] = results.values()
@@ -206,6 +211,9 @@ class SilentStepLog(StepLog):
         pass
 
     def tasks(self, counters: Counters, results: TaskResults) -> None:
+        pass
+
+    def statistics(self, counters: Counters, values: dict[str, float]) -> None:
         pass
 
     def event(self, counters: Counters, event: str, message: str, **values: Any) -> None:

@@ -135,6 +135,11 @@ class LogicalState:
         else:
             yield from ((group["params"], group["hidden"]) for group in groups)
 
+    def owned_runs(self) -> list[OwnRun]:
+        """What this rank owns, and where in the tensors that the optimizer steps it is."""
+        owned = list(self.owned())
+        return [run for masters, _ in self._steps() for master in masters for run in _runs_in(master, owned)]
+
     def hidden_steps(self) -> Iterator[tuple[list[Tensor], list[OwnRun]]]:
         """Of each step of hidden matrices: the tensors that are stepped, and where in them this rank's runs are."""
         held = list(self.held())

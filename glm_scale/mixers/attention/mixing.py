@@ -20,7 +20,7 @@ from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.attention.traffic import attention_traffic
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
-from glm_scale.mixers.queries_keys import head_norm, head_rows
+from glm_scale.mixers.queries_keys import RowWeights, head_norm, head_rows, row_weights, rows_before
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.sequence.attention import sharded_attention
 from glm_scale.parallel.sequence.costs import Spread, Traffic
@@ -69,6 +69,15 @@ class AttentionMixing(HeadMixing):
         assert axis.strategy is not None
         return sharded_attention(
             q, k, v, axis.ranks, axis.strategy, window=self.window, document_starts=starts, packing=sequence.packing
+        )
+
+    def row_weights(self, x: Tensor, sequence: Sequence) -> RowWeights | None:
+        if self.window == 1:
+            return None
+        q, k = (sequence.rotation(y) for y in self._queries_and_keys(projecting(x)))
+        reads = self.pattern.read_matrix(x.shape[1])
+        return row_weights(
+            q, for_every_head(k, self.heads), None, rows_before(sequence.positions.expand(len(x), -1), reads)
         )
 
     def extend(

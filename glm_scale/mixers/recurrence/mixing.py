@@ -18,7 +18,7 @@ from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import HeadMixing
-from glm_scale.mixers.queries_keys import head_norm, head_rows
+from glm_scale.mixers.queries_keys import RowWeights, head_norm, head_rows, row_weights, rows_before
 from glm_scale.mixers.recurrence.traffic import recurrence_traffic
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.axis import SequenceAxis
@@ -79,6 +79,11 @@ class RecurrenceMixing(HeadMixing):
             return self._over_ranks(x, v, sequence, sequence.axis)
         q, k = (sequence.rotation(y) for y in self._queries_and_keys(projecting(x)))
         return recurrence(q, k, v, self.d(x), self.pattern, document_starts=sequence.document_starts)[0]
+
+    def row_weights(self, x: Tensor, sequence: Sequence) -> RowWeights:
+        q, k = (sequence.rotation(y) for y in self._queries_and_keys(projecting(x)))
+        reads = self.pattern.read_matrix(x.shape[1])
+        return row_weights(q, k, self.d(x), rows_before(sequence.positions.expand(len(x), -1), reads))
 
     def _over_ranks(self, x: Tensor, v: Tensor, sequence: Sequence, axis: SequenceAxis) -> Tensor:
         assert axis.strategy is not None
