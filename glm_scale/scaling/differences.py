@@ -24,6 +24,8 @@ _SETTINGS = (
     ("treatments of damaged samples", "data.on_bad_sample"),
     ("masks of documents", "data.mask_documents"),
     ("validation sequences", "evaluation.sequences"),
+    ("optimizers", "training.optimizer.kind"),
+    ("parametrizations", "model.parametrization"),
 )
 
 _SEEDS = ("data.seed", "training.seed")
