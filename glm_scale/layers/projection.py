@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor.splitting import copied
 
 
 class Projection(nn.Linear):
@@ -16,6 +18,17 @@ class Projection(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
+
+
+class SharedProjection(Projection):
+    """A projection that serves all heads: every tensor rank has all of it, and its gradient is the sum of theirs."""
+
+    def __init__(self, inputs: int, outputs: int, tensor: TensorAxis) -> None:
+        super().__init__(inputs, outputs)
+        self._tensor = tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, copied(self.weight, self._tensor))
 
 
 class ResidualProjection(Projection):
@@ -32,6 +45,12 @@ def projection(inputs: int, outputs: int, *, bias: bool = False, tensor: TensorA
     from glm_scale.parallel.tensor.layers import ColumnProjection
 
     return cast(Projection, ColumnProjection(inputs, outputs, bias, tensor))
+
+
+def shared_projection(inputs: int, outputs: int, *, tensor: TensorAxis | None = None) -> Projection:
+    """A projection of tokens that have passed `parallel.tensor.splitting.entering`, to outputs that the heads of all
+    ranks read."""
+    return Projection(inputs, outputs) if tensor is None else SharedProjection(inputs, outputs, tensor)
 
 
 def residual_projection(inputs: int, outputs: int, *, tensor: TensorAxis | None = None) -> Projection:

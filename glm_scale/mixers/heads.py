@@ -19,7 +19,7 @@ from glm_scale.layers.projection import is_projection, projection_flops, residua
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, Token, added, projecting
-from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable
+from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, Spreadable
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.graph_breaks import between_graphs
 from glm_scale.parallel.sequence.costs import Spread
@@ -42,9 +42,6 @@ class HeadMixing(nn.Module, Spreadable):
 
     of_input: tuple[str, ...] = ()
     """Names of the projections of x, all that `extend` reads of it, if they are to be computed at once."""
-
-    undivided: str | None = None
-    """Why heads cannot be spread over tensor ranks, each with its own weights, if they cannot."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +85,8 @@ class HeadMixing(nn.Module, Spreadable):
 
 
 class MultiHead(Mixer):
-    """Value projection, stages, output projection. The weights of all lie head by head, unless one is `undivided`."""
+    """Value projection, stages, output projection. The weights of all lie head by head, or serve all heads and are
+    the same on every tensor rank (`layers.projection.shared_projection`)."""
 
     def __init__(self, name: str, dims: MixerDims, stages: SequenceOf[HeadMixing]) -> None:
         super().__init__()
@@ -147,15 +145,6 @@ class MultiHead(Mixer):
 
     def spread_parts(self) -> list[HeadMixing]:
         return self._stages()
-
-    def require_tensor_parallel(self, ranks: int) -> None:
-        reasons = [stage.undivided for stage in self._stages() if stage.undivided]
-        if ranks > 1 and reasons:
-            raise MixerError(
-                f"mixer {self.name!r} cannot split its heads over {ranks} tensor-parallel ranks, since {reasons[0]}; "
-                "the nearest size that works is 1"
-            )
-        super().require_tensor_parallel(ranks)
 
     def flops_per_token(self, length: int) -> float:
         own = projection_flops(self.v, self.o)
