@@ -73,7 +73,7 @@ def test_a_baseline_takes_its_state(name):
 
 def test_how_log_linear_attention_cannot_be_spread_is_refused():
     mixer: Any = parse_mixer("log_linear").build(DIMS)
-    with pytest.raises(MixerError, match="'log_linear' cannot split .* by 'scan'; it can by 'a2a'"):
+    with pytest.raises(MixerError, match=r"'log_linear' cannot split .* by 'scan'; it can by 'a2a'"):
         mixer.require_sequence_strategy("scan", 2)
 
 

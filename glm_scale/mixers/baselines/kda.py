@@ -56,5 +56,5 @@ class KDAMixing(DeltaMixing):
 def read_kda(spelling: str, argument: str | None) -> StageSpec:
     """`kda`, or `kda:N` with a state expansion N."""
     structure = first_order("kda", spelling, argument, state_flops=6)
-    look = look_by_state("kda", "#AA4499", structure.state)
+    look = look_by_state("kda", "#0000CC", structure.state)
     return StageSpec(structure.spelling, "outputs", partial(KDAMixing, structure), structure, look)
