@@ -64,17 +64,23 @@ class ShortConv(nn.Module):
 
 
 class HeadsAndSharedConv(ShortConv):
-    """Over tensor ranks, of channels of this rank's heads and `shared` ones behind them that serve all heads.
+    """Of channels of this rank's heads, and `shared` ones behind them that serve all heads.
 
-    Every rank has the weights of all channels, heads' first, as one process has them; their gradient is the sum of all
-    ranks', of which each gives that of the channels it has.
+    Every tensor rank has the weights of all channels, heads' first, as one process has them; their gradient is the sum
+    of all ranks', of which each gives that of the channels it has.
     """
 
-    def __init__(self, channels: int, shared: int, width: int, tensor: TensorAxis) -> None:
-        super().__init__(channels * tensor.size + shared, width)
+    def __init__(self, channels: int, shared: int, width: int, tensor: TensorAxis | None) -> None:
+        super().__init__(channels * (tensor.size if tensor else 1) + shared, width)
         self.channels, self._shared, self._tensor = channels + shared, shared, tensor
 
+    def numbers_over(self, ranks: int) -> int:
+        """Weights of each of so many tensor ranks whose part, built without an axis, this is."""
+        return self.width * ((self.channels - self._shared) * ranks + self._shared)
+
     def _taps(self) -> Tensor:
+        if self._tensor is None:
+            return self.weight
         whole = copied(self.weight, self._tensor)
         of_heads, shared = whole.split([whole.shape[1] - self._shared, self._shared], 1)
         return torch.cat([of_heads.chunk(self._tensor.size, 1)[self._tensor.rank], shared], 1)

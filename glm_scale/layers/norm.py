@@ -30,15 +30,17 @@ class RMSNorm(nn.Module):
         return rms_norm(x, of_all_tokens(self.weight, self.tensor), self.eps, self.groups)
 
 
-class SplitRMSNorm(RMSNorm):
-    """One norm over the parts of `size` numbers that tensor ranks have, inside a split layer; weights in parts too."""
+class AllHeadsNorm(RMSNorm):
+    """One norm over all heads, inside a split layer: over the parts of `size` numbers and weights that ranks have."""
 
-    def __init__(self, size: int, eps: float, across: TensorAxis) -> None:
+    def __init__(self, size: int, eps: float, across: TensorAxis | None) -> None:
         super().__init__(size, eps)
         self._across = across
         mark_split(self.weight, across)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._across is None:
+            return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         squares = summed_among_heads(wide.square().sum(-1, keepdim=True), self._across)
         scale = torch.rsqrt(squares / (x.shape[-1] * self._across.size) + self.eps)

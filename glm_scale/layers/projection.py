@@ -21,9 +21,12 @@ class Projection(nn.Linear):
 
 
 class SharedProjection(Projection):
-    """A projection that serves all heads: every tensor rank has all of it, and its gradient is the sum of theirs."""
+    """A projection that serves all heads: every tensor rank has all of it, and its gradient is the sum of theirs.
 
-    def __init__(self, inputs: int, outputs: int, tensor: TensorAxis) -> None:
+    It projects tokens that have passed `parallel.tensor.splitting.entering`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, tensor: TensorAxis | None) -> None:
         super().__init__(inputs, outputs)
         self._tensor = tensor
 
@@ -45,12 +48,6 @@ def projection(inputs: int, outputs: int, *, bias: bool = False, tensor: TensorA
     from glm_scale.parallel.tensor.layers import ColumnProjection
 
     return cast(Projection, ColumnProjection(inputs, outputs, bias, tensor))
-
-
-def shared_projection(inputs: int, outputs: int, *, tensor: TensorAxis | None = None) -> Projection:
-    """A projection of tokens that have passed `parallel.tensor.splitting.entering`, to outputs that the heads of all
-    ranks read."""
-    return Projection(inputs, outputs) if tensor is None else SharedProjection(inputs, outputs, tensor)
 
 
 def residual_projection(inputs: int, outputs: int, *, tensor: TensorAxis | None = None) -> Projection:

@@ -86,7 +86,7 @@ class HeadMixing(nn.Module, Spreadable):
 
 class MultiHead(Mixer):
     """Value projection, stages, output projection. The weights of all lie head by head, or serve all heads and are
-    the same on every tensor rank (`layers.projection.shared_projection`)."""
+    the same on every tensor rank (`layers.projection.SharedProjection`)."""
 
     def __init__(self, name: str, dims: MixerDims, stages: SequenceOf[HeadMixing]) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The part of a model that one tensor rank has, without values.
 
-Every weight is laid out head by head, so a rank's part of a layer is a layer with fewer heads, hidden units and tokens;
-it takes neither a process group nor the layers that exchange.
+Weights are laid out head by head, but for a few that serve all heads and that every rank has. So a rank's part of a
+layer is a layer with fewer heads, hidden units and tokens; it takes neither a process group nor layers that exchange.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from glm_scale.layers.conv import HeadsAndSharedConv
+from glm_scale.layers.norm import AllHeadsNorm
+from glm_scale.layers.projection import SharedProjection
 from glm_scale.model.block import Block
 from glm_scale.model.config import ModelConfig
 
 __all__ = ["Module", "Part", "Weight"]
+
+_SHARED = (SharedProjection, HeadsAndSharedConv)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Part:
             return Module([len(weights) - 1], [])
 
         def module_of(module: nn.Module) -> Module:
-            own = [Weight(p.numel(), p.ndim >= 2) for p in module.parameters(recurse=False)]
+            own = [Weight(_numbers(module, p, self.ranks), p.ndim >= 2) for p in module.parameters(recurse=False)]
             first = len(weights)
             weights.extend(own)
             return Module(list(range(first, len(weights))), [module_of(child) for child in _called_by(module)])
@@ -90,6 +95,17 @@ class Part:
         """Parameters of this part."""
         return sum(weight.numbers for weight in self.weights)
 
+    @cached_property
+    def shared_weights(self) -> list[int]:
+        """The numbers of each weight, in all blocks, that serves all heads and is the same on all ranks."""
+        shared = [m for name in self.layers for m in self.blocks[name].modules() if isinstance(m, _SHARED)]
+        return [_numbers(module, module.weight, self.ranks) for module in shared]
+
+    @cached_property
+    def norms_of_all_heads(self) -> int:
+        """How many norms, in all blocks, are over the heads of all ranks."""
+        return sum(isinstance(m, AllHeadsNorm) for name in self.layers for m in self.blocks[name].modules())
+
     def block_flops_per_token(self, length: int) -> float:
         """Forward, of all blocks; the mean over a document of `length` tokens."""
         return sum(self.blocks[name].flops_per_token(length) for name in self.layers)
@@ -98,6 +114,11 @@ class Part:
     def head_flops_per_token(self) -> float:
         """Forward FLOPs of the output head for one token."""
         return 2 * self.config.width * self.config.vocab_size
+
+
+def _numbers(module: nn.Module, parameter: torch.Tensor, ranks: int) -> int:
+    """Of a part's parameter, as a rank has it."""
+    return module.numbers_over(ranks) if isinstance(module, HeadsAndSharedConv) else parameter.numel()
 
 
 def _called_by(module: nn.Module) -> Iterator[nn.Module]:

@@ -7,6 +7,7 @@ those that decay and those that do not, each padded to a multiple of twice the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
 from glm_scale.planning.updating import Passes, passes
 from glm_scale.training.bf16_gradients import PIECES, SENT_AT_ONCE
+from glm_scale.training.optimizer import VECTOR
 
 __all__ = ["State", "Zero"]
 
@@ -84,8 +86,8 @@ class Zero:
 
     @property
     def _groups(self) -> list[list[Weight]]:
-        """As the optimizer has them."""
-        weights = self.part.weights
+        """As the optimizer has them, `optimizer.parameter_groups`."""
+        weights = sorted(self.part.weights, key=lambda weight: -math.gcd(weight.numbers, VECTOR))
         groups = [[weight for weight in weights if weight.decays == decays] for decays in (True, False)]
         return [group for group in groups if group]
 

@@ -16,7 +16,7 @@ from glm_scale.training.config import OptimizerConfig
 
 __all__ = ["GuardedAdamW", "RefusableAdamW", "build_optimizer", "parameter_groups"]
 
-_VECTOR = 8
+VECTOR = 8
 """Elements of the widest load, 16 bytes of bf16."""
 
 
@@ -33,7 +33,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """
     tables = {id(module.weight) for module in model.modules() if is_token_embedding(module)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    parameters.sort(key=lambda parameter: -math.gcd(parameter.numel(), _VECTOR))
+    parameters.sort(key=lambda parameter: -math.gcd(parameter.numel(), VECTOR))
     decays = [parameter.ndim >= 2 and id(parameter) not in tables for parameter in parameters]
     groups = (
         ([p for p, decay in zip(parameters, decays, strict=True) if decay], weight_decay),

@@ -10,7 +10,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glm_scale.layers.projection import projection, shared_projection, split_heads
+from glm_scale.layers.projection import SharedProjection, projection, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
@@ -38,7 +38,7 @@ class GLAMixing(LinearMixing):
         assert structure.state is not None
         super().__init__(structure.state, dims)
         self.structure = structure
-        self.decay_in = shared_projection(dims.width, self.RANK, tensor=dims.tensor)
+        self.decay_in = SharedProjection(dims.width, self.RANK, dims.tensor)
         self.decay_out = projection(self.RANK, dims.heads * self.state_dim, bias=True, tensor=dims.tensor)
         nn.init.zeros_(self.decay_out.bias)
 

@@ -17,7 +17,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glm_scale.layers.projection import projection, shared_projection, split_heads
+from glm_scale.layers.projection import SharedProjection, projection, split_heads
 from glm_scale.layers.token import Project
 from glm_scale.mixers.baselines.delta import DeltaMixing
 from glm_scale.mixers.contract import MixerDims
@@ -36,8 +36,8 @@ class KDAMixing(DeltaMixing):
         rank, inner = dims.head_dim, dims.heads * dims.head_dim
         super().__init__(structure, dims, projection(rank, inner, bias=True, tensor=dims.tensor))
         nn.init.zeros_(self.gate.bias)
-        self.gate_in = shared_projection(dims.width, rank, tensor=dims.tensor)
-        self.decay_in = shared_projection(dims.width, rank, tensor=dims.tensor)
+        self.gate_in = SharedProjection(dims.width, rank, dims.tensor)
+        self.decay_in = SharedProjection(dims.width, rank, dims.tensor)
         self.decay_out = projection(rank, dims.heads * self.state_dim, tensor=dims.tensor)
         self.log_rate, self.dt_bias = decay_parameters(dims, self.state_dim)
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
-from glm_scale.layers.conv import HeadsAndSharedConv, ShortConv
+from glm_scale.layers.conv import HeadsAndSharedConv
 from glm_scale.layers.fused import in_one_kernel
-from glm_scale.layers.norm import RMSNorm, SplitRMSNorm
-from glm_scale.layers.projection import shared_projection, split_heads
+from glm_scale.layers.norm import AllHeadsNorm
+from glm_scale.layers.projection import SharedProjection, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
@@ -61,16 +61,12 @@ class Mamba2Mixing(HeadMixing):
         self.structure, self.state_dim = structure, structure.state
         self.heads, self.head_dim, self.groups = dims.heads, dims.head_dim, 1
         inner = dims.heads * dims.head_dim
-        self.q = shared_projection(dims.width, self.state_dim, tensor=dims.tensor)
-        self.k = shared_projection(dims.width, self.state_dim, tensor=dims.tensor)
+        self.q = SharedProjection(dims.width, self.state_dim, dims.tensor)
+        self.k = SharedProjection(dims.width, self.state_dim, dims.tensor)
         self.dt = dims.projection(dims.heads)
         self.gate = dims.projection(inner)
-        if dims.tensor is None:
-            self.conv = ShortConv(inner + 2 * self.state_dim, CONV_WIDTH)
-            self.norm = RMSNorm(inner, dims.norm_eps)
-        else:
-            self.conv = HeadsAndSharedConv(inner, 2 * self.state_dim, CONV_WIDTH, dims.tensor)
-            self.norm = SplitRMSNorm(inner, dims.norm_eps, dims.tensor)
+        self.conv = HeadsAndSharedConv(inner, 2 * self.state_dim, CONV_WIDTH, dims.tensor)
+        self.norm = AllHeadsNorm(inner, dims.norm_eps, dims.tensor)
         self.log_rate, self.dt_bias = decay_parameters(dims)
         self.skip = mark_split(nn.Parameter(torch.ones(dims.heads)), dims.tensor)
 
