@@ -7,6 +7,7 @@ decay a head or a channel), log-linear attention.
     chunkwise     the two gated ones chunk by chunk in torch, on any device
     levels        log-linear attention in torch
     sharding      a sequence shard of the gated ones
+    sums          running sums of log decays
     peer          flash-linear-attention's kernels, where they can be had and trusted
 """
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from glm_kernels.linear_attention.sums import running_sums
 from glm_kernels.precision import accumulation_dtype
 
 CHUNK = 64
@@ -108,7 +109,7 @@ def chunks_of(
     length, dtype = q.shape[1], accumulation_dtype(q.dtype)
     size = min(CHUNK, 1 << (length - 1).bit_length())
     q, k, v = (_cut(x.to(dtype), size) for x in (q, k, v))
-    sums = _cut(log_decay.double(), size).cumsum(3)  # [B, H, N, C], or with channels [B, H, N, C, K]
+    sums = running_sums(_cut(log_decay, size).movedim(3, -1)).movedim(-1, 3)  # [B, H, N, C], or [B, H, N, C, K]
     own, enters, leaves = _documents(document_starts, len(q), length, size, q.device)
 
     scores = _by_channel if sums.ndim == 5 else _by_head

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from glm_kernels.linear_attention.state import LevelState, bit_length, carried
+from glm_kernels.linear_attention.sums import running_sums
 from glm_kernels.precision import accumulation_dtype
 
 BLOCK = 64
@@ -36,7 +37,7 @@ def run(
     """
     dtype, length = accumulation_dtype(q.dtype), q.shape[1]
     heads = [x.to(dtype).transpose(1, 2) for x in (scale * q, k, v, level)]
-    sums = log_decay.double().transpose(1, 2).cumsum(2)
+    sums = running_sums(log_decay.transpose(1, 2))
     rows = torch.arange(length, device=q.device)
     starts = rows.new_zeros(len(q), length) if document_starts is None else document_starts
     before = rows.new_zeros(len(q)) if state is None else state.position

@@ -1,6 +1,7 @@
 """flash-linear-attention's kernels behind our operators: on GPUs, where they can be had, serve a call and are trusted.
 
-Which path a call takes follows from shapes, dtypes, the device and what is installed: never from a time or a rank.
+Which path a call takes follows from shapes, dtypes, the device and what is installed: never from a time or a rank. Its
+kernels tune themselves, so that two processes may round differently: with deterministic algorithms ours are taken.
 Gradients are always taken to be needed, so that a model computes the same whether or not it is being trained.
 """
 
@@ -87,6 +88,10 @@ def _run(
 
 
 def _why_not(name: str, q: Tensor, v: Tensor, packed_state: bool) -> str | None:
+    if torch.are_deterministic_algorithms_enabled():
+        return (
+            "deterministic algorithms are asked for, and its autotuner chooses by time in which order numbers are added"
+        )
     if packed_state:
         return "states of packed documents are ours alone"
     if q.dtype not in _DTYPES:
