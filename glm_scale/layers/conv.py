@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.layers.sequence import Sequence
+from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.sequence.exchange import tokens_before
+from glm_scale.parallel.tensor.splitting import copied
 
 
 class ShortConv(nn.Module):
@@ -20,18 +22,22 @@ class ShortConv(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.channels = width, channels
         self.weight = nn.Parameter(torch.zeros(width, channels))
+
+    def _taps(self) -> Tensor:
+        """`[width, channels]`."""
+        return self.weight
 
     def _convolve(self, rows: Tensor, positions: Tensor | None) -> Tensor:
         """`rows` begin width − 1 tokens before the first output; those before the start of a document count as zero."""
-        length = rows.shape[1] - self.width + 1
-        y = rows.narrow(1, self.width - 1, length) * (1 + self.weight[0])
+        length, taps = rows.shape[1] - self.width + 1, self._taps()
+        y = rows.narrow(1, self.width - 1, length) * (1 + taps[0])
         for shift in range(1, self.width):
             earlier = rows.narrow(1, self.width - 1 - shift, length)
             if positions is not None:
                 earlier = earlier.masked_fill((positions < shift)[..., None], 0)
-            y = y + self.weight[shift] * earlier
+            y = y + taps[shift] * earlier
         return y
 
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
@@ -50,8 +56,31 @@ class ShortConv(nn.Module):
 
     def empty_cache(self, batch: int) -> Tensor:
         """`[B, width − 1, D]` of zeros: a document begins with nothing before it."""
-        return self.weight.new_zeros(batch, self.width - 1, self.weight.shape[1])
+        return self.weight.new_zeros(batch, self.width - 1, self.channels)
 
     def cache_bytes(self) -> int:
         """Bytes of the cache for one sequence of the batch."""
-        return (self.width - 1) * self.weight.shape[1] * self.weight.element_size()
+        return (self.width - 1) * self.channels * self.weight.element_size()
+
+
+class HeadsAndSharedConv(ShortConv):
+    """Of channels of this rank's heads, and `shared` ones behind them that serve all heads.
+
+    Every tensor rank has the weights of all channels, heads' first, as one process has them; their gradient is the sum
+    of all ranks', of which each gives that of the channels it has.
+    """
+
+    def __init__(self, channels: int, shared: int, width: int, tensor: TensorAxis | None) -> None:
+        super().__init__(channels * (tensor.size if tensor else 1) + shared, width)
+        self.channels, self._shared, self._tensor = channels + shared, shared, tensor
+
+    def numbers_over(self, ranks: int) -> int:
+        """Weights of each of so many tensor ranks whose part, built without an axis, this is."""
+        return self.width * ((self.channels - self._shared) * ranks + self._shared)
+
+    def _taps(self) -> Tensor:
+        if self._tensor is None:
+            return self.weight
+        whole = copied(self.weight, self._tensor)
+        of_heads, shared = whole.split([whole.shape[1] - self._shared, self._shared], 1)
+        return torch.cat([of_heads.chunk(self._tensor.size, 1)[self._tensor.rank], shared], 1)

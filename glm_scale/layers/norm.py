@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
-from glm_scale.parallel.tensor.splitting import of_all_tokens
+from glm_scale.parallel.tensor.splitting import mark_split, of_all_tokens, summed_among_heads
 
 
 class RMSNorm(nn.Module):
@@ -28,6 +28,23 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, of_all_tokens(self.weight, self.tensor), self.eps, self.groups)
+
+
+class AllHeadsNorm(RMSNorm):
+    """One norm over all heads, inside a split layer: over the parts of `size` numbers and weights that ranks have."""
+
+    def __init__(self, size: int, eps: float, across: TensorAxis | None) -> None:
+        super().__init__(size, eps)
+        self._across = across
+        mark_split(self.weight, across)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._across is None:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        squares = summed_among_heads(wide.square().sum(-1, keepdim=True), self._across)
+        scale = torch.rsqrt(squares / (x.shape[-1] * self._across.size) + self.eps)
+        return (wide * scale).to(x.dtype) * self.weight
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:

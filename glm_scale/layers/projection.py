@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_scale.parallel.axis import TensorAxis
+from glm_scale.parallel.tensor.splitting import copied
 
 
 class Projection(nn.Linear):
@@ -18,6 +20,20 @@ class Projection(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
+
+
+class SharedProjection(Projection):
+    """A projection that serves all heads: every tensor rank has all of it, and its gradient is the sum of theirs.
+
+    It projects tokens that have passed `parallel.tensor.splitting.entering`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, tensor: TensorAxis | None) -> None:
+        super().__init__(inputs, outputs)
+        self._tensor = tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, copied(self.weight, self._tensor))
 
 
 class ResidualProjection(Projection):

@@ -44,9 +44,6 @@ class HeadMixing(nn.Module, Spreadable):
     of_input: tuple[str, ...] = ()
     """Names of the projections of x, all that `extend` reads of it, if they are to be computed at once."""
 
-    undivided: str | None = None
-    """Why heads cannot be spread over tensor ranks, each with its own weights, if they cannot."""
-
     def __init__(self) -> None:
         super().__init__()
         self._strategies: dict[Spread, SequenceStrategy] = {}
@@ -98,7 +95,8 @@ class HeadMixing(nn.Module, Spreadable):
 
 
 class MultiHead(Mixer):
-    """Value projection, stages, output projection. The weights of all lie head by head, unless one is `undivided`."""
+    """Value projection, stages, output projection. The weights of all lie head by head, or serve all heads and are
+    the same on every tensor rank (`layers.projection.SharedProjection`)."""
 
     def __init__(self, name: str, dims: MixerDims, stages: SequenceOf[HeadMixing]) -> None:
         super().__init__()
@@ -164,12 +162,6 @@ class MultiHead(Mixer):
         return self._stages()
 
     def require_tensor_parallel(self, ranks: int) -> None:
-        reasons = [stage.undivided for stage in self._stages() if stage.undivided]
-        if ranks > 1 and reasons:
-            raise MixerError(
-                f"mixer {self.name!r} cannot split its heads over {ranks} tensor-parallel ranks, since {reasons[0]}; "
-                "the nearest size that works is 1"
-            )
         super().require_tensor_parallel(ranks)
         if self.value_heads % ranks:
             nearest = max(size for size in range(1, ranks) if self.value_heads % size == 0)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from glm_scale.mixers.attention import read_attention, read_local
-from glm_scale.mixers.baselines import read_gated_deltanet, read_gla, read_log_linear, read_mamba2
+from glm_scale.mixers.baselines import read_gated_deltanet, read_gla, read_kda, read_log_linear, read_mamba2
 from glm_scale.mixers.composed import compose
 from glm_scale.mixers.contract import MixerError, MixerSpec
 from glm_scale.mixers.recurrence import read_recurrence
@@ -39,6 +39,7 @@ MIXERS: Mapping[str, Registered] = MappingProxyType(
         "mamba2": Registered("mamba2:N", read_mamba2),
         "gla": Registered("gla:N", read_gla),
         "gated_deltanet": Registered("gated_deltanet:N", read_gated_deltanet),
+        "kda": Registered("kda:N", read_kda),
         "log_linear": Registered("log_linear:N", read_log_linear),
     }
 )

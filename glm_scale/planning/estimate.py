@@ -33,7 +33,7 @@ from glm_scale.planning.gpus import GPU, NODE
 from glm_scale.planning.parts import Part
 from glm_scale.planning.sequence import SpreadBlock, spread_block
 from glm_scale.planning.speeds import Speeds
-from glm_scale.planning.tensor import tensor_exchanges
+from glm_scale.planning.tensor import exchanges_among_heads, tensor_exchanges
 from glm_scale.planning.zero import State, Zero
 from glm_scale.training.config import OptimizerConfig
 from glm_scale.training.groups import GroupKey, group_keys
@@ -138,6 +138,10 @@ class Estimate:
             ranks=self.layout.tensor, tokens=self._sequences * self._length, width=self.part.config.width,
             layers=len(self.part.layers), itemsize=self._itemsize, shards_tokens=self._shards_tokens,
             conv=bool(self.part.config.conv_width), policy=self._policy,
+        )  # fmt: skip
+        yield from exchanges_among_heads(
+            ranks=self.layout.tensor, tokens=self._sequences * self._length, weights=self.part.shared_weights,
+            norms=self.part.norms_of_all_heads, itemsize=self._itemsize, policy=self._policy,
         )  # fmt: skip
         if self.layout.sequence > 1:
             for name in self.part.layers:

@@ -1,7 +1,7 @@
 """The part of a model that one tensor rank has, without values.
 
-Every weight is laid out head by head, so a rank's part of a layer is a layer with fewer heads, hidden units and tokens;
-it takes neither a process group nor the layers that exchange.
+Weights are laid out head by head, but for a few that serve all heads and that every rank has. So a rank's part of a
+layer is a layer with fewer heads, hidden units and tokens; it takes neither a process group nor layers that exchange.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from glm_scale.layers.projection import is_hidden_projection
+from glm_scale.layers.conv import HeadsAndSharedConv
+from glm_scale.layers.norm import AllHeadsNorm
+from glm_scale.layers.projection import SharedProjection, is_hidden_projection
 from glm_scale.model.block import Block
 from glm_scale.model.config import ModelConfig
 
 __all__ = ["Module", "Part", "Weight"]
+
+_SHARED = (SharedProjection, HeadsAndSharedConv)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Part:
             return Module([len(weights) - 1], [])
 
         def module_of(module: nn.Module) -> Module:
-            own = [_weight_of(module, name, p) for name, p in module.named_parameters(recurse=False)]
+            own = [_weight_of(module, name, p, self.ranks) for name, p in module.named_parameters(recurse=False)]
             first = len(weights)
             weights.extend(own)
             return Module(list(range(first, len(weights))), [module_of(child) for child in _called_by(module)])
@@ -92,6 +96,17 @@ class Part:
         """Parameters of this part."""
         return sum(weight.numbers for weight in self.weights)
 
+    @cached_property
+    def shared_weights(self) -> list[int]:
+        """The numbers of each weight, in all blocks, that serves all heads and is the same on all ranks."""
+        shared = [m for name in self.layers for m in self.blocks[name].modules() if isinstance(m, _SHARED)]
+        return [_numbers(module, module.weight, self.ranks) for module in shared]
+
+    @cached_property
+    def norms_of_all_heads(self) -> int:
+        """How many norms, in all blocks, are over the heads of all ranks."""
+        return sum(isinstance(m, AllHeadsNorm) for name in self.layers for m in self.blocks[name].modules())
+
     def block_flops_per_token(self, length: int) -> float:
         """Forward, of all blocks; the mean over a document of `length` tokens."""
         return sum(self.blocks[name].flops_per_token(length) for name in self.layers)
@@ -102,10 +117,15 @@ class Part:
         return 2 * self.config.width * self.config.vocab_size
 
 
-def _weight_of(module: nn.Module, name: str, parameter: nn.Parameter) -> Weight:
+def _numbers(module: nn.Module, parameter: Tensor, ranks: int) -> int:
+    """Of a part's parameter, as a rank has it."""
+    return module.numbers_over(ranks) if isinstance(module, HeadsAndSharedConv) else parameter.numel()
+
+
+def _weight_of(module: nn.Module, name: str, parameter: Tensor, ranks: int) -> Weight:
     hidden = is_hidden_projection(module) and name == "weight"
     shape = (parameter.shape[0], parameter.shape[1]) if hidden else None
-    return Weight(parameter.numel(), shape)
+    return Weight(_numbers(module, parameter, ranks), shape)
 
 
 def _called_by(module: nn.Module) -> Iterator[nn.Module]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from glm_scale.layers.activation_checkpointing import ActivationCheckpointing
 from glm_scale.planning.exchanges import Exchange, all_gather, all_reduce, reduce_scatter
 
-__all__ = ["tensor_exchanges"]
+__all__ = ["exchanges_among_heads", "tensor_exchanges"]
 
 
 def tensor_exchanges(
@@ -47,3 +47,15 @@ def tensor_exchanges(
         yield all_reduce("tensor", ranks, (2 * layers + 1) * size, 2 * layers + 1)
     # The head's largest logit, and two sums, of every token.
     yield all_gather("tensor", ranks, tokens * 3 * 4, 1)
+
+
+def exchanges_among_heads(
+    *, ranks: int, tokens: int, weights: Sequence[int], norms: int, itemsize: int, policy: ActivationCheckpointing
+) -> Iterator[Exchange]:
+    """Inside layers, for what serves all heads: the gradients of such weights, each of so many numbers, and a sum of
+    squares of every token, in fp32, for each norm over all heads."""
+    if ranks == 1:
+        return
+    yield all_reduce("tensor", ranks, sum(weights) * itemsize, len(weights))
+    sums = norms * (3 if policy == "full" else 2)
+    yield all_reduce("tensor", ranks, sums * tokens * 4, sums)

@@ -7,6 +7,7 @@ each of the optimizer's, padded to a multiple of twice the ranks; in stage 3 one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from glm_scale.planning.gathering import Gathering, gathering, visits
 from glm_scale.planning.parts import Part, Weight
 from glm_scale.planning.updating import Passes, passes
 from glm_scale.training.bf16_gradients import PIECES, SENT_AT_ONCE
-from glm_scale.training.groups import GroupKey, ordered
+from glm_scale.training.groups import VECTOR, GroupKey, ordered
 from glm_scale.training.orthogonal import orthogonalizing_flops
 
 __all__ = ["State", "Zero"]
@@ -88,8 +89,9 @@ class Zero:
 
     @property
     def _groups(self) -> list[list[Weight]]:
-        """As the optimizer has them."""
+        """As the optimizer has them, `groups.parameter_groups`."""
         weights = list(zip(self.part.weights, self.keys, strict=True))
+        weights.sort(key=lambda pair: -math.gcd(pair[0].numbers, VECTOR))
         return [[weight for weight, key in weights if key == group] for group in ordered(self.keys)]
 
     @property

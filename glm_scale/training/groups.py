@@ -16,9 +16,9 @@ from glm_scale.layers.projection import is_hidden_projection
 from glm_scale.model.parametrization import Scaling
 from glm_scale.training.config import OptimizerConfig
 
-__all__ = ["GroupKey", "group_keys", "ordered", "parameter_groups"]
+__all__ = ["VECTOR", "GroupKey", "group_keys", "ordered", "parameter_groups"]
 
-_VECTOR = 8
+VECTOR = 8
 """Elements of the widest load, 16 bytes of bf16."""
 _SHOWN = 4
 
@@ -76,7 +76,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     """
     keys = group_keys(model, config)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    named.sort(key=lambda pair: -math.gcd(pair[1].numel(), _VECTOR))
+    named.sort(key=lambda pair: -math.gcd(pair[1].numel(), VECTOR))
     groups = {key: [p for name, p in named if keys[name] == key] for key in ordered(keys.values())}
     return [{"params": members, **key._asdict()} for key, members in groups.items() if members]
 

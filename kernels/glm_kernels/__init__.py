@@ -2,6 +2,16 @@
 
 from glm_kernels import reference
 from glm_kernels.attention import Packing, attention
+from glm_kernels.linear_attention import (
+    LevelState,
+    empty_levels,
+    gated_delta_rule,
+    gated_delta_rule_step,
+    gated_linear_attention,
+    gated_linear_attention_step,
+    log_linear_attention,
+    log_linear_attention_step,
+)
 from glm_kernels.operators import recurrence, ssm
 from glm_kernels.patterns import Lifetime, Offsets, Pattern, PatternError, parse_pattern
 from glm_kernels.projections import project, project_gated, project_onto
@@ -9,6 +19,7 @@ from glm_kernels.state import RecurrenceState, empty_state, with_room
 from glm_kernels.steps import attention_step, recurrence_step, ssm_step
 
 __all__ = [
+    "LevelState",
     "Lifetime",
     "Offsets",
     "Packing",
@@ -17,7 +28,14 @@ __all__ = [
     "RecurrenceState",
     "attention",
     "attention_step",
+    "empty_levels",
     "empty_state",
+    "gated_delta_rule",
+    "gated_delta_rule_step",
+    "gated_linear_attention",
+    "gated_linear_attention_step",
+    "log_linear_attention",
+    "log_linear_attention_step",
     "parse_pattern",
     "project",
     "project_gated",

@@ -26,6 +26,7 @@ OPERATORS = {
     "simple_gla": ("fla.ops.simple_gla", "chunk_simple_gla"),
     "gla": ("fla.ops.gla", "chunk_gla"),
     "gated_delta_rule": ("fla.ops.gated_delta_rule", "chunk_gated_delta_rule"),
+    "kda": ("fla.ops.kda", "chunk_kda"),
     "log_linear": ("fla.ops.log_linear_attn", "chunk_log_linear_attn"),
 }
 

@@ -1,13 +1,7 @@
-"""The operators as torch sees them (torch.library): `torch.ops.glm_kernels.recurrence` and `.ssm`.
-
-A compiler sees one node each for the forward and the backward pass, whose shapes follow from the operands' shapes
-alone: which kernels run, and everything that depends on values, is decided inside, when the node runs. Differentiable
-once: the gradients have no gradients.
-"""
+"""The operators as torch sees them: `torch.ops.glm_kernels.recurrence` and `.ssm`, made by `registration`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,115 +11,9 @@ from glm_kernels.checks import check_packing_values, check_positions, check_room
 from glm_kernels.dispatch import kept_shapes, recurrence_kernel, ssm_kernel
 from glm_kernels.kernel_interface import RecurrenceCall, SSMCall
 from glm_kernels.patterns import parse_pattern
-from glm_kernels.precision import accumulation_dtype, without_autocast
+from glm_kernels.precision import accumulation_dtype
+from glm_kernels.registration import Gradients, Operator, Outputs
 from glm_kernels.state import RecurrenceState
-
-Gradients = list[Tensor]
-Outputs = tuple[Tensor, ...]
-
-_LIBRARY = torch.library.Library("glm_kernels", "FRAGMENT")
-
-
-class _Operator:
-    """A differentiable operator with some results, registered as `name` and `name_backward`.
-
-    arguments: of its schema. forward, backward: what runs; backward takes the results' gradients (None for one that
-    is not needed), then the results if it `needs_results`, then the arguments, and gives the gradients of the tensors
-    among the arguments that are named in `differentiable`, in that order. fake: empty results of the right shapes.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        arguments: str,
-        forward: Callable[..., Outputs],
-        backward: Callable[..., Gradients],
-        fake: Callable[..., Outputs],
-        results: int,
-        differentiable: tuple[str, ...],
-        needs_results: bool,
-    ) -> None:
-        self._needs_results = needs_results
-        names = [argument.split()[-1] for argument in arguments.split(",")]
-        self._differentiable = [name in differentiable for name in names]
-        given = [f"Tensor? grad{i}" for i in range(results)]
-        given += [f"Tensor result{i}" for i in range(results) if needs_results]
-        schemas = {
-            name: f"({arguments}) -> ({', '.join(['Tensor'] * results)})",
-            f"{name}_backward": f"({', '.join(given)}, {arguments}) -> Tensor[]",
-        }
-        self._run, self._run_backward = forward, backward
-        for (operator, schema), run in zip(schemas.items(), (self._results, self._cast_gradients), strict=True):
-            _LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
-            _LIBRARY.impl(operator, run, "CompositeExplicitAutograd")
-        namespace = torch.ops.glm_kernels
-        self.forward, self.backward = (getattr(namespace, operator).default for operator in schemas)
-        torch.library.register_fake(f"glm_kernels::{name}", fake, lib=_LIBRARY)
-        torch.library.register_fake(f"glm_kernels::{name}_backward", self._fake_gradients, lib=_LIBRARY)
-        torch.library.register_autograd(f"glm_kernels::{name}", self._gradients, setup_context=self._save, lib=_LIBRARY)
-        torch.library.register_autograd(f"glm_kernels::{name}_backward", _refuse, lib=_LIBRARY)
-        self._function = self._without_the_dispatcher()
-
-    def __call__(self, *arguments: Any) -> Outputs:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return self.forward(*arguments)
-        return self._function.apply(*arguments)
-
-    def _without_the_dispatcher(self) -> type[torch.autograd.Function]:
-        """The same differentiable operator for eager mode, at a quarter of the dispatcher's time on the host."""
-        operator = self
-
-        class Function(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, *inputs: Any) -> Outputs:
-                output = operator.forward(*inputs)
-                operator._save(ctx, inputs, output)
-                return output
-
-            @staticmethod
-            def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-                return operator._gradients(ctx, *grads)
-
-        return Function
-
-    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-        kept = [x if isinstance(x, Tensor) else None for x in inputs]
-        ctx.save_for_backward(*kept, *(output if self._needs_results else ()))
-        ctx.rest = [None if isinstance(x, Tensor) else x for x in inputs]
-        ctx.set_materialize_grads(False)
-
-    def _gradients(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        count = len(ctx.rest)
-        if all(grad is None for grad in grads):
-            return (None,) * count
-        saved = ctx.saved_tensors
-        inputs = [x if rest is None else rest for x, rest in zip(saved[:count], ctx.rest, strict=True)]
-        found = iter(self.backward(*grads, *saved[count:], *inputs))
-        named = zip(inputs, self._differentiable, strict=True)
-        return tuple(next(found) if differentiable and x is not None else None for x, differentiable in named)
-
-    def _results(self, *arguments: Any) -> Outputs:
-        with without_autocast(arguments[0].device):
-            return self._run(*arguments)
-
-    def _cast_gradients(self, *arguments: Any) -> Gradients:
-        """A state may have another dtype than its kernels work in."""
-        inputs = self._differentiable_of(arguments)
-        with without_autocast(inputs[0].device):
-            found = self._run_backward(*arguments)
-        return [gradient.to(x.dtype) for gradient, x in zip(found, inputs, strict=True)]
-
-    def _fake_gradients(self, *arguments: Any) -> Gradients:
-        return [x.new_empty(x.shape) for x in self._differentiable_of(arguments)]
-
-    def _differentiable_of(self, arguments: tuple[Any, ...]) -> list[Tensor]:
-        named = zip(arguments[-len(self._differentiable) :], self._differentiable, strict=True)
-        return [x for x, differentiable in named if differentiable and x is not None]
-
-
-def _refuse(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError("the gradients of glm_kernels' operators cannot be differentiated; use backend = 'reference'")
-
 
 _PACKING = "Tensor? cu_seqlens, Tensor? document_starts"
 
@@ -222,7 +110,7 @@ def _ssm_shapes(*arguments: Any) -> Outputs:
     return v.new_empty(v.shape), final
 
 
-recurrence = _Operator(
+recurrence = Operator(
     "recurrence",
     f"Tensor q, Tensor k, Tensor v, Tensor d, str pattern, float scale, {_PACKING}, "
     "Tensor? state_k, Tensor? state_y, Tensor? state_position, int? state_room, str backend",
@@ -235,7 +123,7 @@ recurrence = _Operator(
 )
 """y `[B, T, H, V]` and what `RecurrenceKernel.forward` gives beside it, for the backward pass."""
 
-ssm = _Operator(
+ssm = Operator(
     "ssm",
     f"Tensor q, Tensor k, Tensor v, Tensor log_decay, float scale, {_PACKING}, "
     "Tensor? state, bool output_final_state, str backend",

@@ -35,6 +35,9 @@ LAYOUTS = [
     ("ssm", "parallel.sequence=2", "training.zero_stage=2"),
     ("ssm", "parallel.tensor=2", "parallel.shard_activations=true"),
     ("mamba2", "parallel.sequence=2", "training.zero_stage=1"),
+    ("mamba2", "parallel.tensor=2", "training.zero_stage=2"),
+    ("kda", "parallel.sequence=2", "parallel.strategy=scan"),
+    ("gla", "parallel.tensor=2", "parallel.shard_activations=true"),
     ("attention", "parallel.sequence=2", "training.zero_stage=0"),
     ("attention", "parallel.data=2", "training.zero_stage=3"),
     ("lattice:2^k", "parallel.data=2", "training.compile=true"),
@@ -51,8 +54,8 @@ BF16 = [
 ]
 # One model of layers of every kind.
 EVERY_MIXER = [
-    "attention", "local:16", "ssm", "mamba2", "window:64", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k",
-    "offsets:k^2+1", "local:16 > lattice:2^k",
+    "attention", "local:16", "ssm", "mamba2", "gla", "gated_deltanet", "kda", "log_linear", "window:64", "dense",
+    "lattice:2^k", "lattice:k^2+1", "offsets:2^k", "offsets:k^2+1", "local:16 > lattice:2^k",
 ]  # fmt: skip
 
 

@@ -1,24 +1,38 @@
 """The operators as torch.library knows them: schemas, fake tensors, compilers, autocast."""
 
+import itertools
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from glm_kernels import RecurrenceState, parse_pattern, recurrence, ssm
+from glm_kernels import (
+    RecurrenceState,
+    gated_delta_rule,
+    log_linear_attention,
+    parse_pattern,
+    recurrence,
+    ssm,
+)
 from tests.kernels.operands import leaves, operands, packed_bounds, packed_starts, random_state
 from tests.tolerances import assert_pass_close, error, rounding, unit
 
 pytestmark = pytest.mark.numeric
 
-OPERATORS = ["lattice:2^k", "offsets:2^k", "ssm"]
+OPERATORS = ["lattice:2^k", "offsets:2^k", "ssm", "kda", "log_linear"]
 
 
 def mixed(name, q, k, v, gate, **packing):
     """y of an operator by its name."""
     if name == "ssm":
         return ssm(q, k, v, -gate.abs(), **packing)[0]
+    if name == "log_linear":
+        return log_linear_attention(q, k, v, -gate.abs(), (gate[..., None] * torch.arange(9)).sigmoid(), **packing)[0]
+    if name == "kda":
+        log_decay = -(gate[..., None] * q.to(gate)).abs()
+        keys = torch.nn.functional.normalize(k, dim=3)
+        return gated_delta_rule(q, keys, v, log_decay, gate.sigmoid(), **packing)[0]
     return recurrence(q, k, v, gate, name, **packing)[0]
 
 
@@ -72,8 +86,10 @@ def test_the_triton_kernels_are_a_proper_operator():
     )
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [*itertools.product(OPERATORS[:3], [False, True]), ("kda", True), ("log_linear", False)],
+)
 def test_compiled_layers_have_no_graph_break_and_equal_eager_ones(name, packed):
     """One graph for every length, forward and backward."""
     torch._dynamo.reset()

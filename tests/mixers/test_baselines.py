@@ -1,75 +1,28 @@
-"""Baselines: what they compute, packed and decoded, with fla's operators played by their definitions."""
+"""Published mixers: layers as their operators' definitions have them, spellings, and fla's kernels on a GPU."""
 
-import itertools
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.utils._pytree import tree_leaves
 
 from glm_kernels import fla
 from glm_scale.layers.rotary import Rotary
 from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers import MixerDims, MixerError, parse_mixer
-from glm_scale.mixers.baselines.gated_deltanet import delta_row
-from glm_scale.mixers.baselines.gla import gla_row
-from tests.tolerances import assert_close, error, norm, rounding, unit
+from glm_scale.mixers.baselines import log_linear
+from glm_scale.parallel.sequence import linear_attention
+from tests.kernels.linear_attention.cases import GATED, mixed, operands
+from tests.kernels.operands import packed_starts, values_and_gradients
+from tests.tolerances import largest_error, pass_errors, unit
 
 pytestmark = pytest.mark.numeric
 
 DIMS = MixerDims(width=12, heads=2, head_dim=8, rotary=Rotary(8, 50.0), norm_eps=1e-5)
-NAMES = ["gla", "gated_deltanet", "log_linear"]
-LENGTH = 40
-OPERATIONS = LENGTH + 4 * 16 + 64
-"""Of an output: a sum over rows, and of scores, projections and a state."""
-
-
-def by_rows(row, empty):
-    """An operator with fla's arguments that takes the rows of every document one by one."""
-
-    def run(q, k, v, *rest, scale=None, cu_seqlens=None):
-        assert scale == q.shape[3] ** -0.5
-        bounds = cu_seqlens.tolist() if cu_seqlens is not None else [0, q.shape[1]]
-        parts = []
-        for begin, end in itertools.pairwise(bounds):
-            state = empty(q, v)
-            for t in range(begin, end):
-                y, state = row(*(x[:, t] for x in (q, k, v, *rest)), state)
-                parts.append(y)
-        return torch.stack(parts, 1), None
-
-    return run
-
-
-def one_state(q, v):
-    return q.new_zeros(len(q), *q.shape[2:], v.shape[3])
-
-
-def matrix_form(q, k, v, log_decay, level, scale, cu_seqlens=None):
-    """Log-linear attention of whole documents. A row is read from the level of the highest bit in which it differs."""
-    bounds = cu_seqlens.tolist() if cu_seqlens is not None else [0, q.shape[1]]
-    parts = []
-    for begin, end in itertools.pairwise(bounds):
-        here = slice(begin, end)
-        sums = log_decay[:, here].cumsum(1)
-        decay = (sums[:, :, None] - sums[:, None]).exp()  # [B, i, j, H]
-        numbers = range(end - begin)
-        levels = torch.tensor([[(i ^ j).bit_length() if j <= i else -1 for j in numbers] for i in numbers])
-        heard = level[:, here].gather(3, levels.clamp(min=0)[None, :, None].expand(len(q), -1, q.shape[2], -1))
-        weights = decay.permute(0, 3, 1, 2) * heard.transpose(1, 2) * (levels >= 0)
-        scores = torch.einsum("bihk,bjhk->bhij", q[:, here], k[:, here]) * scale
-        parts.append(torch.einsum("bhij,bjhv->bihv", weights * scores, v[:, here]))
-    return torch.cat(parts, 1), None
-
-
-@pytest.fixture
-def played(monkeypatch):
-    operators = {
-        "gla": by_rows(gla_row, one_state),
-        "gated_delta_rule": by_rows(delta_row, one_state),
-        "log_linear": matrix_form,
-    }
-    monkeypatch.setattr(fla, "operator", lambda name, gradients=True: operators[name])
+NAMES = ["gla", "gated_deltanet", "kda", "log_linear"]
+LENGTH = 70
+EXACT = 1e-5
+"""What is asked of a layer in float32."""
 
 
 def build(name):
@@ -77,52 +30,36 @@ def build(name):
     mixer = parse_mixer(name).build(DIMS)
     for parameter in mixer.parameters():
         if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[1] ** -0.5)
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     return mixer
 
 
-def sequence(starts=None):
-    starts = None if starts is None else torch.tensor(starts, dtype=torch.int32)
-    return Sequence.of(LENGTH, DIMS.rotary, torch.device("cpu"), starts)
+def by_definition(monkeypatch):
+    """Operators run by their definitions from here on."""
+    for module, names in (
+        (linear_attention, ("gated_linear_attention", "gated_delta_rule")),
+        (log_linear, ("log_linear_attention",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, partial(getattr(module, name), backend="reference"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@torch.no_grad()
-def test_decoding_equals_training(name, played):
-    mixer, x = build(name), torch.randn(2, LENGTH, 12)
-    expected, cache, parts = mixer(x, sequence()), mixer.empty_cache(2), []
-    for piece in x.split([17, 1, 1, 21], 1):
-        y, cache = mixer.prefill(piece, cache)
-        parts.append(y)
-    assert_close(torch.cat(parts, 1), expected, rounding(torch.float32, OPERATIONS))
-    assert sum(leaf.nbytes for leaf in tree_leaves(cache)) == 2 * mixer.cache_bytes(LENGTH)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@torch.no_grad()
-def test_documents_do_not_see_one_another(name, played):
-    mixer, x = build(name), torch.randn(2, LENGTH, 12)
-    packed = mixer(x, sequence([[0] * 9 + [9] + [10] * 30, [0] * 23 + [23] * 17]))
-    for row, bounds in enumerate([[0, 9, 10, 40], [0, 23, 40]]):
-        for begin, end in itertools.pairwise(bounds):
-            alone, _ = mixer.prefill(x[row : row + 1, begin:end], mixer.empty_cache(1))
-            assert_close(packed[row : row + 1, begin:end], alone, rounding(torch.float32, OPERATIONS), norm(packed))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_learns(name, played):
-    mixer, x = build(name), torch.randn(2, LENGTH, 12)
-    mixer(x, sequence()).square().sum().backward()
-    assert all(p.grad is not None for p in mixer.parameters())
-    nothing = rounding(torch.float32, 2 * OPERATIONS) * norm(*(p.grad for p in mixer.parameters()))
-    assert all(norm(p.grad) > nothing for p in mixer.parameters())
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says")
-def test_without_fla_or_a_gpu_a_baseline_says_what_it_needs(name):
-    with pytest.raises(MixerError, match=f"mixer '{name}' runs on flash-linear-attention, but .*(install|needs a GPU)"):
-        build(name)(torch.randn(1, LENGTH, 12), sequence())
+def test_a_layer_is_what_its_definition_says_in_float64(name, monkeypatch):
+    mixer, x = build(f"{name}:16"), torch.randn(2, LENGTH, 12)
+    starts = packed_starts(2, LENGTH, 3)
+    grad = torch.randn(2, LENGTH, 12)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        layer: Any = mixer.to(dtype)
+        if dtype == torch.float64:
+            by_definition(monkeypatch)
+        leaf = x.to(dtype).requires_grad_()
+        y = layer(leaf, Sequence.of(LENGTH, DIMS.rotary, torch.device("cpu"), starts))
+        results.append([y, *torch.autograd.grad(y, [leaf, *layer.parameters()], grad.to(dtype))])
+    found, expected = results
+    assert largest_error(found[:1], expected[:1]) < EXACT
+    assert max(pass_errors(found, expected)) < EXACT
 
 
 @pytest.mark.parametrize("name", [*NAMES, "mamba2"])
@@ -134,43 +71,31 @@ def test_a_baseline_takes_its_state(name):
             parse_mixer(f"{name}:{wrong}")
 
 
-def test_sizes_that_a_kernel_does_not_take_are_refused():
-    with pytest.raises(MixerError, match=r"state of 48.*multiple of 64"):
-        parse_mixer("log_linear:48").build(DIMS)
-
-
-@pytest.mark.parametrize(("name", "reason"), [("gla", "baseline for one device"), ("mamba2", "serve all heads")])
-def test_heads_that_cannot_be_spread_over_tensor_ranks_are_refused(name, reason):
-    mixer = build(name)
-    mixer.require_tensor_parallel(1)
-    with pytest.raises(MixerError, match=reason):
-        mixer.require_tensor_parallel(2)
-
-
-def by_matrix(*operands, scale):
-    q, k, v, log_decay, level = (x.cpu() for x in operands)
-    return matrix_form(q, k, v, log_decay, level, scale)
+def test_how_log_linear_attention_cannot_be_spread_is_refused():
+    mixer: Any = parse_mixer("log_linear").build(DIMS)
+    with pytest.raises(MixerError, match=r"'log_linear' cannot split .* by 'scan'; it can by 'a2a'"):
+        mixer.require_sequence_strategy("scan", 2)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fla's kernels need a GPU")
-@pytest.mark.parametrize("name", ["gla", "gated_delta_rule", "log_linear"])
-def test_operators_equal_their_definitions_on_a_gpu(name):
+@pytest.mark.parametrize("name", [*GATED, "log_linear"])
+@pytest.mark.parametrize("decay", [0.1, 5.0, 30.0])
+@pytest.mark.parametrize("packed", [False, True])
+def test_operators_of_fla_equal_their_definitions_on_a_gpu(name, decay, packed):
+    """Outputs and gradients. Inputs, scores, states and outputs are rounded to nearest, some of them more than once."""
     reason = fla.why_not(name)
     if reason:
         pytest.skip(reason)
-    generator = torch.Generator("cuda").manual_seed(0)
-    q, k, v = (torch.randn(1, 200, 2, 64, device="cuda", generator=generator) for _ in range(3))
-    k = F.normalize(k, dim=-1)
-    gate = -torch.rand(1, 200, 2, *([64] if name == "gla" else []), device="cuda", generator=generator)
-    rest = {"gla": [], "gated_delta_rule": [gate.exp()], "log_linear": [torch.rand(1, 200, 2, 18, device="cuda")]}
-    definition = {
-        "gla": by_rows(gla_row, one_state),
-        "gated_delta_rule": by_rows(delta_row, one_state),
-        "log_linear": by_matrix,
-    }[name]
-    operands = [q, k, v, gate, *rest[name]]
-    expected = definition(*(x.double() for x in operands), scale=64**-0.5)[0].to("cuda")
-    found = fla.operator(name)(*(x.bfloat16() for x in operands), scale=64**-0.5)[0]
-    # Four inputs, scores, states and outputs are rounded to nearest, some of them more than once.
-    assert error(found, expected) < 10 * unit(torch.bfloat16) / 2
+    inputs = operands(name, 2, 200, key_dim=64, value_dim=64, decay=decay)
+    if name == "log_linear":
+        inputs[4] = torch.rand(2, 200, 2, 18, dtype=torch.float64).requires_grad_()
+    starts = packed_starts(2, 200, 3) if packed else None
+    rounded = [
+        x.detach().cuda().to(torch.float32 if i == 3 else torch.bfloat16).requires_grad_() for i, x in enumerate(inputs)
+    ]
+    exact = [x.detach().double().cpu().requires_grad_() for x in rounded]
+    on_device = None if starts is None else starts.cuda()
+    found = values_and_gradients([mixed(name, rounded, document_starts=on_device, backend="fla")[0]], rounded)
+    expected = values_and_gradients([mixed(name, exact, document_starts=starts, backend="reference")[0]], exact)
+    assert max(pass_errors([x.cpu() for x in found], expected)) < 20 * unit(torch.bfloat16) / 2

@@ -9,7 +9,7 @@ from tests.tolerances import assert_close, norm, rounding
 
 pytestmark = pytest.mark.numeric
 
-MIXERS = ("lattice:2^k", "offsets:k^2+1", "ssm", "attention", "local:3 > dense")
+MIXERS = ("lattice:2^k", "offsets:k^2+1", "ssm", "attention", "local:3 > dense", "kda:4", "log_linear:4")
 
 
 @pytest.mark.parametrize("packed", [False, True])

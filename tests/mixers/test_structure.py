@@ -53,6 +53,7 @@ def test_flops_of_a_worked_example() -> None:
     assert structure_of("window:1").flops_per_token(4, 2, 3) == 10 * 3 / 4
     assert structure_of("offsets:2^k").flops_per_token(4, 2, 3) == 10 * (0 + 1 + 2 + 2) / 4
     assert structure_of("ssm:2").flops_per_token(4, 2, 3) == 4 * 2 * 3
+    assert structure_of("kda:2").flops_per_token(4, 2, 3) == 6 * 2 * 3
     assert structure_of("gated_deltanet:2").flops_per_token(4, 2, 3) == 6 * 2 * 3
     both = structure_of("local:2 > window:1").flops_per_token(4, 2, 3)
     assert both == 10 * (1 + 2 + 2 + 2 + 3) / 4

@@ -12,7 +12,7 @@ from glm_scale.model.transformer import LanguageModel
 from glm_scale.parallel.axis import SequenceAxis
 from glm_scale.parallel.collectives.simulator import simulate
 from tests.parallel.sequence.test_recurrence import documents
-from tests.parallel.training import norm_epsilon
+from tests.parallel.training import DECAYING, norm_epsilon
 from tests.tolerances import assert_close, error, norm, rounding
 
 pytestmark = pytest.mark.numeric
@@ -23,6 +23,10 @@ MIXERS = {
     "local:20": ("a2a", "ring"),
     "ssm:4": ("scan", "ring", "a2a"),
     "mamba2:4": ("scan", "ring", "a2a"),
+    "gla:4": ("scan", "ring", "a2a"),
+    "gated_deltanet:4": ("scan", "ring", "a2a"),
+    "kda:4": ("scan", "ring", "a2a"),
+    "log_linear:4": ("a2a",),
     "window:3": ("scan", "ring", "a2a"),
     "dense": ("a2a", "ring"),
     "lattice:2^k": ("scan", "ring", "a2a"),
@@ -81,9 +85,9 @@ def over_ranks(whole, tokens, starts, labels, strategy=None):
 
 
 def assert_same(found, expected, mixers):
-    """What is computed in float64 is held to that: not the steps of an SSM, nor the loss and the head's gradient."""
+    """What is computed in float64 is held to that: not decays (float32), nor the loss and the head's gradient."""
     (loss, *gradients, head), (expected_loss, *expected_gradients, expected_head) = found, expected
-    dtype = torch.float32 if {"ssm:4", "mamba2:4"} & set(mixers) else torch.float64
+    dtype = torch.float32 if any(mixer.startswith(DECAYING) for mixer in mixers) else torch.float64
     assert_close(gradients, expected_gradients, rounding(dtype, OPERATIONS), norm(*expected_gradients))
     assert_close([loss, head], [expected_loss, expected_head], rounding(torch.float32, RANKS * LENGTH))
 

@@ -26,6 +26,9 @@ SETUPS = [
     Setup(("ssm:4",), sequence=4, strategy="scan", stage=0, checkpointing="full"),
     Setup(("ssm:4",), sequence=2, strategy="ring", stage=3),
     Setup(("mamba2:4",), sequence=4, strategy="scan"),
+    Setup(("gla:4", "kda:4"), sequence=4, strategy="scan", stage=3, checkpointing="full"),
+    Setup(("mamba2:4", "gated_deltanet:4"), sequence=4, strategy="ring", stage=0),
+    Setup(("log_linear:4", "kda:4"), stage=2),
     Setup(("lattice:2^k", "attention"), sequence=2, checkpointing="full"),
     Setup(("ssm:4", "dense"), stage=3),
     # Tensor ranks, and with others.
@@ -40,6 +43,10 @@ SETUPS = [
     Setup(("lattice:2^k",), tensor=2, shards_tokens=True, stage=3, checkpointing="selective"),
     Setup(("ssm:4",), tensor=2, sequence=2, strategy="scan", stage=2),
     Setup(("ssm:4",), tensor=2, shards_tokens=True, stage=3, tied=True),
+    Setup(("gla:4", "kda:4"), tensor=2, sequence=2, strategy="ring", shards_tokens=True, stage=1),
+    Setup(("mamba2:4", "gated_deltanet:4"), tensor=2, sequence=2, strategy="scan", stage=2),
+    Setup(("mamba2:4", "gated_deltanet:4"), tensor=4, shards_tokens=True, stage=3, checkpointing="selective"),
+    Setup(("log_linear:4", "kda:4"), tensor=2, sequence=2, strategy="a2a", stage=1, checkpointing="full"),
     Setup(("lattice:2^k", "attention"), tensor=2, sequence=2, shards_tokens=True, stage=2),
     # With keys and values that heads have together, and norms of queries and keys.
     Setup(("attention", "local:5"), sequence=2, strategy="a2a", kv_heads=2, qk_norm=True),
@@ -60,7 +67,8 @@ BF16_SETUPS = [
     Setup(("lattice:2^k",), tensor=2, stage=2, precision="bf16", optimizer="muon"),
 ]
 MIXERS = (
-    "attention", "local:5", "ssm:4", "window:3", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k",
+    "attention", "local:5", "ssm:4", "mamba2:4", "gla:4", "gated_deltanet:4", "kda:4", "log_linear:4",
+    "window:3", "dense", "lattice:2^k", "lattice:k^2+1", "offsets:2^k",
     "offsets:k^2+1", "local:5 > lattice:2^k",
 )  # fmt: skip
 

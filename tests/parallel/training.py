@@ -38,12 +38,15 @@ VOCABULARY, LENGTH, ROWS, STEPS, ACCUMULATION, LAYERS = 32, 24, 4, 3, 2, 2
 RATE, BETA, EPSILON = 1e-3, 0.9, 1e-2
 """Of AdamW. Its ε is as large as gradients are, lest weights with next to no gradient go where rounding points."""
 
+DECAYING = ("ssm", "mamba2", "gla", "gated_deltanet", "kda", "log_linear")
+"""Mixers with a state that decays."""
+
 
 def norm_epsilon(mixers: Collection[str]) -> float:
-    """Of a model's norms: its own, except with an SSM. The first row of a document leaves that as v times q·k, and
-    where this all but vanishes a norm with a small ε makes a large number of its rounding."""
-    has_ssm = any(mixer.startswith(("ssm", "mamba2")) for mixer in mixers)
-    return 1e-2 if has_ssm else ModelConfig.model_fields["norm_eps"].default
+    """Of a model's norms: its own, except with a state that decays. The first row of a document
+    leaves that as v times q·k, and where this all but vanishes a norm with a small ε makes a large number of its
+    rounding."""
+    return 1e-2 if any(mixer.startswith(DECAYING) for mixer in mixers) else ModelConfig.model_fields["norm_eps"].default
 
 
 @dataclass

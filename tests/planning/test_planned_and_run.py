@@ -93,6 +93,10 @@ CONFIGS = [
     run_config(["local:5 > window:3", "lattice:k^2+1"], TIED, tensor=4, zero_stage=1, **BF16, **AGAIN),
     run_config(["ssm:4", "dense"], tensor=4, **SPLIT, zero_stage=3),
     run_config(["lattice:k^2+1", "attention"], tensor=4, **SPLIT, zero_stage=0),
+    # Weights and norms that serve all heads, and states with maps of their own.
+    run_config(["mamba2:4", "gla:4"], CONV, tensor=2, zero_stage=1, **AGAIN),
+    run_config(["kda:4", "mamba2:4"], TIED, tensor=2, sequence=2, strategy="a2a", **SPLIT, zero_stage=3, **BF16),
+    run_config(["gated_deltanet:4", "log_linear:4"], TIED, tensor=2, sequence=2, strategy="a2a", zero_stage=2),
     # What is computed again in part: over tensor ranks without and with split tokens, gathered weights, sequence ranks.
     run_config(["lattice:2^k", "attention"], CONV, tensor=2, zero_stage=3, **PART_AGAIN),
     run_config(["ssm:4", "lattice:2^k"], CONV | TIED, tensor=2, sequence=2, **SPLIT, zero_stage=1, **PART_AGAIN),

@@ -95,7 +95,7 @@ def test_what_stops_the_first_rank_is_told_to_all(processes, data, tmp_path):
         ({"sequence": 5}, {}, ["data.sequence_length = 32", "nearest that do: 30 or 35"]),
         ({"sequence": 4, "strategy": "a2a"}, {}, ["its 2 heads", "the nearest number of ranks that does is 2"]),
         ({"sequence": 2, "strategy": "scan"}, {"mixers": ["dense"]}, ["it can by 'a2a' or 'ring'"]),
-        ({"tensor": 2}, {"mixers": ["mamba2"]}, ["'mamba2' cannot split its heads", "weights serve all heads"]),
+        ({"sequence": 2, "strategy": "ring"}, {"mixers": ["log_linear"]}, ["by 'ring'", "it can by 'a2a'"]),
         ({"data": 3}, {}, ["training.batch_tokens = 128", "3 data ranks = 192; nearest: 192"]),
         ({"shard_activations": True}, {}, ["Megatron's sequence parallelism", "parallel.tensor of at least 2"]),
         ({"sequence": 16}, {"conv_width": 4}, ["reads 3 tokens back", "16 sequence ranks (context parallelism) has 2"]),

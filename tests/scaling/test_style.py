@@ -9,7 +9,7 @@ from glm_scale.scaling.style import look_of, style_of
 
 SHOWN = (
     "attention", "local:16", "ssm", "window:16", "dense", "offsets:2^k", "lattice:2^k", "offsets:k^2+1",
-    "lattice:k^2+1", "mamba2", "gla", "gated_deltanet", "log_linear",
+    "lattice:k^2+1", "mamba2", "gla", "gated_deltanet", "kda", "log_linear",
 )  # fmt: skip
 """The structures of the documentation and the published baselines."""
 # Machado, Oliveira and Fernandes (2009), severity 1, for linear RGB.

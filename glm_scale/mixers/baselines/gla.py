@@ -10,21 +10,25 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.projection import SharedProjection, projection, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
-from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
+from glm_scale.mixers.baselines.linear_mixing import LinearMixing, continued, mixed
+from glm_scale.mixers.baselines.traffic import DECAY_BYTES, linear_traffic
 from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import StageSpec
 from glm_scale.mixers.ssm.spec import first_order, look_by_state
 from glm_scale.mixers.structure import Structure
+from glm_scale.parallel.sequence.costs import Spread, Traffic
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
 
 
-class GLAMixing(FlaMixing):
-    """Gated linear attention: a decay of its own for every line of the state, by a projection of low rank."""
+class GLAMixing(LinearMixing):
+    """Gated linear attention: a decay of its own for every line of the state, by a projection of low rank, whose first
+    half serves all heads. The cache is the state `[B, H, N, head_dim]`, fp32."""
 
-    name, operator_name = "gla", "gla"
+    sequence_strategies = ("scan", "ring", "a2a")
     of_input = ("q", "k", "decay_in", "gate")
 
     RANK = 16
@@ -34,8 +38,8 @@ class GLAMixing(FlaMixing):
         assert structure.state is not None
         super().__init__(structure.state, dims)
         self.structure = structure
-        self.decay_in = Projection(dims.width, self.RANK)
-        self.decay_out = Projection(self.RANK, dims.heads * self.state_dim, bias=True)
+        self.decay_in = SharedProjection(dims.width, self.RANK, dims.tensor)
+        self.decay_out = projection(self.RANK, dims.heads * self.state_dim, bias=True, tensor=dims.tensor)
         nn.init.zeros_(self.decay_out.bias)
 
     def _operands(self, project: Project, v: Tensor) -> tuple[Tensor, ...]:
@@ -45,13 +49,13 @@ class GLAMixing(FlaMixing):
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         project = projecting(x)
-        return self._output(project, self._run(self._operands(project, v), bounds_of(sequence, *x.shape[:2])))
+        return self._output(project, mixed(self._operands(project, v), sequence))
 
     def extend(
         self, project: Project, v: Tensor, cache: Tensor, rotation: Rotation | None = None
     ) -> tuple[Tensor, Tensor]:
-        y, state = self._rows(gla_row, self._operands(project, v), cache)
-        return self._output(project, y.to(v.dtype)), state
+        y, state = continued(self._operands(project, v), cache)
+        return self._output(project, y), state
 
     def empty_cache(self, batch: int, length: int | None = None) -> Tensor:
         return self._empty_state(batch)
@@ -59,11 +63,8 @@ class GLAMixing(FlaMixing):
     def cache_bytes(self, length: int) -> int:
         return 4 * self._state_numbers
 
-
-def gla_row(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of q, k, log_decay `[B, H, N]` and v `[B, H, head_dim]` that continues the state."""
-    state = log_decay.exp()[..., None] * state + k[..., None] * v[:, :, None]
-    return read(q, state), state
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        return linear_traffic(strategy, spread, self.state_dim, [DECAY_BYTES * self.state_dim], self.state_dim)
 
 
 def read_gla(spelling: str, argument: str | None) -> StageSpec:

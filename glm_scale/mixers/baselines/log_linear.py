@@ -6,32 +6,30 @@ y_i = Σ_l λ_il q_iᵀ S_i^(l), one Mamba-2 state for each power of two of the 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from glm_kernels import LevelState, empty_levels, log_linear_attention, log_linear_attention_step
 from glm_scale.layers.fused import in_one_kernel
-from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.projection import split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
-from glm_scale.mixers.baselines.fla_mixing import FlaMixing, bounds_of, read
-from glm_scale.mixers.contract import MixerDims, MixerError
+from glm_scale.mixers.baselines.linear_mixing import LinearMixing
+from glm_scale.mixers.baselines.traffic import DECAY_BYTES, linear_traffic
+from glm_scale.mixers.contract import MixerDims
 from glm_scale.mixers.heads import StageSpec
 from glm_scale.mixers.ssm.mixing import decay_parameters, discretized
 from glm_scale.mixers.ssm.spec import look_by_state, spelled, state_of
+from glm_scale.parallel.sequence.costs import Spread, Traffic
+from glm_scale.parallel.sequence.linear_attention import sharded_log_linear_attention
+from glm_scale.parallel.sequence.strategies import SequenceStrategy
+from glm_scale.parallel.tensor.splitting import split_parameter
 
 
-class LevelCache(NamedTuple):
-    """levels `[B, H, LEVELS, N, head_dim]`, fp32: the state of every level; position int64 `[B]`: tokens seen."""
-
-    levels: Tensor
-    position: Tensor
-
-
-class LogLinearMixing(FlaMixing):
+class LogLinearMixing(LinearMixing):
     """The recurrence of `ssm` with states of its own for the last token, the 1, 2, 4, … tokens before, which it weighs.
 
     Token i has one level for itself and one for every bit of i (counted from 0), as in a Fenwick tree: the decays are
@@ -39,7 +37,7 @@ class LogLinearMixing(FlaMixing):
     published.
     """
 
-    name, operator_name = "log_linear", "log_linear"
+    sequence_strategies = ("a2a",)
     of_input = ("q", "k", "dt", "level", "gate")
 
     LEVELS = 18
@@ -49,17 +47,13 @@ class LogLinearMixing(FlaMixing):
 
     def __init__(self, state: int, dims: MixerDims) -> None:
         super().__init__(state, dims)
-        if dims.head_dim & (dims.head_dim - 1) or state % 64:
-            raise MixerError(
-                f"mixer 'log_linear' with heads of {dims.head_dim} and a state of {state}: fla's kernel needs heads of "
-                "a power of two and a state of a multiple of 64"
-            )
-        self.dt = Projection(dims.width, dims.heads)
-        self.level = Projection(dims.width, dims.heads * self.LEVELS)
-        self.level_scale = nn.Parameter(torch.ones(dims.heads, self.LEVELS))
+        self.dt = dims.projection(dims.heads)
+        self.level = dims.projection(dims.heads * self.LEVELS)
+        heads = dims.heads * (dims.tensor.size if dims.tensor else 1)
+        self.level_scale = split_parameter(torch.ones(heads, self.LEVELS), dims.tensor)
         self.log_rate, self.dt_bias = decay_parameters(dims)
 
-    def _operands(self, project: Project, v: Tensor) -> tuple[Tensor, ...]:
+    def _operands(self, project: Project, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         q, k = split_heads(project(self.q), self.heads), split_heads(project(self.k), self.heads)
         level = F.softplus(self.level_scale * split_heads(project(self.level), self.heads)).to(v.dtype)
         k, log_decay = in_one_kernel(discretized, project(self.dt), k, self.dt_bias, self.log_rate)
@@ -67,17 +61,26 @@ class LogLinearMixing(FlaMixing):
 
     def forward(self, x: Tensor, v: Tensor, sequence: Sequence) -> Tensor:
         project = projecting(x)
-        return self._output(project, self._run(self._operands(project, v), bounds_of(sequence, *x.shape[:2])))
+        operands, starts, axis = self._operands(project, v), sequence.all_document_starts, sequence.axis
+        if axis is None:
+            return self._output(project, log_linear_attention(*operands, document_starts=starts)[0])
+        assert axis.strategy is not None
+        return self._output(project, sharded_log_linear_attention(operands, axis.ranks, axis.strategy, starts))
 
     def extend(
-        self, project: Project, v: Tensor, cache: LevelCache, rotation: Rotation | None = None
-    ) -> tuple[Tensor, LevelCache]:
-        y, after = self._rows(level_row, self._operands(project, v), cache)
-        return self._output(project, y.to(v.dtype)), after
+        self, project: Project, v: Tensor, cache: LevelState, rotation: Rotation | None = None
+    ) -> tuple[Tensor, LevelState]:
+        operands = self._operands(project, v)
+        if v.shape[1] == 1:
+            y, after = log_linear_attention_step(*operands, cache)
+            return self._output(project, y), after
+        y, final = log_linear_attention(*operands, initial_state=cache, output_final_state=True)
+        assert final is not None
+        return self._output(project, y), final
 
-    def empty_cache(self, batch: int, length: int | None = None) -> LevelCache:
-        levels = self._empty_state(batch).unsqueeze(2).repeat(1, 1, self.LEVELS, 1, 1)
-        return LevelCache(levels, torch.zeros(batch, dtype=torch.int64, device=levels.device))
+    def empty_cache(self, batch: int, length: int | None = None) -> LevelState:
+        sizes = (self.heads, self.LEVELS, self.state_dim, self.head_dim)
+        return empty_levels(batch, *sizes, device=self.k.weight.device)
 
     def flops_per_token(self, length: int) -> float:
         heard = sum(1 + i.bit_count() for i in range(length)) / max(length, 1)
@@ -86,24 +89,10 @@ class LogLinearMixing(FlaMixing):
     def cache_bytes(self, length: int) -> int:
         return 4 * self.LEVELS * self._state_numbers + 8
 
-
-def level_row(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, level: Tensor, cache: LevelCache
-) -> tuple[Tensor, LevelCache]:
-    """One token of q, k `[B, H, N]`, v `[B, H, head_dim]`, log_decay `[B, H]`, level `[B, H, LEVELS]`.
-
-    Counting the tokens in binary: when bit b of the position becomes one, all that lower levels hold moves to b + 1.
-    """
-    levels, position = cache
-    size = 2 ** torch.arange(levels.shape[2], device=position.device)
-    moves = (position[:, None] % size == 0)[:, None, :, None, None]  # levels 0 … b
-    arrives = moves.roll(1, 2) & ~moves
-    levels = log_decay.exp()[..., None, None, None] * levels
-    moved = (levels * moves).sum(2, keepdim=True)
-    levels = levels.masked_fill(moves, 0) + moved * arrives
-    levels = torch.cat([(k[..., None] * v[:, :, None])[:, :, None], levels[:, :, 1:]], 2)
-    y = read(q, (level[..., None, None] * levels).sum(2))
-    return y, LevelCache(levels, position + 1)
+    def traffic(self, strategy: SequenceStrategy, spread: Spread) -> Traffic:
+        if strategy != "a2a":
+            return super().traffic(strategy, spread)
+        return linear_traffic(strategy, spread, self.state_dim, [DECAY_BYTES, spread.itemsize * self.LEVELS])
 
 
 def read_log_linear(spelling: str, argument: str | None) -> StageSpec:

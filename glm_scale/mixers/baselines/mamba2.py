@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glm_kernels import ssm, ssm_step
-from glm_scale.layers.conv import ShortConv
+from glm_scale.layers.conv import HeadsAndSharedConv
 from glm_scale.layers.fused import in_one_kernel
-from glm_scale.layers.norm import RMSNorm
-from glm_scale.layers.projection import Projection, split_heads
+from glm_scale.layers.norm import AllHeadsNorm
+from glm_scale.layers.projection import SharedProjection, split_heads
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, projecting
@@ -31,6 +31,7 @@ from glm_scale.mixers.ssm.traffic import ssm_traffic
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.sequence.costs import Spread, Traffic, tokens_before_traffic
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
+from glm_scale.parallel.tensor.splitting import mark_split
 
 CONV_WIDTH = 4
 
@@ -45,12 +46,14 @@ class Mamba2Cache(NamedTuple):
 class Mamba2Mixing(HeadMixing):
     """The selective recurrence of Mamba-2 with its convolution, skip, gate and norm.
 
+    Over tensor ranks queries and keys, their projections and channels of the convolution, are the same on all of them,
+    and the norm is one over the heads of all.
+
     `groups`: heads that have queries, keys and a norm together, as many in each. What is projected lies group by group.
     """
 
     sequence_strategies = ("scan", "ring", "a2a")
     of_input = ("q", "k", "dt", "gate")
-    undivided = "some of its weights serve all heads"
 
     def __init__(self, structure: Structure, dims: MixerDims) -> None:
         super().__init__()
@@ -58,14 +61,14 @@ class Mamba2Mixing(HeadMixing):
         self.structure, self.state_dim = structure, structure.state
         self.heads, self.head_dim, self.groups = dims.heads, dims.head_dim, 1
         inner = dims.heads * dims.head_dim
-        self.q = Projection(dims.width, self.state_dim)
-        self.k = Projection(dims.width, self.state_dim)
-        self.dt = Projection(dims.width, dims.heads)
-        self.gate = Projection(dims.width, inner)
-        self.conv = ShortConv(inner + 2 * self.state_dim, CONV_WIDTH)
-        self.norm = RMSNorm(inner, dims.norm_eps)
+        self.q = SharedProjection(dims.width, self.state_dim, dims.tensor)
+        self.k = SharedProjection(dims.width, self.state_dim, dims.tensor)
+        self.dt = dims.projection(dims.heads)
+        self.gate = dims.projection(inner)
+        self.conv = HeadsAndSharedConv(inner, 2 * self.state_dim, CONV_WIDTH, dims.tensor)
+        self.norm = AllHeadsNorm(inner, dims.norm_eps, dims.tensor)
         self.log_rate, self.dt_bias = decay_parameters(dims)
-        self.skip = nn.Parameter(torch.ones(dims.heads))
+        self.skip = mark_split(nn.Parameter(torch.ones(dims.heads)), dims.tensor)
 
     def _channels(self, project: Project, v: Tensor) -> Tensor:
         """What the convolution mixes, `[B, T, channels]`."""

@@ -131,10 +131,12 @@ def mixed_by_ssm(
     return sharded_ssm(q, k, v, log_decay, axis.ranks, axis.strategy, scale=scale, document_starts=starts)
 
 
-def decay_parameters(dims: MixerDims) -> tuple[nn.Parameter, nn.Parameter]:
-    """Initial log A and bias of Δ `[H]`, of this rank's heads."""
+def decay_parameters(dims: MixerDims, channels: int | None = None) -> tuple[nn.Parameter, nn.Parameter]:
+    """Initial log A and bias of Δ `[H]`, of this rank's heads; channels: of a Δ for each of so many, `[H · channels]`,
+    spread over those of every head."""
     heads = dims.heads * (dims.tensor.size if dims.tensor else 1)
-    rate, step = _grid(heads, *RATE_RANGE), _grid(heads, *STEP_RANGE)
+    rate = _grid(heads, *RATE_RANGE)
+    step = _grid(heads, *STEP_RANGE) if channels is None else _grid(channels, *STEP_RANGE).repeat(heads)
     bias = step + torch.log(-torch.expm1(-step))
     return split_parameter(rate.log(), dims.tensor), split_parameter(bias, dims.tensor)
 

@@ -46,6 +46,11 @@ def summed(x: Tensor, axis: TensorAxis) -> Tensor:
     return scattered_sum(x.flatten(0, 1), axis).unflatten(0, (len(x), -1))
 
 
+def summed_among_heads(x: Tensor, axis: TensorAxis | None) -> Tensor:
+    """The sum over ranks of x, inside a split layer: every rank goes on with it in its own way."""
+    return x if axis is None else copied_rows(summed_rows(x, axis), axis)
+
+
 def _gathered(x: Tensor, axis: TensorAxis, *, every_rank_differs: bool) -> Tensor:
     """All tokens `[B, T, D]` of those of each rank; their gradients are summed where ranks do different things."""
     rows = gathered_rows(x.flatten(0, 1), axis, every_rank_differs=every_rank_differs)

@@ -40,7 +40,7 @@ def test_the_folder_has_all_that_transformers_and_we_read(data: Path, tmp_path: 
     assert generation["suppress_tokens"] == list(range(load_tokenizer(data).size, 320))
 
 
-@pytest.mark.parametrize("mixer", ["mamba2", "mamba2:32", "gla", "gated_deltanet", "log_linear"])
+@pytest.mark.parametrize("mixer", ["mamba2", "mamba2:32", "gla", "gated_deltanet", "kda", "log_linear"])
 def test_published_baselines_are_refused_by_name(mixer: str) -> None:
     config = ModelConfig(vocab_size=64, layers=2, width=32, heads=2, mixers=("attention", mixer))
     with pytest.raises(UserError, match=f"mixer '{mixer}' cannot be exported .* export without --format hf"):

@@ -17,7 +17,8 @@ from tests.parallel.sequence.test_recurrence import documents
 
 MIXERS = [
     "lattice:2^k", "lattice:k^2+1", "window:5", "window:60", "dense", "offsets:2^k", "offsets:3^k", "offsets:7*k+5",
-    "ssm:6", "mamba2:6", "attention", "local:1", "local:9", "local:40",
+    "ssm:6", "mamba2:6", "gla:6", "gated_deltanet:6", "kda:6", "log_linear:6",
+    "attention", "local:1", "local:9", "local:40",
 ]  # fmt: skip
 
 
