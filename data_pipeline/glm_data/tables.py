@@ -119,7 +119,7 @@ def _path(schema: pa.Schema, key: str) -> list[str]:
     import pyarrow as pa
 
     path = [key] if key in schema.names else key.split(".")
-    fields, kind = list(schema), None
+    fields, kind = list(schema), schema
     for depth, name in enumerate(path):
         kinds = {field.name: field.type for field in fields}
         if (times := sum(field.name == name for field in fields)) > 1:

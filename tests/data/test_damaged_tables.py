@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,7 +52,7 @@ def test_wrong_bytes_anywhere_are_read_or_told(tmp_path: Path, kind: pa.DataType
 
 
 @pytest.mark.parametrize("write", [stream, lambda path, column: parquet(path, text=column)], ids=["arrow", "parquet"])
-def test_texts_that_are_no_utf8_are_named_by_their_row(tmp_path: Path, write) -> None:
+def test_texts_that_are_no_utf8_are_named_by_their_row(tmp_path: Path, write: Callable[[Path, pa.Array], Path]) -> None:
     path = write(tmp_path / ("a.arrow" if write is stream else "a.parquet"), not_utf8())
     with pytest.raises(DataError, match=r"a\.(arrow|parquet):2: not UTF-8: invalid start byte at byte 1.*skip"):
         read_documents(path)
