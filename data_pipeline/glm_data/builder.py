@@ -54,8 +54,8 @@ from glm_data.tokenizers.training import (
 
 TOKENIZER_SAMPLE_BYTES = 128_000_000
 
-# A worker process takes about a quarter of a second to start: one for each of these many bytes at most.
-_SCAN_BYTES_PER_WORKER = 64_000_000
+# A worker process takes about half a second to start: one for each of these many bytes at most.
+_SCAN_BYTES_PER_WORKER = 128_000_000
 _TOKENISE_BYTES_PER_WORKER = 3_000_000
 
 

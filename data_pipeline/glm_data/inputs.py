@@ -6,8 +6,8 @@ import io
 import os
 import re
 import stat
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
 from operator import attrgetter
@@ -32,6 +32,7 @@ _KNOWN_FORMATS = (
     "corpus.jsonl.zst)."
 )
 _WILD = re.compile(r"[*?\[]")
+_ONCE = "given more than once. Name each file or folder once."
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _LEAVE_OUT = "Mend it or take it out of the input, or leave such things out with --on-bad-record skip."
 
@@ -100,6 +101,7 @@ def find_files(inputs: list[Path], on_bad: OnBad = "stop") -> Inputs:
             found += _objects(url, walk.remarks)
         else:
             found += [entry for path in _matches(given) for entry in _entries(path, path, walk)]
+    _refuse_repeats(entry.place for entry in found if isinstance(entry, InputFile))
     local = [entry for entry in found if isinstance(entry, _Entry)]
     once = {id(entry) for entry in _without_repeats(local, walk.remarks)}
     files = [
@@ -127,6 +129,12 @@ def _objects(url: str, remarks: Remarks) -> Iterator[InputFile]:
             yield InputFile(path, place, shown(name), remote.size, remote.version, kind, compression, remote)
     if not found:
         raise DataError(f"{shown(url)}: no text there. {_KNOWN_FORMATS}")
+
+
+def _refuse_repeats(urls: Iterable[str]) -> None:
+    repeated = [url for url, times in Counter(urls).items() if times > 1]
+    if repeated:
+        raise DataError(f"{repeated[0]}: {_ONCE}")
 
 
 def _expanded(path: Path) -> Path:
@@ -266,7 +274,7 @@ def _without_repeats(found: list[_Entry], remarks: Remarks) -> Iterator[_Entry]:
             real = os.path.realpath(entry.path)
             before = chosen.setdefault(real, entry)
             if before is not entry and not (before.linked or entry.linked):
-                raise DataError(f"{shown(real)}: given more than once. Name each file or folder once.")
+                raise DataError(f"{shown(real)}: {_ONCE}")
             if before.linked and not entry.linked:
                 chosen[real] = entry
     kept = set(map(id, chosen.values()))

@@ -33,11 +33,15 @@ class TextKey:
         if not isinstance(text, str):
             raise BadRecordError(f"{self._key!r} is not a text but {_kind(text)}.")
         self._refuse_repeats(path, record)
+        if "\\u" in record:  # what was UTF-8 holds no others than those that are written so
+            self._refuse_half_pairs(text)
+        return text
+
+    def _refuse_half_pairs(self, text: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise BadRecordError(f"{self._key!r} holds half a surrogate pair at character {error.start + 1}.") from None
-        return text
 
     def _at(self, path: list[str], value: Any) -> Any:
         for depth, name in enumerate(path):

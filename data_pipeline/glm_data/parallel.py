@@ -11,7 +11,8 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from glm_data.errors import DataError
@@ -20,6 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _IN_FLIGHT = 4  # items per worker: enough to keep it busy, few enough to keep memory flat
+_QUEUED = 2  # of them with a worker: the one that it works at and the next
 
 
 def available_processors() -> int:
@@ -46,18 +48,26 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
     pool: list[_Worker] = []
     try:
         pool.extend(_Worker(function) for _ in range(workers))
-        pending: deque[_Worker] = deque()  # each worker answers in order, so the order of sending says whom to ask
-        for number, item in enumerate(items):
-            if len(pending) == _IN_FLIGHT * workers:
-                yield pending.popleft().receive()
-            worker = pool[number % workers]
-            worker.send(item)
-            pending.append(worker)
-        while pending:
-            yield pending.popleft().receive()
+        yield from _in_order(pool, items)
     finally:
         for worker in pool:
             worker.kill()
+
+
+def _in_order(pool: list["_Worker"], items: Iterable[Any]) -> Iterator[Any]:
+    """Results in the order of the items. An item goes to whoever has least to do: no worker waits for a slower one."""
+    pending: deque[_Worker] = deque()  # whom the next results come from: each worker answers in order
+    for item in items:
+        while len(pending) == _IN_FLIGHT * len(pool):
+            yield pending.popleft().receive()
+        while (worker := min(pool, key=attrgetter("unanswered"))).unanswered == _QUEUED:
+            wait([worker.connection for worker in pool])
+            for worker in pool:
+                worker.collect()
+        worker.send(item)
+        pending.append(worker)
+    while pending:
+        yield pending.popleft().receive()
 
 
 class _Worker:
@@ -65,25 +75,39 @@ class _Worker:
 
     def __init__(self, function: Callable):
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self._process.start()
         theirs.close()
+        self.unanswered = 0
+        self._answers: deque[tuple[Any, Exception | None]] = deque()
 
     def send(self, item: Any) -> None:
+        self.unanswered += 1
         try:
-            self._connection.send(item)
+            self.connection.send(item)
         except OSError as error:
             raise self._died() from error
 
+    def collect(self) -> None:
+        """Take the answers that are there."""
+        while self.unanswered and self.connection.poll():
+            self._take()
+
     def receive(self) -> Any:
-        try:
-            result, exception = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise self._died() from error
+        if not self._answers:
+            self._take()
+        result, exception = self._answers.popleft()
         if exception is not None:
             raise exception
         return result
+
+    def _take(self) -> None:
+        try:
+            self._answers.append(self.connection.recv())
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        self.unanswered -= 1
 
     def _died(self) -> DataError:
         self._process.join(timeout=5)
@@ -95,7 +119,7 @@ class _Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
-        self._connection.close()
+        self.connection.close()
 
 
 def _serve(connection: Connection, function: Callable) -> None:

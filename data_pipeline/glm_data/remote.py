@@ -22,6 +22,10 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+):/{1,2}(?P<rest>[^/].*)")
 _WILD = re.compile(r"[*?\[]")
 _RANGE = 8 << 20
 _AGAIN = "Run the same command again when it can be reached: it continues where it stopped."
+_ALLOW = (
+    "Give credentials that may list and read it (for s3://: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+    "AWS_PROFILE), and run the same command again."
+)
 _VERSION = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "created")
 
 
@@ -57,6 +61,8 @@ def remote_files(url: str) -> list[tuple[str, Remote]]:
         else:
             system.invalidate_cache()
             found = {root: system.info(root)} if system.isfile(root) else system.find(root, detail=True)
+    except FileNotFoundError:
+        found = {}
     except Exception as error:
         raise _unreachable(url, error) from error
     files = {name: info for name, info in found.items() if info.get("type") == "file"}
@@ -78,7 +84,10 @@ class _Ranges(io.RawIOBase):
         self._remote = remote
         self._check()
         system, path = _system(remote.url)
-        self._file = system.open(path, mode="rb", block_size=_RANGE, cache_type="readahead")
+        try:
+            self._file = system.open(path, mode="rb", block_size=_RANGE, cache_type="readahead")
+        except Exception as error:
+            raise _unreachable(remote.url, error) from error
 
     def readable(self) -> bool:
         return True
@@ -144,4 +153,4 @@ def _described(url: str, info: dict[str, Any]) -> Remote:
 
 def _unreachable(url: str, error: Exception) -> DataError:
     reason = f"{type(error).__name__}: {str(error).rstrip('.')}" if str(error) else type(error).__name__
-    return DataError(f"{url}: cannot be read: {reason}. {_AGAIN}")
+    return DataError(f"{url}: cannot be read: {reason}. {_ALLOW if isinstance(error, PermissionError) else _AGAIN}")

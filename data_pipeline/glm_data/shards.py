@@ -12,6 +12,7 @@ import os
 import tarfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from glm_data.errors import DataError, unreadable
 from glm_data.files import sha256_file, sync_directory
 from glm_data.index import BLOCK_BYTES, DOCUMENT, DatasetIndex, Shard, Split
 from glm_data.open_files import OpenFiles, Table
+from glm_data.tar_headers import tar_header
 
 EMPTY_LENGTH = 2  # the beginning and end tokens
 
@@ -61,21 +63,24 @@ def pack_document(split: str, number: int, tokens: np.ndarray, dtype: str, metad
     """
     key = f"{split}-{number:010d}"
     tokens = np.ascontiguousarray(tokens, dtype=np.dtype(dtype).newbyteorder("<"))
-    array = io.BytesIO()
-    np.lib.format.write_array(array, tokens, version=(1, 0), allow_pickle=False)
-    header = array.tell() - tokens.nbytes
-    members = _tar_member(f"{key}.tokens.npy", array.getvalue())
+    header, raw = _array_header(dtype, len(tokens)), tokens.tobytes()
+    members = _tar_member(f"{key}.tokens.npy", header + raw)
     members += _tar_member(f"{key}.json", json.dumps(metadata, ensure_ascii=False).encode())
-    raw = tokens.tobytes()
-    checksums = block_checksums(raw)
-    return PackedDocument(members, tarfile.BLOCKSIZE + header, len(tokens), metadata["bytes"], checksums)
+    offset = tarfile.BLOCKSIZE + len(header)
+    return PackedDocument(members, offset, len(tokens), metadata["bytes"], block_checksums(raw))
+
+
+@lru_cache(maxsize=1 << 14)
+def _array_header(dtype: str, length: int) -> bytes:
+    """What stands in front of the tokens in a .npy file."""
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": (length,)})
+    return header.getvalue()
 
 
 def _tar_member(name: str, content: bytes) -> bytes:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    member.mode = 0o644
-    return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+    return tar_header(name, len(content)) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
 def block_checksums(raw: bytes) -> list[int]:

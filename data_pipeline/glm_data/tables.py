@@ -15,8 +15,9 @@ from glm_data.inputs import InputFile
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ROWS = 1024
-"""That are read at a time; their text is looked at before more are."""
+_MOST_ROWS = 1024
+_BYTES_OF_ROWS = 4 << 20
+"""Rows are read up to so many at a time, and fewer where they are long: what is read is held whole."""
 
 _BUFFER = 1 << 20
 _COLUMNS_SHOWN = 8
@@ -48,8 +49,8 @@ def read_rows(file: InputFile, key: str, block_size: int) -> Iterator[Rows]:
                 if size >= block_size:
                     yield Rows(first, _stream(pending))
                     first, pending, size, count = first + count, [], 0, 0
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        reason = str(error).split("\n")[0].rstrip(".") or "its sizes are of more memory than there is"
         raise DataError(
             f"{file.place}: damaged or incomplete: {reason}. Fetch it again, or take it out of the input."
         ) from error
@@ -64,11 +65,11 @@ def texts(data: bytes) -> list[str | BaseException]:
     return [_text(value) for value in pa.ipc.open_stream(data).read_all().column(0).to_pylist()]
 
 
-def _text(value: str | bytes | None) -> str | BaseException:
+def _text(value: bytes | None) -> str | BaseException:
     if value is None:
         return BadRecordError("the text is null.")
     try:
-        return value.decode() if isinstance(value, bytes) else value
+        return value.decode()
     except UnicodeDecodeError as error:
         return BadRecordError(f"not UTF-8: {error.reason} at byte {error.start + 1}.")
 
@@ -78,8 +79,20 @@ def _parquet(file: InputFile, key: str) -> Iterator[pa.Array]:
 
     with file.opened() as source, pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False) as table:
         path = _path(table.schema_arrow, key)
-        for batch in table.iter_batches(_ROWS, columns=[".".join(path)], use_threads=False):
+        column = ".".join(path)
+        for batch in table.iter_batches(_rows_at_a_time(table.metadata, column), columns=[column], use_threads=False):
             yield _column(batch, path)
+
+
+def _rows_at_a_time(metadata: Any, column: str) -> int:
+    """As many as have a few megabytes of text, by the longest of the averages of row groups."""
+    longest = 1
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        parts = (group.column(index) for index in range(group.num_columns))
+        size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema == column)
+        longest = max(longest, size // max(group.num_rows, 1))
+    return min(max(_BYTES_OF_ROWS // longest, 1), _MOST_ROWS)
 
 
 def _arrow(file: InputFile, key: str) -> Iterator[pa.Array]:
@@ -106,14 +119,16 @@ def _path(schema: pa.Schema, key: str) -> list[str]:
     import pyarrow as pa
 
     path = [key] if key in schema.names else key.split(".")
-    kinds: dict[str, Any] = {field.name: field.type for field in schema}
-    kind: Any = None
+    fields, kind = list(schema), schema
     for depth, name in enumerate(path):
+        kinds = {field.name: field.type for field in fields}
+        if (times := sum(field.name == name for field in fields)) > 1:
+            raise BadRecordError(f"the column {'.'.join(path[: depth + 1])!r} is there {times} times.")
         if name not in kinds:
             known = ", ".join(repr(".".join([*path[:depth], other])) for other in list(kinds)[:_COLUMNS_SHOWN])
             raise BadRecordError(f"no column {key!r}; its columns are {known or 'none'}. Choose one with --text-key.")
         kind = kinds[name]
-        kinds = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+        fields = list(kind) if pa.types.is_struct(kind) else []
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
              pa.types.is_large_binary)  # fmt: skip
@@ -123,17 +138,35 @@ def _path(schema: pa.Schema, key: str) -> list[str]:
 
 
 def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
+    """The texts of a batch as bytes, which may be no UTF-8. Raises ArrowException: the batch is damaged.
+
+    What Arrow reads from a file may point anywhere, and nothing but a full validation may look there.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     column = batch.column(path[0])
-    return pc.struct_field(column, path[1:]) if len(path) > 1 else column
+    column.validate()
+    column = pc.struct_field(column, path[1:]) if len(path) > 1 else column
+    if not pa.types.is_dictionary(column.type):
+        return _validated(column)
+    indices = column.indices
+    indices.validate(full=True)
+    return pa.DictionaryArray.from_arrays(indices, _validated(column.dictionary)).dictionary_decode()
+
+
+def _validated(texts: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    # A view looks at nothing; as texts, a single one that is no UTF-8 would be damage of the whole.
+    kinds = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    texts = texts.view(kinds.get(texts.type, texts.type))
+    texts.validate(full=True)
+    return texts
 
 
 def _parts(column: pa.Array, block_size: int) -> Iterator[pa.Array]:
     """Rows in parts of no more than a block's bytes, as far as single rows allow."""
-    import pyarrow as pa
-
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     # A slice knows the bytes of its own rows alone.
     pieces = -(-column.nbytes // block_size)
     step = max(len(column) // max(pieces, 1), 1)

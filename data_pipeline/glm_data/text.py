@@ -5,7 +5,7 @@ processes them, which makes the work parallel and the result independent of the 
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from glm_data.compression import DAMAGE, describe, open_text
@@ -141,17 +141,18 @@ def _cut(stream: io.BufferedIOBase, last_end: LastEnd | None) -> Iterator[bytes]
         pending.write(chunk)
         if last_end is None or pending.tell() < BLOCK_SIZE or b"\n" not in chunk:
             continue
-        unsearched = pending.getbuffer()[searched:].tobytes()
-        end = last_end(unsearched)
-        if end < 0:
-            searched += unsearched.rfind(b"\n")
-            continue
-        data = pending.getvalue()
-        cut = searched + end
-        yield data[:cut]
+        with pending.getbuffer() as content:
+            end = last_end(content[searched:].tobytes())
+            if end < 0:
+                searched = content.nbytes - len(chunk) + chunk.rfind(b"\n")
+                continue
+            # A record may be most of the memory there is: nothing but the block is left of it here.
+            data, rest = content[: searched + end].tobytes(), content[searched + end :].tobytes()
         pending = io.BytesIO()
-        pending.write(data[cut:])
+        pending.write(rest)
         searched = 0
+        yield data
+        del data
     if pending.tell():
         yield pending.getvalue()
 
@@ -170,6 +171,7 @@ def parse(block: Block, reading: Reading) -> Documents:
         _add_rows(documents, block, reading)
         return documents
     key = TextKey(reading.text_key) if block.format in LINES else None
+    records: Records
     if key:
         records = _json_records(block)
     else:
@@ -197,12 +199,20 @@ def _leave_out(documents: Documents, message: str, reading: Reading) -> None:
     documents.bad.append(message)
 
 
-Records = list[tuple[int, bytes]]
+Record = bytes | memoryview
+Records = Iterable[tuple[int, Record]]
 
 
-def _json_records(block: Block) -> Records:
-    lines = enumerate(block.data.split(b"\n"), start=block.first_line)
-    return [(number, record) for number, record in lines if record.strip()]
+def _json_records(block: Block) -> Iterator[tuple[int, Record]]:
+    """Lines that are not blank. They are not copied: one may be most of the memory there is."""
+    data, begin, line = block.data, 0, block.first_line
+    view = memoryview(data)
+    while begin < len(data):
+        end = data.find(b"\n", begin)
+        end = len(data) if end < 0 else end
+        if data[begin : min(begin + 8, end)].strip() or data[begin:end].strip():
+            yield line, view[begin:end]
+        begin, line = end + 1, line + 1
 
 
 def _text_records(block: Block, reading: Reading) -> tuple[Records, int]:
@@ -214,13 +224,13 @@ def _text_records(block: Block, reading: Reading) -> tuple[Records, int]:
     return [(block.first_line + piece.line, piece.content) for piece in pieces], separators
 
 
-def _decode(record: bytes) -> str:
+def _decode(record: Record) -> str:
     if len(record) > _LARGEST_DOCUMENT:
         raise BadRecordError(f"{len(record)} bytes; a document may have {_LARGEST_DOCUMENT}.")
     try:
-        return record.decode()
+        return str(record, "utf-8")
     except UnicodeDecodeError as error:
-        line = record.count(b"\n", 0, error.start)
+        line = bytes(record[: error.start]).count(b"\n")
         where = f" on line {line + 1} of the document" if line else ""
         raise BadRecordError(
             f"not UTF-8: {error.reason} 0x{record[error.start]:02x} at byte {error.start + 1}{where}."

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,30 @@ def test_errors_of_workers_are_raised_in_their_place() -> None:
 def test_a_dead_worker_is_an_error() -> None:
     with pytest.raises(DataError, match=r"ended unexpectedly \(exit code 3\).*--workers"):
         list(ordered_map(Answer(die_at=3), items(50), 2))
+
+
+@dataclass(frozen=True)
+class SlowOnce:
+    """The process that answers; the first item takes until all others that fit beside it are done."""
+
+    folder: Path
+
+    def __call__(self, number: int) -> int:
+        if number == 0:
+            deadline = time.monotonic() + 30
+            while len(list(self.folder.iterdir())) < 6 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        else:
+            (self.folder / str(number)).touch()
+        return os.getpid()
+
+
+def test_nobody_waits_for_a_slower_worker(tmp_path: Path) -> None:
+    """One item waits behind the slow one; the six others that may be in flight are done beside it."""
+    answered = list(ordered_map(SlowOnce(tmp_path), range(8), 2))
+    assert answered.count(answered[0]) == 2
+
+
+def test_all_workers_may_die() -> None:
+    with pytest.raises(DataError, match="ended unexpectedly"):
+        list(ordered_map(os._exit, [3] * 50, 2))

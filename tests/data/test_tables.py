@@ -1,8 +1,6 @@
 """Parquet and Arrow tables, nested keys and patterns: all texts in order, bounded memory, mistakes by their place."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,33 +73,6 @@ def test_a_data_set_of_a_table_is_the_same_with_any_number_of_workers(tmp_path: 
     one, two = (build_inputs(tmp_path / f"set{n}", tmp_path / "a.parquet", workers=n) for n in (1, 2))
     assert one.documents_sha256 == two.documents_sha256
     assert {name: split.shards for name, split in one.splits.items()} == {n: s.shards for n, s in two.splits.items()}
-
-
-_READS_ALL = """
-import resource, sys
-from pathlib import Path
-import pyarrow.parquet
-from glm_data.inputs import find_files
-from glm_data.text import Reading, parse, read_blocks
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-before, reading = peak(), Reading()
-file, = find_files([Path(sys.argv[1])]).files
-print(sum(len(parse(block, reading).texts) for block in read_blocks(file, reading)), peak() - before)
-"""
-
-
-def test_a_large_row_group_is_not_held(tmp_path: Path) -> None:
-    text = "0123456789abcdef" * 64
-    table = pa.table({"id": range(400_000), "text": pa.array([f"{number} {text}" for number in range(400)] * 1000)})
-    path = tmp_path / "large.parquet"
-    pq.write_table(table, path, row_group_size=len(table), use_dictionary=False)  # 400 MB of text
-    done = subprocess.run([sys.executable, "-c", _READS_ALL, str(path)], capture_output=True, text=True, check=True)
-    count, kibibytes = map(int, done.stdout.split())
-    assert count == 400_000
-    assert kibibytes < 150_000
 
 
 def test_texts_within_structures(written: Callable[[pa.Table], Path], tmp_path: Path) -> None:
