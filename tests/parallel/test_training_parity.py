@@ -27,7 +27,6 @@ SETUPS = [
     Setup(("ssm:4",), sequence=2, strategy="ring", stage=3),
     Setup(("mamba2:4",), sequence=4, strategy="scan"),
     Setup(("gla:4", "kda:4"), sequence=4, strategy="scan", stage=3, checkpointing="full"),
-    Setup(("mamba2:4", "gated_deltanet:4"), sequence=4, strategy="ring", stage=0),
     Setup(("log_linear:4", "kda:4"), stage=2),
     Setup(("lattice:2^k", "attention"), sequence=2, checkpointing="full"),
     Setup(("ssm:4", "dense"), stage=3),

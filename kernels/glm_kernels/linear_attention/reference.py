@@ -61,7 +61,8 @@ def log_linear_attention(
             of = torch.tensor([[(i ^ j).bit_length() if j <= i else 0 for j in rows] for i in rows], device=q.device)
             heard = level[b, here].gather(2, of.unsqueeze(1).expand(-1, q.shape[2], -1)).transpose(1, 2)  # [i, j, H]
             sums = log_decay[b, here].double().cumsum(0)
-            decay = (sums[:, None] - sums).to(q.dtype).exp().permute(2, 0, 1).tril()
+            later = torch.ones(len(rows), len(rows), dtype=torch.bool, device=q.device).triu(1).unsqueeze(2)
+            decay = (sums[:, None] - sums).masked_fill(later, -torch.inf).to(q.dtype).exp().permute(2, 0, 1)
             weights = heard.permute(2, 0, 1) * decay * torch.einsum("ihk,jhk->hij", q[b, here], k[b, here])
             y[b, here] = scale * torch.einsum("hij,jhv->ihv", weights, v[b, here])
     return y
