@@ -52,6 +52,7 @@ def graphs(layers: int, mixers: tuple[str, ...], tensor: int, sequence: int) -> 
         (("lattice:2^k", "attention"), 1, 1),
         (("ssm:4", "dense", "window:2", "local:3"), 1, 1),
         (("lattice:2^k",), 2, 1),
+        (("mamba2:4", "kda:4"), 2, 1),
         (("lattice:2^k", "attention"), 1, 2),
     ],
     ids=str,

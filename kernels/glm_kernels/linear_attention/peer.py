@@ -20,7 +20,6 @@ from glm_kernels import fla
 
 _logger = logging.getLogger(__name__)
 _LARGEST_KEY = 256
-_LARGEST_LEVELS = 18
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
