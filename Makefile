@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 # Tests have one thread and often wait for processes of theirs: so many run at a time.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 # As another processor computes.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=AVX2
 NUMERIC := tests/kernels tests/mixers tests/layers tests/model tests/parallel tests/training tests/run tests/inference

@@ -19,6 +19,7 @@ from tests.commands import Commands
 from tests.forking import ForkServer
 from tests.made_runs import MakeRun, maker
 from tests.parallel.processes import Pool
+from tests.sharing_out import ByFile
 from tests.tiny_run import tiny_config, tiny_data
 from tests.whole_runs import Tree
 
@@ -34,19 +35,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-_OVER_RANKS = ("faults", "launch", "processes")
-"""Folders whose tests start several processes that exchange with one another; others have the fixture `processes`."""
-
-
-def pytest_collection_modifyitems(config, items):
-    """How tests are shared out to workers, if there are several: file by file, but all that run several processes
-    together, since two of these at a time are slower than one after the other."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
-        over_ranks = path.parts[0] in _OVER_RANKS or "over_ranks" in path.name or "processes" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("ranks" if over_ranks else path.as_posix()))
+def pytest_xdist_make_scheduler(config, log):
+    """Tests are shared out to workers file by file; but all files that run several processes go to one of them, since
+    two of these at a time are slower than one after the other."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from glm_data import Batch, DataConfig, DataError, PackedSequences, batches
 
@@ -129,7 +130,11 @@ def test_signals_to_every_process_of_a_job_do_not_cut_the_stream(
     assert len(take(3, sequences, 0, 2, workers=1)) == 3
 
 
-def test_a_worker_that_is_killed_is_an_error_not_a_hang(sequences: PackedSequences) -> None:
+def test_a_worker_that_is_killed_is_an_error_not_a_hang(
+    sequences: PackedSequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch looks for its workers every five seconds.
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
     stream = batches(sequences, 0, 2, workers=1)
     next(stream)
     (worker,) = multiprocessing.active_children()

@@ -62,7 +62,7 @@ def test_all_rows_are_read_in_order(written: Callable[[pa.Table], Path], kind: p
 
 
 def test_blocks_are_bounded(written: Callable[[pa.Table], Path]) -> None:
-    path = written(pa.table({"text": documents(3000, longest=2000)}))
+    path = written(pa.table({"text": [text * 20 for text in TEXTS[:300]] * 4}))
     blocks = list(read_blocks(find_files([path]).files[0], Reading()))
     assert len(blocks) > 2
     assert max(len(block.data) for block in blocks) < 3 * BLOCK_SIZE
