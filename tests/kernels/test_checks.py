@@ -127,8 +127,22 @@ def test_steps(bad, message):
         recurrence_step(**({**given, "d": rows(1, 1, 2), "pattern": "lattice:2^k", "state": state()} | bad))
     with pytest.raises(ValueError, match=re.escape(message)):
         ssm_step(**({**given, "log_decay": rows(1, 1, 2), "state": rows(1, 2, 4, 3)} | bad))
+    # Of attention several heads may have a key together.
+    if "k" not in bad:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            attention_step(**({**given, "state": state()} | bad))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"k": rows(1, 1, 3, 4)}, "k has 3 heads, which cannot be shared by the 2 heads of q"),
+        ({"k": rows(1, 1, 1, 4)}, "v must have shape [1, 1, 1, V ≥ 1] to go with q [1, 1, 1, 4], got [1, 1, 2, 3]"),
+    ],
+)
+def test_keys_and_values_that_heads_cannot_share(bad, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        attention_step(**({**given, "state": state()} | bad))
+        attention_step(**({**arguments(1), "state": state()} | bad))
 
 
 @pytest.mark.parametrize(
