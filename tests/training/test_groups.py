@@ -64,4 +64,5 @@ def test_the_engine_steps_by_them(stage: int, tmp_path: Path) -> None:
     mlp = "blocks.0.mlp.down.weight"
     decay = 0.01 * 0.3 * before[mlp]
     torch.testing.assert_close(ruled[mlp], plain[mlp] - decay, rtol=1e-5, atol=1e-7)
-    assert torch.equal(ruled["head.weight"], plain["head.weight"])
+    # In another group, which lies elsewhere, other numbers share a vector.
+    torch.testing.assert_close(ruled["head.weight"], plain["head.weight"], rtol=1e-5, atol=1e-7)
