@@ -24,13 +24,11 @@ from glm_data import Batch, Tokenizer
 from glm_scale.errors import UserError
 from glm_scale.evaluation.generating import Wanted, generate
 from glm_scale.evaluation.scoring import Request, Score, padded, score
+from glm_scale.inference.evaluation import BATCH_TOKENS
 from glm_scale.inference.loading import LoadedModel, load_model
 from glm_scale.training.distributed import resolve_device
 
-__all__ = ["BATCH_TOKENS", "HarnessModel", "TrainedHarnessModel"]
-
-BATCH_TOKENS = 8192
-"""Tokens of one forward pass: enough to keep a device busy, little enough for any."""
+__all__ = ["HarnessModel", "TrainedHarnessModel"]
 
 _logger = logging.getLogger(__name__)
 

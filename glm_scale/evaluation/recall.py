@@ -12,7 +12,6 @@ task, the length and the number of the question alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from typing import NamedTuple
 from glm_scale.errors import UserError
 from glm_scale.evaluation.words import ADJECTIVES, NAMES, NOUNS, paragraph
 
-__all__ = ["CHOICES", "QUESTIONS", "RECALL_TASKS", "Question", "questions", "recall_length", "recall_name"]
+__all__ = ["CHOICES", "QUESTIONS", "RECALL_TASKS", "Question", "questions", "recall_name"]
 
 CHOICES = 4
 QUESTIONS = 100
@@ -43,12 +42,6 @@ class Question(NamedTuple):
 def recall_name(task: str, length: int) -> str:
     """What a task at a context length is called."""
     return f"{task}_{length}"
-
-
-def recall_length(name: str) -> tuple[str, int] | None:
-    """The task and the context length behind such a name; None if it is another task's."""
-    found = re.fullmatch(rf"({'|'.join(RECALL_TASKS)})_([1-9]\d*)", name)
-    return (found[1], int(found[2])) if found else None
 
 
 def questions(task: str, length: int, count: Count, number: int = QUESTIONS) -> list[Question]:

@@ -13,10 +13,10 @@ from glm_scale.inference.loading import LoadedModel
 from glm_scale.training.evaluation import Evaluation, evaluate
 from glm_scale.training.token_groups import TokenGroups
 
-__all__ = ["evaluate_model"]
+__all__ = ["BATCH_TOKENS", "evaluate_model"]
 
 # Tokens of one forward pass: enough to keep a device busy, little enough for any.
-_BATCH_TOKENS = 8192
+BATCH_TOKENS = 8192
 
 
 def evaluate_model(
@@ -64,7 +64,7 @@ def evaluate_model(
     token_bytes = torch.from_numpy(loaded.tokenizer.token_bytes)
     return evaluate(
         token_losses,
-        batches(source, 0, max(1, _BATCH_TOKENS // length), stop=count),
+        batches(source, 0, max(1, BATCH_TOKENS // length), stop=count),
         token_bytes,
         groups=TokenGroups(count, length),
     )

@@ -172,7 +172,7 @@ class Mixer(nn.Module, Spreadable):
             )
         heads = self.heads // tensor_ranks
         if not possible(self.sequence_strategies if strategy is None else (strategy,), heads, ranks):
-            nearest = max(size for size in range(1, ranks) if heads % size == 0)
+            nearest = nearest_below(ranks, heads)
             others = possible(self.sequence_strategies, heads, ranks)
             raise MixerError(
                 f"mixer {self.name!r} cannot exchange tokens for heads ('a2a') over {ranks} sequence ranks (context "
@@ -184,11 +184,15 @@ class Mixer(nn.Module, Spreadable):
     def require_tensor_parallel(self, ranks: int) -> None:
         """Refuse a tensor-parallel size that does not give every rank the same number of whole heads."""
         if self.heads % ranks:
-            nearest = max(size for size in range(1, ranks) if self.heads % size == 0)
             raise MixerError(
                 f"mixer {self.name!r} cannot split its {self.heads} heads over {ranks} tensor-parallel ranks; "
-                f"the nearest size below that divides them is {nearest}"
+                f"the nearest size below that divides them is {nearest_below(ranks, self.heads)}"
             )
+
+
+def nearest_below(ranks: int, heads: int) -> int:
+    """The largest number of ranks below `ranks` that divides the heads."""
+    return max(size for size in range(1, ranks) if heads % size == 0)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from glm_scale.layers.projection import is_projection, projection_flops, residua
 from glm_scale.layers.rotary import Rotation
 from glm_scale.layers.sequence import Sequence
 from glm_scale.layers.token import Project, Token, added, projecting
-from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable
+from glm_scale.mixers.contract import Cache, Look, Mixer, MixerDims, MixerError, Spreadable, nearest_below
 from glm_scale.mixers.queries_keys import RowWeights
 from glm_scale.mixers.structure import Structure
 from glm_scale.parallel.graph_breaks import between_graphs
@@ -164,10 +164,10 @@ class MultiHead(Mixer):
     def require_tensor_parallel(self, ranks: int) -> None:
         super().require_tensor_parallel(ranks)
         if self.value_heads % ranks:
-            nearest = max(size for size in range(1, ranks) if self.value_heads % size == 0)
             raise MixerError(
                 f"mixer {self.name!r} cannot split its {self.value_heads} heads of keys and values (model.kv_heads) "
-                f"over {ranks} tensor-parallel ranks; the nearest size below that divides them is {nearest}"
+                f"over {ranks} tensor-parallel ranks; the nearest size below that divides them is "
+                f"{nearest_below(ranks, self.value_heads)}"
             )
 
     def flops_per_token(self, length: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from glm_scale.scaling.comparison import Comparison
+from glm_scale.scaling.comparison import Comparison, quantity
 from glm_scale.tracking.metrics_log import read_metrics
 from glm_scale.tracking.task_results import TaskResult, TaskResults
 
@@ -64,7 +64,7 @@ def task_table(results: TaskResults) -> Table:
             samples = "" if result.samples is None else f"{result.samples:,}"
             cells = [task, metric, _value(result, metric), samples, str(result.few_shot)]
             if recalls:
-                cells.append("" if result.cache_bytes is None else bytes_of(result.cache_bytes))
+                cells.append("" if result.cache_bytes is None else f"{quantity(result.cache_bytes)}B")
             table.add_row(*map(escape, cells))
     return table
 
@@ -119,14 +119,6 @@ def task_numbers(found: Sequence[Measured]) -> list[dict[str, Any]]:
         {"name": one.label, "mixer": one.mixer, **one.results.model_dump(mode="json"), "history": one.history}
         for one in found
     ]
-
-
-def bytes_of(count: int) -> str:
-    """A number of bytes with a unit: 12.5 KiB."""
-    if count < 2**10:
-        return f"{count} B"
-    unit, name = next((2**power, name) for power, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if count >= 2**power)
-    return f"{count / unit:.1f} {name}"
 
 
 def _ordered(results: TaskResults) -> list[tuple[str, TaskResult]]:

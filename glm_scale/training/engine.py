@@ -96,7 +96,7 @@ class Engine:
         self._replicas = torch.distributed.get_world_size(self._replica_group)
         replica = torch.distributed.get_rank(self._replica_group)
         self.state = LogicalState(self.deepspeed, tensor, (replica, self._replicas))
-        optimizer.norms = self._norms = StepNorms(self.state.shapes(), self.state.owned_runs(), device)
+        optimizer.norms = self._norms = StepNorms(self.state.shapes(), self.state.owned_runs, device)
         if config.optimizer.kind == "muon":
             optimizer.muon = self._muon(config.optimizer.momentum)
         self._accumulation = accumulation

@@ -10,7 +10,8 @@ layout: each rank adds what it owns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,11 +32,13 @@ _TOKENS = 512
 
 
 class StepNorms:
-    """Norms of one optimizer step: armed before it, read after it. `runs`: of all parameters what this rank owns."""
+    """Norms of one optimizer step: armed before it, read after it. `runs` gives what this rank owns of all parameters;
+    it is asked when a step is watched."""
 
-    def __init__(self, names: Iterable[str], runs: Sequence[OwnRun], device: torch.device) -> None:
+    def __init__(self, names: Iterable[str], runs: Callable[[], Iterable[OwnRun]], device: torch.device) -> None:
         self._numbers = {name: number for number, name in enumerate(names)}
-        self._runs = runs
+        self._find_runs = runs
+        self._runs: defaultdict[int, list[OwnRun]] = defaultdict(list)
         self._squares = torch.zeros(len(self._numbers), len(_KINDS), dtype=torch.float64, device=device)
         self._before: dict[int, Tensor] = {}
         self.armed = False
@@ -44,6 +47,9 @@ class StepNorms:
         """Watch the next step. It costs a copy of what the optimizer steps at once."""
         self.armed = True
         self._squares.zero_()
+        if not self._runs:
+            for run in self._find_runs():
+                self._runs[id(run.master)].append(run)
 
     @torch.no_grad()
     def before(self, masters: Iterable[Tensor]) -> None:
@@ -61,10 +67,9 @@ class StepNorms:
             self._add("update", master, master.detach() - self._before.pop(id(master)))
 
     def _add(self, kind: str, master: Tensor, values: Tensor) -> None:
-        for run in self._runs:
-            if run.master is master:
-                square = run.of(values).double().square().sum()
-                self._squares[self._numbers[run.held.name], _KINDS.index(kind)] += square
+        for run in self._runs[id(master)]:
+            square = run.of(values).double().square().sum()
+            self._squares[self._numbers[run.held.name], _KINDS.index(kind)] += square
 
     def read(self) -> dict[str, float]:
         """By kind and part of the model. Collective."""

@@ -7,6 +7,7 @@ knows both sides; it leans on private attributes of DeepSpeed, which is why the 
 and tests every stage.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -137,15 +138,29 @@ class LogicalState:
 
     def owned_runs(self) -> list[OwnRun]:
         """What this rank owns, and where in the tensors that the optimizer steps it is."""
-        owned = list(self.owned())
-        return [run for masters, _ in self._steps() for master in masters for run in _runs_in(master, owned)]
+        return list(self._runs(self.owned()))
 
     def hidden_steps(self) -> Iterator[tuple[list[Tensor], list[OwnRun]]]:
         """Of each step of hidden matrices: the tensors that are stepped, and where in them this rank's runs are."""
-        held = list(self.held())
+        runs: defaultdict[int, list[OwnRun]] = defaultdict(list)
+        for run in self._runs(self.held()):
+            runs[id(run.master)].append(run)
         for masters, hidden in self._steps():
             if hidden:
-                yield masters, [run for master in masters for run in _runs_in(master, held)]
+                yield masters, [run for master in masters for run in runs[id(master)]]
+
+    def _runs(self, pieces: Iterable[Piece]) -> Iterator[OwnRun]:
+        """Where in the tensors that the optimizer steps pieces, which are views of them, are."""
+        stored: defaultdict[int, list[Tensor]] = defaultdict(list)
+        for masters, _ in self._steps():
+            for master in masters:
+                stored[master.untyped_storage().data_ptr()].append(master)
+        for piece in pieces:
+            weight = piece.tensors["weight"]
+            for master in stored[weight.untyped_storage().data_ptr()]:
+                at = int(weight.storage_offset()) - int(master.storage_offset())
+                if 0 <= at < master.numel():
+                    yield OwnRun(Held(piece.name, piece.shape, piece.part, piece.start, piece.numel), master, at)
 
     def _states(self) -> Iterator[dict[str, Tensor]]:
         return (self._adamw.state[master] for masters, _ in self._steps() for master in masters)
@@ -171,14 +186,6 @@ class LogicalState:
 def _moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those that there are: of hidden matrices that Muon steps there is one."""
     return {key: state[key] for key in MOMENTS if key in state}
-
-
-def _runs_in(master: Tensor, pieces: Iterable[Piece]) -> Iterator[OwnRun]:
-    for piece in pieces:
-        weight = piece.tensors["weight"]
-        if weight.untyped_storage().data_ptr() == master.untyped_storage().data_ptr():
-            at = int(weight.storage_offset()) - int(master.storage_offset())
-            yield OwnRun(Held(piece.name, piece.shape, piece.part, piece.start, piece.numel), master, at)
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
