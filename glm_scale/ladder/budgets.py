@@ -9,6 +9,7 @@ from typing import Any
 
 from glm_scale.errors import UserError
 from glm_scale.ladder import hyperparameters
+from glm_scale.ladder.shapes import usual_parameters
 
 __all__ = ["Budget", "budgets", "shared_settings"]
 
@@ -36,12 +37,21 @@ def shared_settings(parameters: float, tokens: Sequence[float], given: Mapping[s
     found = {
         "training.batch_tokens": batch,
         "training.micro_batch": hyperparameters.micro_batch(batch, length),
-        "training.optimizer.learning_rate": hyperparameters.learning_rate(parameters, typical),
+        "training.optimizer.learning_rate": _learning_rate(parameters, typical, given),
         "training.schedule.kind": "wsd",
         "training.schedule.final_fraction": 0.0,
         "training.schedule.warmup_tokens": hyperparameters.warmup_tokens(parameters, min(tokens), batch),
     }
     return {key: value for key, value in found.items() if key not in given}
+
+
+def _learning_rate(parameters: float, tokens: float, given: Mapping[str, Any]) -> float:
+    """With muP that of the base, trained on as many tokens per parameter: the same for all sizes."""
+    if given.get("model.parametrization") == "mup" and given.get("model.base_width"):
+        layers, width = given.get("model.base_layers") or given["model.layers"], given["model.base_width"]
+        base = usual_parameters(layers, width)
+        parameters, tokens = base, tokens * base / parameters
+    return hyperparameters.learning_rate(parameters, tokens)
 
 
 def budgets(parameters: float, ratios: Sequence[float], decay: float, batch: int, warmup: int) -> list[Budget]:

@@ -17,6 +17,7 @@ from typing import Any
 from glm_data.settings import Settings
 from glm_scale.config import ConfigError, LadderConfig, Problem, RunConfig, load_config, read_values, validate
 from glm_scale.config.changes import is_same_run
+from glm_scale.config.ladder import LadderMixer, LadderSize
 from glm_scale.ladder.budgets import Budget, budgets, shared_settings
 from glm_scale.ladder.shapes import Shape, shape_for
 from glm_scale.naming import former_slug, name_in_use, setting, slug
@@ -104,6 +105,7 @@ def read_ladder(path: Path, overrides: Sequence[str] = ()) -> Ladder:
         member
         for size in file.ladder.sizes
         for mixer in file.ladder.mixers
+        if not mixer.sizes or size.parameters in mixer.sizes
         for member in _Rung(path, tuple(overrides), values, file, mixer, size).members()
     )
     names = [member.name for member in members]
@@ -129,12 +131,14 @@ class _Rung:
     overrides: tuple[str, ...]
     values: Mapping[str, Any]
     file: _File
-    mixer: str | list[str]
-    size: float | dict[str, Any]
+    mixer: LadderMixer
+    size: LadderSize
 
     def members(self) -> Iterator[Member]:
-        ladder, none = self.file.ladder, (None,)
-        for seed, rate in product(ladder.seeds or none, ladder.learning_rates or none):
+        ladder, size, none = self.file.ladder, self.size, (None,)
+        seeds = ladder.seeds if size.seeds is None else size.seeds
+        rates = ladder.learning_rates if size.learning_rates is None else size.learning_rates
+        for seed, rate in product(seeds or none, rates or none):
             trunk: str | None = None
             for budget in self._budgets or none:
                 member = self._member(seed, rate, budget, trunk)
@@ -142,7 +146,8 @@ class _Rung:
                 yield member
 
     def _member(self, seed: int | None, rate: float | None, budget: Budget | None, trunk: str | None) -> Member:
-        own: dict[str, Any] = {"name": self._name(seed, rate, budget), "model.mixers": self._mixers, **self._derived}
+        own: dict[str, Any] = {"name": self._name(seed, rate, budget), "model.mixers": self.mixer.mixers}
+        own |= self._derived
         own["tracking.parent"] = self.file.name
         if size := self._size_tag:
             own["tracking.tags.size"] = size
@@ -154,7 +159,7 @@ class _Rung:
             own |= self._of_budget(budget, trunk)
         changed = (*self.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items()))
         config = load_config(self.path, changed)
-        return Member(config, changed, self._parameters, self._shape, budget)
+        return Member(config, changed, self.size.parameters, self._shape, budget)
 
     def _of_budget(self, budget: Budget, trunk: str | None) -> dict[str, Any]:
         batch = self._setting("training.batch_tokens", 1)
@@ -170,71 +175,64 @@ class _Rung:
     @property
     def _size_tag(self) -> str:
         """The same for all mixers, whose numbers of parameters differ a little; empty where there is one size."""
-        if self._parameters is not None:
-            return _in_millions(self._parameters)
-        assert isinstance(self.size, dict)
-        return _size_name(self.size) if len(self.file.ladder.sizes) > 1 else ""
+        if self.size.parameters is not None:
+            return _in_millions(self.size.parameters)
+        return _size_name(self.size.settings) if len(self.file.ladder.sizes) > 1 else ""
 
-    @property
-    def _mixers(self) -> list[str]:
-        return [self.mixer] if isinstance(self.mixer, str) else self.mixer
-
-    @property
-    def _parameters(self) -> float | None:
-        return LadderConfig.parameters_of(self.size)
+    @cached_property
+    def _own(self) -> dict[str, Any]:
+        """Settings of the size and of the mixer; where both have one, the mixer's."""
+        return self.size.settings | self.mixer.settings
 
     @cached_property
     def _given(self) -> dict[str, Any]:
-        """Keys that the file, the overrides or the size have."""
-        size = self.size if isinstance(self.size, dict) else {}
-        return dict(_flat(self.values)) | {key: value for key, value in size.items() if key != "parameters"}
+        """Keys that the file, the overrides, the size or the mixer have."""
+        return dict(_flat(self.values)) | self._own
 
     @cached_property
     def _shape(self) -> Shape | None:
-        if self._parameters is None:
+        if self.size.parameters is None:
             return None
         model = {key.removeprefix("model."): v for key, v in self._given.items() if key.startswith("model.")}
-        return shape_for(self._parameters, self._mixers, model)
+        return shape_for(self.size.parameters, self.mixer.mixers, model)
 
     @cached_property
     def _derived(self) -> dict[str, Any]:
         """Keys of all runs of this mixer and size, besides those that the file has."""
-        size = self.size if isinstance(self.size, dict) else {}
-        own = {key: value for key, value in size.items() if key != "parameters"}
-        if self._parameters is None or self._shape is None:
+        parameters, own = self.size.parameters, self._own
+        if parameters is None or self._shape is None:
             return own
         shape = {key: value for key, value in self._shape.overrides().items() if key not in self._given}
-        tokens = [ratio * self._parameters for ratio in self.file.ladder.tokens_per_parameter]
+        tokens = [ratio * parameters for ratio in self.file.ladder.tokens_per_parameter]
         if not tokens and "training.tokens" in self._given:
             tokens = [self._given["training.tokens"]]
         if "data.sequence_length" not in self._given or not tokens:
             return own | shape  # what is missing is told when the run's configuration is checked
-        return own | shape | shared_settings(self._parameters, tokens, self._given)
+        return own | shape | shared_settings(parameters, tokens, self._given | shape)
 
     @cached_property
     def _budgets(self) -> list[Budget] | None:
         """None for that of the file."""
         ladder = self.file.ladder
-        if not ladder.tokens_per_parameter or self._parameters is None:
+        if not ladder.tokens_per_parameter or self.size.parameters is None:
             return None
         batch, warmup = self._setting("training.batch_tokens", 1), self._setting("training.schedule.warmup_tokens", 0)
-        return budgets(self._parameters, ladder.tokens_per_parameter, ladder.decay, batch, warmup)
+        return budgets(self.size.parameters, ladder.tokens_per_parameter, ladder.decay, batch, warmup)
 
     def _setting(self, key: str, otherwise: Any) -> Any:
         return self._derived.get(key, self._given.get(key, otherwise))
 
     def _name(self, seed: int | None, rate: float | None, budget: Budget | None) -> str:
-        base, root, mixer = self.file.name, self.file.run_root, "+".join(self._mixers)
+        base, root, mixer = self.file.name, self.file.run_root, "+".join(self.mixer.mixers)
         more = [
             *([f"{budget.ratio:05.1f}t"] if budget else []),
             *([f"s{seed}"] if seed is not None else []),
             *([f"lr{rate:g}"] if rate is not None else []),
         ]
-        if self._parameters is not None:
+        if self.size.parameters is not None:
             # In the order in which people want to see them sorted.
-            return "-".join([base, _in_millions(self._parameters), slug(mixer), *more])
-        assert isinstance(self.size, dict)
-        sizes = [self.size] if len(self.file.ladder.sizes) > 1 else []
+            return "-".join([base, _in_millions(self.size.parameters), slug(mixer), *more])
+        sizes = [self.size.settings] if len(self.file.ladder.sizes) > 1 else []
         former = "-".join([base, former_slug(mixer), *map(_former_size, sizes), *more])
         return name_in_use(root, "-".join([base, slug(mixer), *map(_size_name, sizes), *more]), former)
 

@@ -17,7 +17,7 @@ from glm_scale.errors import UserError
 from glm_scale.model import LanguageModel, ModelConfig
 from glm_scale.scaling.differences import SAME_PARAMETERS
 
-__all__ = ["Shape", "shape_for"]
+__all__ = ["Shape", "shape_for", "usual_parameters"]
 
 _NUMBERS_PER_LAYER = 64
 _NARROW = 512
@@ -54,7 +54,7 @@ def shape_for(parameters: float, mixers: Sequence[str], model: Mapping[str, Any]
     Raises UserError if no MLP can make up for what is too much or too little.
     """
     width = model.get("width") or _width(parameters, model.get("layers"))
-    layers = model.get("layers") or max(1, round(parameters / (12 * width**2)))
+    layers = model.get("layers") or max(1, round(parameters / usual_parameters(1, width)))
     heads = model.get("heads") or max(1, width // (model.get("head_dim") or _head_size(width)))
     fixed = {**model, "layers": layers, "width": width, "heads": heads, "mixers": list(mixers)}
     if model.get("mlp_width"):
@@ -74,13 +74,18 @@ def shape_for(parameters: float, mixers: Sequence[str], model: Mapping[str, Any]
     )
 
 
+def usual_parameters(layers: int, width: int) -> float:
+    """Outside the embeddings, of an attention and an MLP of the usual width in every layer."""
+    return 12.0 * layers * width**2
+
+
 def _width(parameters: float, layers: int | None) -> int:
     """The one whose layers, with an MLP of the usual width, come closest."""
     candidates = [32, 64, 96, *range(128, 1024, 64), *range(1024, _WIDEST + 1, 128)]
 
     def off(width: int) -> float:
         depth = layers or max(1, round(width / _NUMBERS_PER_LAYER))
-        whole = 12 * depth * width**2
+        whole = usual_parameters(depth, width)
         return max(whole / parameters, parameters / whole)
 
     return min(candidates, key=off)
@@ -91,5 +96,7 @@ def _head_size(width: int) -> int:
 
 
 def _count(model: Mapping[str, Any]) -> int:
+    # Scaling changes no shape, and an MLP that is only being tried may be narrower than its base has whole units for.
+    model = {key: value for key, value in model.items() if key not in ("parametrization", "base_width", "base_layers")}
     with torch.device("meta"):
         return LanguageModel(ModelConfig.model_validate(model)).parameter_count(embedding=False)

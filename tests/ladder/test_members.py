@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from glm_scale.config import ConfigError
+from glm_scale.config import ConfigError, RunConfig, resolved_yaml, validate
 from glm_scale.ladder import Member, climb, read_ladder
+from glm_scale.ladder.hyperparameters import learning_rate
 from tests.tiny_run import tiny_config, write_config
 
 SIZES = [{"model.layers": 1}, {"model.layers": 2, "model.width": 32}]
@@ -141,9 +143,49 @@ def test_rates_are_factors_of_what_the_rule_or_the_file_says(tmp_path: Path) -> 
     assert given[0].name == "tiny-0001.00M-ssm-020.0t-lr0.5"
 
 
+def test_mixers_and_sizes_have_what_is_their_own(tmp_path: Path) -> None:
+    ladder = {
+        "mixers": ["attention", {"mixer": "ssm", "sizes": [4e5], "training.optimizer.learning_rate": 8e-3}],
+        "sizes": [1e5, {"parameters": 4e5, "seeds": [1], "learning_rates": [0.5, 1], "model.conv_width": 4}],
+        "tokens_per_parameter": [20],
+        "seeds": [0, 1],
+    }
+    found = read_ladder(sized_file(tmp_path, tmp_path / "data", **ladder)).members
+    assert [member.name for member in found] == [
+        "tiny-0000.10M-attention-020.0t-s0",
+        "tiny-0000.10M-attention-020.0t-s1",
+        "tiny-0000.40M-attention-020.0t-s1-lr0.5",
+        "tiny-0000.40M-attention-020.0t-s1-lr1",
+        "tiny-0000.40M-ssm-020.0t-s1-lr0.5",
+        "tiny-0000.40M-ssm-020.0t-s1-lr1",
+    ]
+    assert [member.config.training.optimizer.learning_rate for member in found[4:]] == [4e-3, 8e-3]
+    assert [member.config.model.conv_width for member in found] == [0, 0, 4, 4, 4, 4]
+    assert load_config_of(found[-1]) == found[-1].config, "what a run records can be read again"
+
+
+def load_config_of(member: Member) -> RunConfig:
+    return validate(RunConfig, yaml.safe_load(resolved_yaml(member.config)), member.name)
+
+
+def test_with_mup_all_sizes_have_the_rate_of_the_base(tmp_path: Path) -> None:
+    ladder = {"mixers": ["ssm"], "sizes": [1e5, 3e6, 9e6], "tokens_per_parameter": [5, 20]}
+    path = sized_file(tmp_path, tmp_path / "data", **ladder)
+    mup = ["model.parametrization=mup", "model.base_width=128", "model.base_layers=2"]
+    rates = [member.config.training.optimizer.learning_rate for member in read_ladder(path, mup).members]
+    base = 12 * 2 * 128**2
+    assert rates == [pytest.approx(learning_rate(base, 10 * base))] * 6
+    assert len({member.config.training.optimizer.learning_rate for member in read_ladder(path).members}) == 3
+
+
 @pytest.mark.parametrize(
     ("ladder", "reason"),
     [
+        ({"sizes": [1e5], "mixers": [{"mixer": "ssm", "sizes": [1e6]}]}, r"mixers\[0\]\.sizes has 1e\+06, .*: 100000"),
+        ({"mixers": [{"mixer": "ssm", "sizes": [1e6]}]}, r"which is no size of the ladder: none in parameters"),
+        ({"mixers": [{"sizes": [1e6]}]}, r"ladder\.mixers\[0\]\.mixer"),
+        ({"mixers": [{"mixer": "ssm", "model.layer": 3}]}, r"did you mean model\.layers"),
+        ({"sizes": [{"parameters": 1e5, "seeds": [2, 2]}]}, r"sizes\[0\]\.seeds \[2, 2\] has one twice"),
         ({"sizes": [{"model.layers": 2}], "tokens_per_parameter": [5]}, "needs sizes in parameters: sizes: "),
         ({"sizes": [1e5], "tokens_per_parameter": [5, 5.0]}, "has one twice"),
         ({"sizes": ["large"]}, "ladder.sizes"),
@@ -153,4 +195,4 @@ def test_rates_are_factors_of_what_the_rule_or_the_file_says(tmp_path: Path) -> 
 )
 def test_sizes_and_budgets_without_sense_are_refused(tmp_path: Path, ladder: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        read_ladder(sized_file(tmp_path, tmp_path / "data", mixers=["ssm"], **ladder))
+        read_ladder(sized_file(tmp_path, tmp_path / "data", **{"mixers": ["ssm"], **ladder}))
