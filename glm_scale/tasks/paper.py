@@ -23,6 +23,10 @@ class Published(NamedTuple):
     recall: float
     multihop: float
 
+    def of(self, task: str) -> float:
+        """By the head word of a task's spelling."""
+        return float(getattr(self, task))
+
 
 _TABLE = MappingProxyType(
     {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from glm_scale.tasks.agreement import LEVEL, Agreement, agreement
 from glm_scale.tasks.model import HEADS, LAYERS, WIDTH
-from glm_scale.tasks.paper import REMARK, published
+from glm_scale.tasks.paper import REMARK, Published, published
 from glm_scale.tasks.results import Result, Score, mixers_in, tasks_in
 from glm_scale.tasks.setting import TIMES, Setting
 
@@ -59,19 +60,31 @@ def _grid(results: list[Result]) -> Table:
 
 
 def _beside_the_paper(results: list[Result]) -> Table | None:
-    """Ours, then the paper's numbers; None if no structure and task of these is in it."""
-    ours = {(result.task, result.mixer): f"{100 * result.best().mean:.1f}" for result in results}
+    """Ours, then the paper's numbers, and below them how well the orders agree; None if no structure and task of these
+    is in it."""
+    ours = {(result.task, result.mixer): result for result in results}
     tasks = [task for task in tasks_in(results) if _in_paper(task)]
-    lines = [(mixer, line) for mixer in mixers_in(results) if (line := published(mixer)) is not None]
+    lines = {mixer: line for mixer in mixers_in(results) if (line := published(mixer)) is not None}
     if not tasks or not lines:
         return None
     words = list(dict.fromkeys(map(_in_paper, tasks)))
     headings = ["structure", *tasks, *(f"paper: {word}" for word in words)]
     rows = []
-    for mixer, line in lines:
-        theirs = {"copy": line.copy, "recall": line.recall, "multi-hop": line.multihop}
-        rows.append([mixer, *(ours.get((task, mixer), NOTHING) for task in tasks), *(f"{theirs[w]:g}" for w in words)])
-    return Table("beside the paper", headings, rows, note=REMARK)
+    for mixer, line in lines.items():
+        found = (ours.get((task, mixer)) for task in tasks)
+        shares = [f"{100 * result.best().mean:.1f}" if result else NOTHING for result in found]
+        rows.append([mixer, *shares, *(f"{line.of(word):g}" for word in words)])
+    note = REMARK
+    if any(orders := [_order_of(task, lines, ours) for task in tasks]):
+        rows.append(["Spearman's ρ", *(str(order or NOTHING) for order in orders), *(NOTHING for _ in words)])
+        note += f"; ρ: of the order of ours and theirs, with what {LEVEL:.0%} of bootstrapped seeds give"
+    return Table("beside the paper", headings, rows, note=note)
+
+
+def _order_of(task: str, lines: Mapping[str, Published], ours: Mapping[tuple[str, str], Result]) -> Agreement | None:
+    """Of all structures that both have."""
+    there = [mixer for mixer in lines if (task, mixer) in ours]
+    return agreement([ours[task, mixer] for mixer in there], [lines[mixer].of(_in_paper(task)) for mixer in there])
 
 
 def remarks_on(results: list[Result]) -> list[str]:
@@ -118,4 +131,4 @@ def _by_structure(title: str, results: list[Result], score: Callable[[Result], S
 def _in_paper(task: str) -> str:
     """The paper's word for a task, empty if it has none."""
     head = task.partition(":")[0]
-    return {"copy": "copy", "recall": "recall", "multihop": "multi-hop"}.get(head, "")
+    return head if head in Published._fields else ""
