@@ -131,6 +131,7 @@ def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
     for name in _IMPORTS:
         importlib.import_module(name)
+    _compile_communication_op()
     gc.collect()
     gc.freeze()
     server = os.getpid()
@@ -151,6 +152,22 @@ def _serve(pipe: Connection) -> None:
                 _run(work, given)
             pids.append(pid)
         pipe.send(pids)
+
+
+def _compile_communication_op() -> None:
+    """Else the first run that is started does it, which takes minutes on a slow machine, more than tests wait."""
+
+    def compiled() -> int:
+        import torch
+
+        from glm_scale.training import distributed
+
+        distributed.load(torch.device("cpu"))
+        return 0
+
+    if (pid := os.fork()) == 0:
+        _run(compiled, ())
+    os.waitpid(pid, 0)
 
 
 def _become(rank: int, server: int, places: dict[str, Any], logs: Path) -> None:

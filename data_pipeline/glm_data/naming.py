@@ -6,11 +6,13 @@ stands as it is; another is written as the shell's `$'…'`, which a user can pa
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 _ESCAPES = {ord("\\"): "\\\\", ord("'"): "\\'", ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 _QUOTED = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))", re.DOTALL)
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_UNUSUAL = re.compile(r"[^\w.+-]")
 
 
 def shown(name: Path | str) -> str:
@@ -35,3 +37,10 @@ def _spelled(character: str) -> str:
     if character.isprintable():
         return character
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """A word for each folder, of letters, digits and . + - _ only: its own name, with its number where that is not the
+    only one of that name."""
+    names = [_UNUSUAL.sub("_", folder.absolute().name) or "_" for folder in folders]
+    return [f"{name}-{number}" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]

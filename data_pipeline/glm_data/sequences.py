@@ -20,6 +20,7 @@ from pydantic import Field
 from glm_data.errors import DataError, LimitError
 from glm_data.held_out import remark_on
 from glm_data.index import DatasetIndex, load_index
+from glm_data.naming import distinct_names
 from glm_data.open_files import OpenFiles
 from glm_data.ordering import Interleave
 from glm_data.packing import SequencePlan, count_sequences, plan_sequences
@@ -128,8 +129,8 @@ class PackedSequences:
     Args:
         config: sources, sequence length, seed.
         split: "train" (shuffled anew in each epoch of each source, sources mixed by weight) or "validation"
-            (each source's sequences once, source after source, in the order of the documents; none if nothing was held
-            out).
+            (each source's sequences once, in the order of the documents; sources are mixed evenly, so that the first
+            of them stand for all; none if nothing was held out).
         tokenizer: fingerprint that the sources must have, such as the one that a run recorded.
 
     Attributes:
@@ -153,8 +154,8 @@ class PackedSequences:
         self.split: SplitName = split
         files = OpenFiles()
         self._sources = [_Source(config, number, split, files, verify) for number in range(len(config.sources))]
-        self._interleave = Interleave([source.weight for source in config.sources])
-        self._first_sequences = np.cumsum([0] + [source.sequence_count for source in self._sources])
+        weights = [source.weight for source in config.sources] if split == "train" else self.sequences_per_epoch
+        self._interleave = Interleave(weights)
         index = self._sources[0].index
         self.vocabulary_size = index.vocabulary_size
         self.tokenizer_fingerprint = index.tokenizer_sha256
@@ -197,7 +198,12 @@ class PackedSequences:
             raise TypeError(
                 "training sequences have no end; `sequences_per_epoch` says how many make one epoch of each source"
             )
-        return int(self._first_sequences[-1])
+        return sum(self.sequences_per_epoch)
+
+    @property
+    def source_names(self) -> list[str]:
+        """What to call the sources, each otherwise than the others."""
+        return distinct_names([source.path for source in self.config.sources])
 
     @property
     def sequences_per_epoch(self) -> list[int]:
@@ -219,14 +225,11 @@ class PackedSequences:
         """Where global sample number `sample` comes from, without reading it."""
         if sample < 0:
             raise IndexError(f"sample {sample} is negative")
-        if self.split == "train":
-            source, number = self._interleave.locate(sample)
-            epoch, sequence = divmod(number, self._sources[source].sequence_count)
-            return Location(source, epoch, sequence)
-        if sample >= len(self):
+        if self.split == "validation" and sample >= len(self):
             raise IndexError(f"sample {sample} of {len(self)} validation sequences")
-        source = int(np.searchsorted(self._first_sequences, sample, side="right")) - 1
-        return Location(source, 0, sample - int(self._first_sequences[source]))
+        source, number = self._interleave.locate(sample)
+        epoch, sequence = divmod(number, self._sources[source].sequence_count)
+        return Location(source, epoch, sequence)
 
     def pieces(self, sample: int) -> list[tuple[int, int, int]]:
         """The pieces of a sample's sequence: (document of the source's split, first token, tokens)."""

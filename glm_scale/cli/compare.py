@@ -34,6 +34,14 @@ Across = Annotated[
 ]
 Up = Annotated[str, typer.Option(help="What figures have up: loss or bits_per_byte.")]
 
+OfSource = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Take validation losses of one data set alone, of runs with several: the name of its folder.",
+    ),
+]
+
 # Where output goes to a file or a pipe, rich would assume 80 columns and fold the table.
 _WIDE = 160
 
@@ -65,9 +73,10 @@ def compare(
     figure: Figures = None,
     x: Across = "tokens,flops",
     y: Up = "loss",
+    source: OfSource = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the figures; default: `comparison` beside the runs."),
+        typer.Option(help="Folder for the figures; default: `comparison` or `comparison-SOURCE` beside the runs."),
     ] = None,
     tracking_uri: Annotated[
         str | None,
@@ -97,6 +106,7 @@ def compare(
         scaling=curve,
         reference=reference,
         asked=asked_for(figure, x, y),
+        source=source,
         filters=chosen,
         finished=finished,
         tracking_uri=tracking_uri,
@@ -111,6 +121,7 @@ def present(
     scaling: bool = False,
     reference: str | None = None,
     asked: Asked | None = None,
+    source: str | None = None,
     filters: Sequence[Filter] = (),
     finished: bool = False,
     tracking_uri: str | None = None,
@@ -123,13 +134,20 @@ def present(
     """
     from rich.console import Console
 
-    from glm_scale.scaling.report import write_report
+    from glm_scale.scaling.report import default_folder, write_report
 
     parents = {run.path.parent for run in runs}
-    folder = output or (parents.pop() if len(parents) == 1 else Path.cwd()) / "comparison"
+    folder = output or (parents.pop() if len(parents) == 1 else Path.cwd()) / default_folder(source)
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     report = write_report(
-        runs, folder, scaling=scaling, reference=reference, filters=filters, finished=finished, asked=asked
+        runs,
+        folder,
+        scaling=scaling,
+        reference=reference,
+        filters=filters,
+        finished=finished,
+        asked=asked,
+        source=source,
     )
     show(report, console)
     return tracking and _publish(report, tracking_uri, console, parent)

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from glm_scale.cli.arguments import ConfigPath, Overrides
 from glm_scale.cli.commands import Commands
-from glm_scale.cli.compare import Across, Figures, Up
+from glm_scale.cli.compare import Across, Figures, OfSource, Up
 from glm_scale.cli.curves import say_where_curves_are
 from glm_scale.cli.gpus import Calibrated, Kind, calibration_of, known_gpu
 from glm_scale.output import is_commentary
@@ -151,12 +151,13 @@ def fit(
     figure: Figures = None,
     x: Across = "tokens,flops",
     y: Up = "loss",
+    source: OfSource = None,
 ) -> None:
     """Say what the finished runs tell of their mixers: how much more one needs than another for the same loss.
 
     One law L = E + A/N^α + B/D^β of all mixers, with what a parameter and a token of each are worth; intervals are of
     90 %. What the runs do not determine is not fitted, and the reason is given. Figures, tables and numbers are in
-    RUN_ROOT/NAME-comparison/scaling.{html,png,json}.
+    RUN_ROOT/NAME-comparison/scaling.{html,png,json}, of one data set in RUN_ROOT/NAME-comparison-SOURCE.
     """
     from glm_scale.cli.compare import asked_for
     from glm_scale.errors import UserError
@@ -168,7 +169,7 @@ def fit(
         raise UserError(
             f"no run of {ladder.path} has finished; see glm-scale ladder status {ladder.path}, and glm-scale ladder run"
         )
-    _compare(finished, ladder, scaling=True, reference=reference, asked=asked)
+    _compare(finished, ladder, scaling=True, reference=reference, asked=asked, source=source)
 
 
 def _chosen(ladder: Ladder, only: str | None) -> Ladder:
@@ -211,15 +212,17 @@ def _sample(members: list[Member], ladder: Ladder, console: Console) -> None:
     console.print()
 
 
-def _compare(members: list[Member], ladder: Ladder, **how: Any) -> bool:
+def _compare(members: list[Member], ladder: Ladder, source: str | None = None, **how: Any) -> bool:
     """The report of all these runs, at the one place that a ladder has for it and in its MLflow run; whether that has
-    it. `how`: see `present`."""
+    it. `how`: see `present`. That of a single data set has a place and a run of its own."""
     from glm_scale.cli.compare import present
+    from glm_scale.scaling.report import default_folder
 
     return present(
         [member.run for member in members],
-        Path(f"{ladder.run_root}/{ladder.name}-comparison"),
-        parent=ladder.name,
+        Path(f"{ladder.run_root}/{ladder.name}-{default_folder(source)}"),
+        parent=ladder.name if source is None else None,
         tracking=members[0].config.tracking.enabled,
+        source=source,
         **how,
     )

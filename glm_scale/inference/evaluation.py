@@ -66,7 +66,7 @@ def evaluate_model(
         token_losses,
         batches(source, 0, max(1, BATCH_TOKENS // length), stop=count),
         token_bytes,
-        groups=TokenGroups(count, length),
+        groups=TokenGroups.of(source, count),
     )
 
 

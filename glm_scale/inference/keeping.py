@@ -29,7 +29,7 @@ def keep_breakdown(path: Path, step: int, breakdown: Breakdown) -> str:
         known = Breakdown.read(run.breakdown, step)
         return known is None or known.sequences < breakdown.sequences
 
-    return _kept(run, step, "breakdown", breakdown.losses(), lambda: breakdown.write(run.breakdown, step), is_new)
+    return _kept(run, step, "breakdown", breakdown.values(), lambda: breakdown.write(run.breakdown, step), is_new)
 
 
 def keep_tasks(path: Path, results: TaskResults) -> str:

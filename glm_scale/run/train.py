@@ -348,7 +348,7 @@ class _Session:
                 yield batch
 
         def groups() -> TokenGroups:
-            return TokenGroups(count, config.data.sequence_length, self.ranks.own_columns)
+            return TokenGroups.of(sequences, count, self.ranks.own_columns)
 
         token_bytes = torch.from_numpy(self.tokenizer.token_bytes)
         return Validator(config.evaluation, fresh, groups, token_bytes, self.ranks.totals)

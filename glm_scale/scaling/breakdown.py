@@ -15,7 +15,7 @@ from rich.table import Table
 
 from glm_scale.scaling.comparison import Comparison, quantity
 from glm_scale.scaling.curves import TrainedRun
-from glm_scale.tracking.breakdown import BIGRAM, FOURGRAM, KINDS, POSITION, Breakdown, Group, buckets
+from glm_scale.tracking.breakdown import BIGRAM, FOURGRAM, KINDS, POSITION, Breakdown, Group, buckets, source_cell
 
 __all__ = ["Measured", "breakdown_numbers", "breakdown_tables", "comparable", "compared_breakdowns"]
 
@@ -78,7 +78,7 @@ def comparable(comparison: Comparison) -> tuple[list[Measured], list[Measured]]:
 
 
 def breakdown_tables(breakdown: Breakdown) -> Iterator[Table]:
-    """The breakdown of one model: by kind, and by powers of two of position and distance."""
+    """The breakdown of one model: by kind, by data set, and by powers of two of position and distance."""
     kinds = Table(box=None, header_style="bold", pad_edge=False)
     kinds.add_column("tokens that end a", no_wrap=True)
     for heading in ("share", "tokens", "nats per token"):
@@ -88,6 +88,17 @@ def breakdown_tables(breakdown: Breakdown) -> Iterator[Table]:
         group = breakdown.group(*cells)
         kinds.add_row(_TITLES[name], f"{group.count / total:.1%}", f"{group.count:,}", _with_error(group))
     yield kinds
+
+    if breakdown.sources:
+        sources = Table(box=None, header_style="bold", pad_edge=False)
+        sources.add_column("tokens of", no_wrap=True)
+        for heading in ("share", "tokens", "nats per token", "bits per byte"):
+            sources.add_column(heading, justify="right", no_wrap=True)
+        for source, bits in breakdown.source_bits_per_byte().items():
+            group = breakdown.group(source_cell(source))
+            share = f"{group.count / total:.1%}"
+            sources.add_row(source, share, f"{group.count:,}", _with_error(group), f"{bits:.4f}")
+        yield sources
 
     powers = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     powers.add_column("so many\ntokens", justify="right", no_wrap=True)
@@ -131,6 +142,8 @@ def _lines(breakdown: Breakdown) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The lines of a comparison: what they are called, and how the names of their cells begin."""
     for name, cells in KINDS.items():
         yield _TITLES[name], cells
+    for source in breakdown.sources:
+        yield f"of {source}", (source_cell(source),)
     names = buckets(breakdown.sequence_length)
     spans = [names[first : first + _TOGETHER] for first in range(0, len(names), _TOGETHER)]
     for title, beginnings in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.markup import escape
@@ -49,15 +50,18 @@ def compare(
     scaling: bool = False,
     filters: Iterable[Filter] = (),
     finished: bool = False,
+    source: str | None = None,
 ) -> Comparison:
     """Load the runs, choose and order them.
 
     `scaling`: the runs are meant to differ in size, and in tokens with it. `filters` and `finished`: see `select`.
+    `source`: by the validation losses of that data set alone.
     A run that cannot be read is named on stderr and left out. Raises UserError if that is all of them.
     """
-    runs = select(usable(directories, load_run), filters, finished)
+    runs = select(usable(directories, partial(load_run, source=source)), filters, finished)
     runs.sort(key=lambda run: (math.inf if run.validation_loss is None else run.validation_loss, run.name))
-    return Comparison(tuple(runs), tuple(remarks_on(runs, scaling)))
+    said = [] if source is None else [f"validation losses are those of {source} alone"]
+    return Comparison(tuple(runs), (*said, *remarks_on(runs, scaling)))
 
 
 def _is_final(run: TrainedRun) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from glm_scale.errors import UserError
 from glm_scale.renamed_keys import renamed
 from glm_scale.run_directory import RunDirectory, RunStatus, RunSummary
+from glm_scale.tracking.breakdown import source_cell, source_of_cell
 from glm_scale.tracking.metrics_log import Record, read_metrics
 from glm_scale.tracking.outcome import seconds_by_step
 
@@ -105,15 +106,21 @@ class TrainedRun:
         return tuple(str(source.get("path") if isinstance(source, dict) else source) for source in sources)
 
 
-def load_run(directory: RunDirectory) -> TrainedRun:
-    """Read a run. Raises UserError if its summary is damaged, or a file cannot be read."""
+def load_run(directory: RunDirectory, source: str | None = None) -> TrainedRun:
+    """Read a run; `source`: with the validation losses of that data set alone.
+
+    Raises UserError if its summary is damaged, a file cannot be read, or losses of that data set were not measured.
+    """
     summary, status = directory.read_summary(), directory.status()
     try:
         records = list(read_metrics(directory.metrics))
     except OSError as error:
         raise UserError(f"{directory.metrics} cannot be read: {error.strerror}") from error
     steps = [record for record in records if record.kind == "train"]
-    validations = [r for r in records if r.kind == "validation" and _finite(r.number("loss")) is not None]
+    measured = [r for r in records if r.kind == "validation"]
+    if source is not None:
+        measured = _of_source(source, records, directory)
+    validations = [r for r in measured if _finite(r.number("loss")) is not None]
     final = next((r for r in reversed(validations) if r.values.get("final") is True), None)
     shown = final or (validations[-1] if validations else None)
     seconds = seconds_by_step(directory, steps)
@@ -137,6 +144,23 @@ def load_run(directory: RunDirectory) -> TrainedRun:
         seconds=seconds[-1],
         config=dict(renamed(directory.read_config())),
     )
+
+
+def _of_source(source: str, records: list[Record], directory: RunDirectory) -> list[Record]:
+    """What was measured of one data set, as validations of it alone."""
+    final = {r.step for r in records if r.kind == "validation" and r.values.get("final") is True}
+    measured = [r for r in records if r.kind == "breakdown"]
+    loss, bits = (source_cell(source, number) for number in ("loss", "bits_per_byte"))
+    found = [
+        replace(r, values={"loss": r.values[loss], "bits_per_byte": r.values[bits], "final": r.step in final})
+        for r in measured
+        if loss in r.values and bits in r.values
+    ]
+    if not found and measured:
+        known = {name for r in measured for name in map(source_of_cell, r.values) if name}
+        there = f"there are {', '.join(sorted(known))}" if known else "its data are a single data set"
+        raise UserError(f"{directory.path} has no losses of a data set called {source!r}; {there}")
+    return found
 
 
 def _finite(value: float | None) -> float | None:

@@ -27,7 +27,7 @@ from glm_scale.scaling.selection import Filter
 from glm_scale.scaling.task_tables import Measured, measured_tasks, task_numbers
 from glm_scale.scaling.verdict import verdict
 
-__all__ = ["Asked", "Report", "write_report"]
+__all__ = ["Asked", "Report", "default_folder", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ class Report:
         return "" if lawful else verdict(self.comparison.runs)
 
 
+def default_folder(source: str | None = None) -> str:
+    """What the folder of a report beside its runs is called."""
+    return "comparison" if source is None else f"comparison-{source}"
+
+
 def points_of(comparison: Comparison, answer: Answer | None) -> Sequence[Endpoint]:
     """The finished runs: those of the answer, if there is one."""
     return answer.runs if answer else endpoints_of(comparison.runs)
@@ -81,15 +86,16 @@ def write_report(
     filters: Iterable[Filter] = (),
     finished: bool = False,
     asked: Asked | None = None,
+    source: str | None = None,
 ) -> Report:
     """Compare the runs and write comparison.{html,png,json} into `output`, or scaling.{html,png,json}, the figures
     that are asked for besides, and tasks.html if tasks were measured that can be drawn.
 
-    `filters` and `finished` choose among the runs, see `select`. `reference`: the mixer that a report on scaling
-    compares the others with. Raises UserError for damaged runs, if no run is left, for a scaling report without
-    finished runs, and if a file is not writable.
+    `filters` and `finished` choose among the runs, `source` among what they were validated on, see `compare`.
+    `reference`: the mixer that a report on scaling compares the others with. Raises UserError for damaged runs, if no
+    run is left, for a scaling report without finished runs, and if a file is not writable.
     """
-    comparison = compare(directories, scaling=scaling, filters=filters, finished=finished)
+    comparison = compare(directories, scaling=scaling, filters=filters, finished=finished, source=source)
     subject = Subject(comparison, _answer(comparison, reference) if scaling else None)
     kind, asked = "scaling" if scaling else "comparison", asked or Asked()
     page, picture, data = (output / f"{kind}.{suffix}" for suffix in ("html", "png", "json"))
@@ -110,8 +116,12 @@ def write_report(
     except OSError as error:
         way_out = "choose another folder with --output" if path is output else "choose another name with --figure"
         raise UserError(f"cannot write to {path}: {error.strerror}; {way_out}") from error
-    folder = output.resolve().parent.name if output.name in ("comparison", "") else output.resolve().name
-    return Report(f"{kind}: {folder}", comparison, subject.answer, (page, picture, data, *drawn, *asked.files), tasks)
+    beside = output.name in (default_folder(source), "")
+    folder = output.resolve().parent.name if beside else output.resolve().name
+    of = f" ({source})" if source else ""
+    return Report(
+        f"{kind}: {folder}{of}", comparison, subject.answer, (page, picture, data, *drawn, *asked.files), tasks
+    )
 
 
 def _answer(comparison: Comparison, reference: str | None) -> Answer:

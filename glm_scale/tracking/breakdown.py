@@ -1,12 +1,14 @@
 """A loss taken apart by which tokens it is of, and its file in a run directory, `breakdown.json`.
 
-Every predicted token is in one cell of each of two partitions: by the number of tokens of its document that are before
-it, and by what kind it is, for repeated ones also by the distance to the last occurrence. Names of cells sort:
+Every predicted token is in one cell of each of these partitions: by the number of tokens of its document that are
+before it; by what kind it is, for repeated ones also by the distance to the last occurrence; and by the data set that
+its document is of, where there are several. Names of cells sort:
 
     position/0000016        16 to 31 tokens of its document before it
     kind/new                the bigram that it ends is new in its document
     distance/bigram/…       the bigram is a repetition, the 4-gram is not; so many tokens after the last time
     distance/4gram/…        the 4-gram is a repetition
+    source/books/loss       the document is of the data set books
 
 Losses of neighbouring tokens have much in common, so a standard error that took each for a draw of its own would be
 too small. The sums are therefore kept by blocks of consecutive sequences, and errors are those of the ratio of two sums
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,12 +32,12 @@ from pydantic import BaseModel, ConfigDict
 
 from glm_data.files import write_atomically
 
-__all__ = ["BLOCKS", "KINDS", "Breakdown", "Group", "buckets", "cell_names"]
+__all__ = ["BLOCKS", "KINDS", "Breakdown", "Group", "buckets", "cell_names", "source_cell", "source_of_cell"]
 
 BLOCKS = 256
 """The most that there are: enough for errors that are right to 5 %, and for a file below a megabyte."""
 
-POSITION, NEW = "position/", "kind/new"
+POSITION, NEW, SOURCE = "position/", "kind/new", "source/"
 BIGRAM, FOURGRAM = "distance/bigram/", "distance/4gram/"
 KINDS = {
     NEW: (NEW,),
@@ -52,10 +55,21 @@ def buckets(sequence_length: int) -> list[str]:
     return [f"{1 << power:07d}" for power in range(sequence_length.bit_length())]
 
 
-def cell_names(sequence_length: int) -> list[str]:
+def cell_names(sequence_length: int, sources: Sequence[str] = ()) -> list[str]:
     """All cells in the order of a breakdown's columns."""
     bounds = buckets(sequence_length)
-    return [*(POSITION + x for x in bounds), NEW, *(BIGRAM + x for x in bounds), *(FOURGRAM + x for x in bounds)]
+    kinds = [NEW, *(BIGRAM + x for x in bounds), *(FOURGRAM + x for x in bounds)]
+    return [*(POSITION + x for x in bounds), *kinds, *map(source_cell, sources)]
+
+
+def source_cell(source: str, number: str = "loss") -> str:
+    """The name of a data set's cell, and of a number of it among metrics."""
+    return f"{SOURCE}{source}/{number}"
+
+
+def source_of_cell(name: str) -> str | None:
+    """The data set of a cell or a metric; None if it is of none."""
+    return name.removeprefix(SOURCE).rpartition("/")[0] if name.startswith(SOURCE) else None
 
 
 @dataclass(frozen=True)
@@ -92,17 +106,19 @@ class Group:
 @dataclass(frozen=True)
 class Breakdown:
     """Of `sequences` sequences of a length: predicted tokens, int64, and their summed losses in nats, float64, both
-    `[blocks, cells]`."""
+    `[blocks, cells]`; and where they are of several data sets, `sources`, the bytes of text of each."""
 
     sequence_length: int
     sequences: int
     tokens: np.ndarray
     nats: np.ndarray
+    sources: tuple[str, ...] = ()
+    source_bytes: tuple[int, ...] = ()
 
     @cached_property
     def cells(self) -> list[str]:
         """The names of the columns."""
-        return cell_names(self.sequence_length)
+        return cell_names(self.sequence_length, self.sources)
 
     def group(self, *beginnings: str) -> Group:
         """The tokens of all cells whose names begin so."""
@@ -111,7 +127,7 @@ class Breakdown:
 
     def is_of_same_tokens(self, other: Breakdown) -> bool:
         """Whether two models were measured on the same text, as far as numbers of tokens can tell."""
-        return self.cells == other.cells and np.array_equal(self.tokens, other.tokens)
+        return self.sequence_length == other.sequence_length and np.array_equal(self.tokens, other.tokens)
 
     @property
     def whole(self) -> Group:
@@ -124,9 +140,19 @@ class Breakdown:
         groups = {name: self.group(*cells) for name, cells in beginnings.items()}
         return {name: group for name, group in groups.items() if group.count}
 
-    def losses(self) -> dict[str, float]:
-        """The mean losses of `groups` in nats."""
-        return {name: group.loss for name, group in self.groups().items()}
+    def source_bits_per_byte(self) -> dict[str, float]:
+        """Of each data set that there is text of, by its name."""
+        return {
+            source: float(self.group(source_cell(source)).nats.sum()) / math.log(2) / size
+            for source, size in zip(self.sources, self.source_bytes, strict=True)
+            if size
+        }
+
+    def values(self) -> dict[str, float]:
+        """The mean losses of `groups` in nats, and bits per byte of data sets, as metrics are called."""
+        losses = {name: group.loss for name, group in self.groups().items()}
+        bits = {source_cell(source, "bits_per_byte"): x for source, x in self.source_bits_per_byte().items()}
+        return losses | bits
 
     def write(self, path: Path, step: int) -> None:
         """Write the file, whole or not at all; `step`: of the run that was measured. Raises OSError."""
@@ -137,6 +163,8 @@ class Breakdown:
             cells=self.cells,
             tokens=self.tokens.tolist(),
             nats=[[x if math.isfinite(x) else None for x in block] for block in self.nats.tolist()],
+            sources=list(self.sources),
+            source_bytes=list(self.source_bytes),
         )
         write_atomically(path, content.model_dump_json() + "\n")
 
@@ -159,12 +187,13 @@ class Breakdown:
 
     @classmethod
     def _of(cls, content: _File) -> Self:
-        if content.cells != cell_names(content.sequence_length):
+        sources, sizes = tuple(content.sources), tuple(content.source_bytes)
+        if content.cells != cell_names(content.sequence_length, sources) or len(sources) != len(sizes):
             raise ValueError("its cells are not those of this version")
         tokens, nats = np.array(content.tokens, np.int64), np.array(content.nats, np.float64)
         if not tokens.shape == nats.shape == (len(content.tokens), len(content.cells)):
             raise ValueError("its tables are not as wide as there are cells")
-        return cls(content.sequence_length, content.sequences, tokens, nats)
+        return cls(content.sequence_length, content.sequences, tokens, nats, sources, sizes)
 
 
 class _File(BaseModel):
@@ -178,3 +207,5 @@ class _File(BaseModel):
     cells: list[str]
     tokens: list[list[int]]
     nats: list[list[float | None]]
+    sources: list[str] = []
+    source_bytes: list[int] = []

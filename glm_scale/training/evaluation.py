@@ -65,11 +65,11 @@ def evaluate(
             places = groups.places(batch) if groups else None
             losses = on_device.double().cpu()
             nats += losses.sum()
-            labels = batch.labels[batch.labels >= 0]
-            tokens += labels.numel()
-            characters += int(token_bytes[labels].sum())
+            sizes = torch.where(batch.labels >= 0, token_bytes[batch.labels.clamp(min=0)], 0)
+            tokens += int((batch.labels >= 0).sum())
+            characters += int(sizes.sum())
             if groups and places is not None:
-                groups.add(places, losses)
+                groups.add(places, losses, sizes)
     own = [float(nats), float(tokens), float(characters)]
     all_nats, all_tokens, all_characters, *sums = totals(own + (groups.sums() if groups else []))
     if all_tokens == 0 or all_characters == 0:

@@ -115,8 +115,8 @@ class StepLog:
         )
 
     def _keep(self, breakdown: Breakdown, counters: Counters) -> None:
-        losses: dict[str, Any] = breakdown.losses()
-        self._log.append("breakdown", **self._position(counters), **losses)
+        values: dict[str, Any] = breakdown.values()
+        self._log.append("breakdown", **self._position(counters), **values)
         try:
             breakdown.write(self._breakdown, counters.step)
         except OSError as error:

@@ -24,7 +24,7 @@ def test_four_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path) -
     assert one is not None
     assert other is not None
     assert other.is_of_same_tokens(one)
-    assert other.losses() == pytest.approx(one.losses(), rel=SAME_LOSSES)
+    assert other.values() == pytest.approx(one.values(), rel=SAME_LOSSES)
     again = glm_scale(*command, "training.tokens=128")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(f"the run that was in {runs}/several is now in {runs}/several.1") == 1

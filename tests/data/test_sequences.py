@@ -138,13 +138,18 @@ def test_sources_are_mixed_by_weight(dataset: Path, other: Path) -> None:
         assert [location.epoch * count + location.sequence for location in mine] == list(range(len(mine)))
 
 
-def test_validation_is_one_pass_over_every_source_in_order(dataset: Path, other: Path) -> None:
+def test_validation_is_one_pass_over_every_source_and_begins_with_all(dataset: Path, other: Path) -> None:
     sequences = PackedSequences(config(dataset, other), "validation")
     located = [sequences.locate(sample) for sample in range(len(sequences))]
-    assert [location.source for location in located] == sorted(location.source for location in located)
-    assert {location.epoch for location in located} == {0}
-    assert len(sequences) == sum(sequences.sequences_per_epoch)
-    firsts = [sequences.pieces(sample)[0][:2] for sample in range(sequences.sequences_per_epoch[0])]
+    counts = sequences.sequences_per_epoch
+    assert len(sequences) == sum(counts)
+    for source in (0, 1):
+        mine = [location for location in located if location.source == source]
+        assert [(location.epoch, location.sequence) for location in mine] == [(0, n) for n in range(counts[source])]
+    for length in range(1, len(sequences) + 1):
+        share = sum(location.source == 0 for location in located[:length]) / length
+        assert abs(share - counts[0] / len(sequences)) <= 1 / length
+    firsts = [sequences.pieces(sample)[0][:2] for sample, at in enumerate(located) if at.source == 0]
     assert firsts == sorted(firsts)
     with pytest.raises(IndexError, match="validation sequences"):
         sequences[len(sequences)]

@@ -34,7 +34,7 @@ def test_a_run_leaves_a_complete_directory(tree: Tree) -> None:
     breakdown = Breakdown.read(run.breakdown, STEPS)
     assert breakdown is not None
     assert [(record.step, record.values) for record in records if record.kind == "breakdown"] == [
-        (STEPS, breakdown.losses())
+        (STEPS, breakdown.values())
     ]
     assert breakdown.whole.loss == pytest.approx(validations[-1].number("loss"), rel=1e-12)
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-00000004", "step-00000006"]

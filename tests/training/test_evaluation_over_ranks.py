@@ -32,7 +32,7 @@ def measure(data: Path, tensor: int, sequence: int) -> Evaluation:
         model.sequence_axis = mesh.sequence
         ranks, device = Ranks(mesh), torch.device("cpu")
         sequences = PackedSequences(
-            DataConfig(sources=[SourceConfig(path=data)], sequence_length=LENGTH, workers=0), "validation"
+            DataConfig(sources=[SourceConfig(path=data)] * 2, sequence_length=LENGTH, workers=0), "validation"
         )
         count = len(sequences) - 1
 
@@ -45,7 +45,7 @@ def measure(data: Path, tensor: int, sequence: int) -> Evaluation:
             ranks.batches(sequences, 0, 3, stop=count),
             torch.from_numpy(sequences.tokenizer.token_bytes),
             ranks.totals,
-            TokenGroups(count, LENGTH, ranks.own_columns),
+            TokenGroups.of(sequences, count, ranks.own_columns),
         )
     finally:
         mesh.close()
@@ -57,10 +57,13 @@ def test_every_layout_finds_what_one_process_finds(processes, data):
     expected: Breakdown = alone.breakdown
     assert {"kind/new", "kind/repeated-4gram"} <= set(expected.groups())
     assert expected.whole.count == alone.tokens
+    assert len(expected.sources) == 2
+    assert sum(expected.source_bytes) == alone.bytes
     # Sums over at most a whole sequence and in six products of two layers.
     bound = rounding(torch.float32, 2 * (LENGTH + 6 * MLP))
     for tensor, sequence in ((1, 1), (1, 4), (2, 2)):
         for found in processes.run(4, measure, data, tensor, sequence):
             assert (found.tokens, found.bytes) == (alone.tokens, alone.bytes)
             assert found.breakdown.is_of_same_tokens(expected), (tensor, sequence)
+            assert found.breakdown.source_bytes == expected.source_bytes
             np.testing.assert_allclose(found.breakdown.nats, expected.nats, rtol=bound)

@@ -126,6 +126,39 @@ def test_a_model_that_recalls_bigrams_is_good_at_repeated_ones_alone() -> None:
         assert model.group(cells).loss < model.group(NEW).loss - 2
 
 
+def test_data_sets_are_told_apart_by_their_sequences() -> None:
+    """Every third sequence is of the first; tokens of one byte and of three."""
+    sizes = torch.ones(VOCABULARY, dtype=torch.int32)
+    sizes[::2] = 3
+    groups = TokenGroups(SEQUENCES, LENGTH, sources=["books", "code"], source_of=lambda sample: int(sample % 3 > 0))
+    result = evaluate(any_losses, batches(), sizes, groups=groups)
+    found = result.breakdown
+    assert found is not None
+    values = found.values()
+    nats, tokens, text = np.zeros(2), np.zeros(2), np.zeros(2)
+    for batch in batches():
+        losses = any_losses(batch).double()
+        for row, sample in enumerate(batch.samples.tolist()):
+            counted = batch.labels[row] >= 0
+            tokens[int(sample % 3 > 0)] += int(counted.sum())
+            nats[int(sample % 3 > 0)] += float(losses[row].sum())
+            text[int(sample % 3 > 0)] += int(sizes[batch.labels[row][counted]].sum())
+    assert found.source_bytes == tuple(text)
+    assert sum(found.source_bytes) == result.bytes
+    for number, name in enumerate(("books", "code")):
+        assert values[f"source/{name}/loss"] == pytest.approx(nats[number] / tokens[number], rel=1e-12)
+        assert values[f"source/{name}/bits_per_byte"] == pytest.approx(nats[number] / np.log(2) / text[number])
+    whole = found.group("source/")
+    np.testing.assert_array_equal(whole.tokens, found.whole.tokens)
+
+
+def test_a_single_data_set_is_all_there_is() -> None:
+    groups = TokenGroups(SEQUENCES, LENGTH, sources=["books"])
+    found = evaluate(any_losses, batches(), TOKEN_BYTES, groups=groups).breakdown
+    assert found is not None
+    assert not any(name.startswith("source/") for name in found.values())
+
+
 def test_errors_are_those_of_blocks_of_text() -> None:
     """All tokens of a block alike: as many independent numbers as there are blocks, however many tokens."""
     draw = np.random.default_rng(0)
@@ -148,5 +181,5 @@ def test_long_splits_are_kept_in_few_blocks_of_neighbours() -> None:
     batch = batches(2)[0]
     for samples in ([0, 9_999], [38, 40]):
         numbered = Batch(batch.tokens, batch.labels, batch.document_starts, torch.tensor(samples))
-        groups.add(groups.places(numbered), any_losses(batch).double())
+        groups.add(groups.places(numbered), any_losses(batch).double(), torch.ones_like(batch.labels))
     assert np.flatnonzero(groups.tokens.sum(1)).tolist() == [0, 1, 255]
