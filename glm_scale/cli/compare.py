@@ -29,7 +29,7 @@ Across = Annotated[
     typer.Option(
         help="What figures have across, a panel for each: tokens, flops, seconds, parameters, decode_flops, cache; "
         "position and recall: which tokens one mixer predicts better, by their place and by how far back is what they "
-        "repeat."
+        "repeat; rate: where the best learning rate of each size is."
     ),
 ]
 Up = Annotated[str, typer.Option(help="What figures have up: loss or bits_per_byte.")]

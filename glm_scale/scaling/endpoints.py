@@ -22,7 +22,7 @@ class Endpoint:
     `parameters`: outside the embeddings; `all_parameters`: with them. `flops` and `seconds`: of training it, with what
     it began from. `cache`: bytes of one document of the sequences' length. `decode_flops`: of a decoded token, as the
     mean over such a document. `tokens_per_second`: of training. `trunk`: the run that it shares a beginning with, else
-    itself.
+    itself. `rate`: the peak of the learning rate, as configured.
     """
 
     run: str
@@ -39,6 +39,7 @@ class Endpoint:
     cache: int | None = None
     decode_flops: float | None = None
     tokens_per_second: float | None = None
+    rate: float | None = None
 
     @classmethod
     def of(cls, run: TrainedRun) -> Endpoint | None:
@@ -47,7 +48,7 @@ class Endpoint:
             return None
         summary = run.summary
         branch, training = (_group(run.config.get(key)) for key in ("branch", "training"))
-        seed = training.get("seed")
+        seed, rate = training.get("seed"), _group(training.get("optimizer")).get("learning_rate")
         return cls(
             run=run.name,
             mixer=run.mixer,
@@ -63,6 +64,7 @@ class Endpoint:
             cache=summary.cache_bytes,
             decode_flops=summary.train_flops_per_token / _TRAINING_PASSES or None,
             tokens_per_second=run.tokens_per_second,
+            rate=float(rate) if isinstance(rate, int | float) else None,
         )
 
     @property

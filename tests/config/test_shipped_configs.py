@@ -20,7 +20,7 @@ def parameters(config: RunConfig) -> int:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"quickstart", "ladder", *CLAIMED}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"quickstart", "ladder", "transfer", *CLAIMED}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -44,6 +44,21 @@ def test_the_ladder_has_as_many_parameters_for_every_mixer() -> None:
             assert LanguageModel(member.config.model).parameter_count(embedding=False) == (
                 member.shape and member.shape.parameters
             )
+
+
+def test_the_grid_of_rates_is_the_same_at_every_width_and_asked_of_the_base() -> None:
+    members = read_ladder(CONFIGS / "transfer.yaml").members
+    assert len(members) == len({member.name for member in members}) == 4 * 3 * 6
+    grids: dict[int, set[float]] = {}
+    for member in members:
+        model, training = member.config.model, member.config.training
+        grids.setdefault(model.width, set()).add(training.optimizer.learning_rate)
+        assert (model.parametrization, model.base_width, training.steps) == ("mup", 128, 1000)
+        assert model.head_size == 32
+    assert len(grids[128]) == 6
+    assert grids[128] == grids[256] == grids[512]
+    standard = ["name=untransferred", "model.parametrization=standard", "model.base_width=null"]
+    assert len(read_ladder(CONFIGS / "transfer.yaml", standard).members) == len(members)
 
 
 def test_the_quickstart_keeps_its_promises() -> None:

@@ -41,6 +41,7 @@ def trained_run(
     cache: int | None = 10**6,
     status: RunStatus = "finished",
     bits: float | None = 0.4,
+    rate: float | None = None,
 ) -> TrainedRun:
     """A run whose loss falls as a power of the tokens to `loss`. bits: per byte, for each nat per token."""
     per_token = FLOPS.get(mixer, 6.0) * parameters
@@ -55,7 +56,7 @@ def trained_run(
         RunDirectory(Path("nowhere") / (name or mixer)), summary, status, tokens, per_token * tokens, curve,
         Curve(*(values[9::10] for values in (curve.tokens, curve.flops, curve.seconds, curve.loss))), loss, loss,
         None if bits is None else bits * loss, status != "finished", speed, float(took[-1]),
-        {"training": {"seed": seed}},
+        {"training": {"seed": seed, "optimizer": {"learning_rate": rate}}},
     )  # fmt: skip
 
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from glm_scale.scaling.answer import Answer
-from glm_scale.scaling.comparison import Comparison, quantity
+from glm_scale.scaling.comparison import Comparison
 from glm_scale.scaling.curves import Curve, TrainedRun
 from glm_scale.scaling.endpoints import Endpoint, endpoints_of
 from glm_scale.scaling.laws import Refusal
 from glm_scale.scaling.pictures.law_lines import joined, law_lines, residuals_of
 from glm_scale.scaling.pictures.names import Anchor, named
-from glm_scale.scaling.pictures.quantities import LOSSES, Across, Cost, Loss
+from glm_scale.scaling.pictures.quantities import LOSSES, Across, Cost, Distance, Loss
 from glm_scale.scaling.pictures.ranges import axes_for
+from glm_scale.scaling.pictures.rate_panel import rate_panel
 from glm_scale.scaling.pictures.shapes import Canvas, Line, Panel, Points, Role
 from glm_scale.scaling.pictures.token_panels import token_panel
+from glm_scale.scaling.pictures.words import words_of
 from glm_scale.scaling.style import style_of
 
 __all__ = ["Subject", "panel_of"]
@@ -38,11 +40,13 @@ class Subject:
 
 
 def panel_of(subject: Subject, across: Across, loss: Loss, canvas: Canvas) -> Panel | None:
-    """Losses over a cost, or those of tokens by what tells them apart, which are known in nats alone; None if no run
-    says what it took, or what its loss is on this scale."""
+    """Losses over a cost, those of runs that differ in the learning rate, or those of tokens by what tells them apart,
+    which are known in nats alone; None if no run says what it took, or what its loss is on this scale."""
     if isinstance(across, Cost):
         return _over_cost(subject, across, loss, canvas)
-    return token_panel(subject.comparison, across, canvas) if loss == LOSSES[0] else None
+    if isinstance(across, Distance):
+        return token_panel(subject.comparison, across, canvas) if loss == LOSSES[0] else None
+    return rate_panel(subject.comparison, across, loss, canvas)
 
 
 def _over_cost(subject: Subject, cost: Cost, loss: Loss, canvas: Canvas) -> Panel | None:
@@ -100,7 +104,7 @@ def _points(
             y=np.array([end.loss * (loss.of_endpoint(end) or np.nan) for end in own]),
             sizes=canvas.font * np.array(sizes),
             faint=np.array([end.run in beaten or end.run not in counted for end in own]),
-            hover=tuple(_words(end) for end in own),
+            hover=tuple(words_of(end) for end in own),
             style=style_of(mixer),
             mixer=mixer,
         )
@@ -123,26 +127,6 @@ def _frontier(points: Sequence[Points], until: float) -> Line:
     steps.append((until, steps[-1][1]))
     across, up = np.array(steps).T
     return Line("frontier", across, up)
-
-
-def _words(end: Endpoint) -> tuple[str, ...]:
-    """What there is to say of a run when someone points at it; its name first."""
-    took = [f"{end.flops:.3g} FLOPs", f"{end.seconds:,.0f} s" if end.seconds else "", f"seed {end.seed}"]
-    uses = [
-        f"cache {quantity(end.cache)}B" if end.cache else "",
-        f"{quantity(end.decode_flops)} FLOPs a decoded token" if end.decode_flops else "",
-        f"{end.tokens_per_second:,.0f} tokens/s" if end.tokens_per_second else "",
-    ]
-    bits = f", {end.bits_per_byte:.4f} bits per byte" if end.bits_per_byte else ""
-    return (
-        end.run,
-        end.mixer,
-        f"N {quantity(end.parameters)} ({quantity(end.all_parameters)} with embeddings)",
-        f"D {quantity(end.tokens)} tokens, {end.tokens / max(end.parameters, 1):.3g} per parameter",
-        f"loss {end.loss:.4f} nats per token{bits}",
-        ", ".join(filter(None, took)),
-        ", ".join(filter(None, uses)),
-    )
 
 
 def _anchors(subject: Subject, cost: Cost, loss: Loss, laws: Sequence[Line]) -> Iterator[Anchor]:

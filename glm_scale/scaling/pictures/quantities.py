@@ -1,4 +1,4 @@
-"""What the axes of figures can show: costs across, or what tells tokens apart, and losses upwards."""
+"""What the axes of figures can show: costs, what tells tokens apart or the learning rate across, and losses upwards."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = [
     "Cost",
     "Distance",
     "Loss",
+    "Rate",
     "chosen_across",
     "chosen_loss",
 ]
@@ -55,7 +56,17 @@ class Distance:
     cells: tuple[str, ...]
 
 
-Across = Cost | Distance
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate, where runs differ in nothing else."""
+
+    key: str = "rate"
+    name: str = "learning rate"
+    title: str = "peak of the learning rate, as configured"
+    unit: Unit = "rate"
+
+
+Across = Cost | Distance | Rate
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ DISTANCES = (
     ),
 )
 
-ACROSS: tuple[Across, ...] = (*COSTS, *DISTANCES)
+ACROSS: tuple[Across, ...] = (*COSTS, *DISTANCES, Rate())
 
 LOSSES = (
     Loss("loss", "loss", "validation loss (nats per token)", lambda bits, loss: 1.0),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glm_scale.scaling.pictures.quantities import Cost, Loss
+from glm_scale.scaling.pictures.quantities import Cost, Loss, Rate
 from glm_scale.scaling.pictures.shapes import Axis, Canvas, Line, Points
 from glm_scale.scaling.pictures.ticks import linear_ticks, log_ticks
 
@@ -19,7 +19,7 @@ _LETTERS_A_TICK, _MOST = 8, 8
 
 
 def axes_for(
-    lines: Sequence[Line], points: Sequence[Points], cost: Cost, loss: Loss, canvas: Canvas
+    lines: Sequence[Line], points: Sequence[Points], cost: Cost | Rate, loss: Loss, canvas: Canvas
 ) -> tuple[Axis, Axis]:
     """Room for everything but training losses. They count where they lead up to validation losses, or are all there is;
     where final losses of several sizes are the subject they are cut off."""

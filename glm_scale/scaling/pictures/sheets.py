@@ -9,7 +9,7 @@ from glm_scale.errors import UserError
 from glm_scale.scaling.laws import Refusal
 from glm_scale.scaling.pictures.panels import Subject, panel_of
 from glm_scale.scaling.pictures.printed import CANVAS, print_sheet
-from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, Across, Loss
+from glm_scale.scaling.pictures.quantities import COSTS, LOSSES, Across, Loss, Rate
 from glm_scale.scaling.pictures.shapes import Axis, Canvas, Panel, Sheet
 
 __all__ = ["FORMATS", "USUAL", "draw", "reason_of", "sheet_of", "title_of"]
@@ -41,7 +41,8 @@ def sheet_of(subject: Subject, across: Sequence[Across], loss: Loss, canvas: Can
     notes = [f"Note: {remark}" for remark in remarks[:_REMARKS]]
     notes += [f"… and {len(remarks) - _REMARKS} more"] if len(remarks) > _REMARKS else []
     reason = reason_of(subject)
-    return Sheet(title_of(subject), tuple([reason] * bool(reason) + notes), canvas, panels)
+    title = "Loss over the learning rate" if all(isinstance(each, Rate) for each in across) else title_of(subject)
+    return Sheet(title, tuple([reason] * bool(reason) + notes), canvas, panels)
 
 
 def title_of(subject: Subject) -> str:

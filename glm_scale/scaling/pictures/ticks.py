@@ -11,7 +11,7 @@ from glm_scale.scaling.pictures.shapes import Tick
 
 __all__ = ["Unit", "linear_ticks", "log_ticks"]
 
-Unit = Literal["count", "flops", "seconds", "bytes"]
+Unit = Literal["count", "flops", "seconds", "bytes", "rate"]
 
 _LEAST, _MOST = 3, 8
 _STEPS: tuple[tuple[float, ...], ...] = ((1, 2, 5), (1, 3), (1,), (1, 1.5, 2, 3, 4, 6, 8))
@@ -102,5 +102,5 @@ def _seconds(value: float) -> str:
 
 
 _NAMES: Mapping[Unit, Callable[[float], str]] = MappingProxyType(
-    {"count": _count, "flops": _power, "seconds": _seconds, "bytes": _bytes}
+    {"count": _count, "flops": _power, "seconds": _seconds, "bytes": _bytes, "rate": _power}
 )
