@@ -176,8 +176,17 @@ class _Session:
         saver = Saver(self.config.checkpoint, store, engine, self.ranks, self._checkpoint_metadata)
         with clock.phase("restoring"):
             counters = self._restore(saver)
-        if not self.ranks.first:
-            return self._train(engine, saver, counters, SilentStepLog(clock))
+        if self.ranks.first:
+            status = self._train_and_record(engine, saver, counters, summary, profile)
+        else:
+            status = self._train(engine, saver, counters, SilentStepLog(clock))
+        # Not after a failure, of which the device may be a part.
+        engine.close()
+        return status
+
+    def _train_and_record(
+        self, engine: Engine, saver: Saver, counters: Counters, summary: RunSummary, profile: bool
+    ) -> FinalStatus:
         with MetricsLog(self.run.metrics) as log:
             # The last evaluation belongs to the checkpoint of the last step, but comes before it: it is made again.
             finished = counters.tokens >= self.config.training.tokens

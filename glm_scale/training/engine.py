@@ -110,6 +110,15 @@ class Engine:
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return Muon(self.state.hidden_steps(), Exchange(group, dtype, self.device), momentum)
 
+    def close(self) -> None:
+        """Let go of model and optimizer, which else stay for as long as this process lives: DeepSpeed's hooks on
+        gradients, and what it ties to parameters, are circles through autograd that no garbage collector sees. Nothing
+        else can be done with the engine."""
+        parameters = list(self.model.parameters())
+        self.deepspeed.destroy()
+        for parameter in parameters:
+            parameter.__dict__.clear()
+
     @property
     def model(self) -> nn.Module:
         """The model itself, for what needs no gradient; its weights are in the training precision."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import traceback
@@ -96,4 +97,8 @@ def _serve(pipe: Connection) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+        # Groups live as long as what has used them, and each has a thread that wakes up a hundred times a second. What
+        # is left is looked through once.
+        gc.collect()
+        gc.freeze()
         pipe.send(answer)

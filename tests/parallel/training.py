@@ -199,6 +199,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
             # (1 − β₁) times the clipped gradient: Adam began with nothing.
             first = {name: state["exp_avg"] for name, state in whole_state(engine).items()}
     weights = {name: state["weight"] for name, state in whole_state(engine).items()}
+    engine.close()
     return Trained(
         [r.loss for r in results], [r.grad_norm for r in results], first, weights, cancellation, setup.optimizer
     )

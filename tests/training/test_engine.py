@@ -1,6 +1,8 @@
 """One step of the engine, in every combination of precision and ZeRO stage that is offered."""
 
+import gc
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,3 +250,17 @@ def test_a_step_of_the_wrong_size_is_refused(tmp_path: Path) -> None:
     engine = make_engine("fp32", 0, tmp_path)
     with pytest.raises(ValueError, match="3 micro-batches, got 2"):
         engine.step(micro_batches(0)[:2], RATE)
+
+
+# ZeRO-3's hooks keep the model all the same; its runs have several processes, which end with them.
+@pytest.mark.parametrize(("precision", "stage"), [("fp32", 0), ("fp32", 1), ("fp32", 2), ("bf16", 1), ("bf16", 2)])
+def test_a_closed_engine_leaves_nothing_of_its_model(precision: str, stage: int, tmp_path: Path) -> None:
+    """Of the runs that one process trains one after the other no weight and no moment stays."""
+    engine = make_engine(precision, stage, tmp_path)
+    run(engine, [0])
+    left: list[weakref.ref[object]] = [weakref.ref(parameter) for parameter in engine.model.parameters()]
+    left.append(weakref.ref(engine))
+    engine.close()
+    del engine
+    gc.collect()
+    assert not [each for each in left if each() is not None]
