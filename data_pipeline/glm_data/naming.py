@@ -12,7 +12,7 @@ from pathlib import Path
 _ESCAPES = {ord("\\"): "\\\\", ord("'"): "\\'", ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 _QUOTED = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))", re.DOTALL)
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
-_UNUSUAL = re.compile(r"[^\w.+-]")
+_UNUSUAL = re.compile(r"[^\w.-]")
 
 
 def shown(name: Path | str) -> str:
@@ -40,7 +40,8 @@ def _spelled(character: str) -> str:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """A word for each folder, of letters, digits and . + - _ only: its own name, with its number where that is not the
-    only one of that name."""
+    """A word for each folder, of letters, digits and . - _ only: its own name; behind a number of its own if two would
+    be the same."""
     names = [_UNUSUAL.sub("_", folder.absolute().name) or "_" for folder in folders]
-    return [f"{name}-{number}" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
+    alike = len(set(names)) < len(names)
+    return [f"{number}-{name}" if alike else name for number, name in enumerate(names, 1)]

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from glm_scale.tasks.results import Result
 
@@ -26,12 +25,11 @@ _LEAST_STRUCTURES = 4
 
 class Agreement(NamedTuple):
     """correlation: of ranks by mean accuracy at the best rate, from −1 to 1; low, high: ends of its interval, None of
-    single seeds; structures: how many were ranked."""
+    single seeds."""
 
     correlation: float
     low: float | None
     high: float | None
-    structures: int
 
     def __str__(self) -> str:
         """ "0.85 [0.71, 0.93]"."""
@@ -44,18 +42,18 @@ def agreement(results: Sequence[Result], published: Sequence[float]) -> Agreemen
 
     None where too few structures or none but equal accuracies leave nothing to rank.
     """
-    theirs = rankdata(published)
+    theirs = np.array(published)
     ours = np.array([result.best().mean for result in results])
     if len(results) < _LEAST_STRUCTURES or np.ptp(theirs) == 0 or np.ptp(ours) == 0:
         return None
     found = float(_correlations(ours[None], theirs)[0])
     if min(len({member.seed for member in result.members}) for result in results) == 1:
-        return Agreement(found, None, None, len(results))
+        return Agreement(found, None, None)
     generator = np.random.default_rng(0)
     drawn = np.stack([_best_of_draws(result, generator) for result in results], axis=1)
     correlations = _correlations(drawn, theirs)
     low, high = np.quantile(correlations[np.isfinite(correlations)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Agreement(found, float(low), float(high), len(results))
+    return Agreement(found, float(low), float(high))
 
 
 def _best_of_draws(result: Result, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -69,11 +67,13 @@ def _best_of_draws(result: Result, generator: np.random.Generator) -> NDArray[np
     return best
 
 
-def _correlations(values: NDArray[np.float64], ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the ranks of each row of `[draws, structures]` with `ranks`; NaN for a row of equal values."""
-    ours = rankdata(values, axis=1)
+def _correlations(values: NDArray[np.float64], published: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the ranks of each row of `[draws, structures]` with those of `published`; NaN for a row of equal values."""
+    from scipy.stats import rankdata
+
+    ours, theirs = rankdata(values, axis=1), rankdata(published)
     ours -= ours.mean(axis=1, keepdims=True)
-    theirs = ranks - ranks.mean()
+    theirs -= theirs.mean()
     with np.errstate(invalid="ignore"):
         found: NDArray[np.float64] = ours @ theirs / np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum())
     return found

@@ -65,8 +65,9 @@ def evaluate(
             places = groups.places(batch) if groups else None
             losses = on_device.double().cpu()
             nats += losses.sum()
-            sizes = torch.where(batch.labels >= 0, token_bytes[batch.labels.clamp(min=0)], 0)
-            tokens += int((batch.labels >= 0).sum())
+            counted = batch.labels >= 0
+            sizes = torch.where(counted, token_bytes[batch.labels.clamp(min=0)], 0)
+            tokens += int(counted.sum())
             characters += int(sizes.sum())
             if groups and places is not None:
                 groups.add(places, losses, sizes)

@@ -75,12 +75,12 @@ class TokenGroups:
         where they belong."""
         counted = places[..., 0] >= 0
         values, sizes = losses[counted].numpy(), text_bytes[counted].numpy()
-        for place in places[counted].unbind(-1):
-            at = place.numpy()
+        chosen = [place.numpy() for place in places[counted].unbind(-1)]
+        for at in chosen:
             self.tokens += np.bincount(at, minlength=self.tokens.size).reshape(self.tokens.shape)
             self.nats += np.bincount(at, values, minlength=self.nats.size).reshape(self.nats.shape)
         if self._sources:
-            source = places[counted][:, -1].numpy() % self._cells - (self._cells - len(self._sources))
+            source = chosen[-1] % self._cells - (self._cells - len(self._sources))
             self.source_bytes += np.bincount(source, sizes, minlength=len(self._sources)).astype(np.int64)
 
     def sums(self) -> list[float]:

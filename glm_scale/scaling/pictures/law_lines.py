@@ -82,7 +82,7 @@ def joined(endpoints: Sequence[Endpoint], cost: Cost, loss: Loss) -> Iterator[Li
     for mixer, own in _by_mixer([run for run in endpoints if cost.of(run) and loss.of_endpoint(run)]):
         for group, _ in _budgets(own):
             places = [
-                np.mean([(cost.of(run) or 0.0, run.loss * (loss.of_endpoint(run) or 0.0)) for run in alike], axis=0)
+                np.mean([(cost.of(run) or 0.0, loss.at(run)) for run in alike], axis=0)
                 for alike in _alike(group, lambda run: run.parameters)
             ]
             if len(places) > 1:

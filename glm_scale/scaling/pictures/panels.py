@@ -101,7 +101,7 @@ def _points(
         sizes = [max(_LARGEST * share**0.5, _SMALLEST) if by_speed else _POINT for share in shares]
         yield Points(
             x=np.array([cost.of(end) for end in own], dtype=np.float64),
-            y=np.array([end.loss * (loss.of_endpoint(end) or np.nan) for end in own]),
+            y=np.array([loss.at(end) for end in own]),
             sizes=canvas.font * np.array(sizes),
             faint=np.array([end.run in beaten or end.run not in counted for end in own]),
             hover=tuple(words_of(end) for end in own),
@@ -137,11 +137,7 @@ def _anchors(subject: Subject, cost: Cost, loss: Loss, laws: Sequence[Line]) -> 
             here, there = (float(line.x[-1]), float(line.y[-1])), ended.get(line.mixer)
             ended[line.mixer] = here if there is None else max(here, there, key=_far_and_low)
         for mixer in dict.fromkeys(run.mixer for run in subject.answer.runs):
-            own = [
-                (cost.of(run) or 0.0, run.loss * (loss.of_endpoint(run) or 0.0))
-                for run in subject.answer.runs
-                if run.mixer == mixer
-            ]
+            own = [(cost.of(run) or 0.0, loss.at(run)) for run in subject.answer.runs if run.mixer == mixer]
             places = [place for place in own if all(place)]
             if mixer in ended or places:
                 yield Anchor(mixer, mixer, *(ended.get(mixer) or max(places, key=_far_and_low)))

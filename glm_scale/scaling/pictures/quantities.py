@@ -86,6 +86,10 @@ class Loss:
         """`per_nat` of a finished run."""
         return self.per_nat(endpoint.bits_per_byte, endpoint.loss)
 
+    def at(self, endpoint: Endpoint) -> float:
+        """The final loss of a finished run, of which `per_nat` is known."""
+        return endpoint.loss * (self.of_endpoint(endpoint) or 0.0)
+
 
 _ONE, _SIZE = PowerOfSize(1.0, 0.0), PowerOfSize(1.0, 1.0)
 

@@ -57,19 +57,15 @@ def _sweeps(ends: Sequence[Endpoint], loss: Loss) -> Iterator[_Sweep]:
         own = [end for end in told if (end.mixer, end.parameters, end.tokens) == (mixer, parameters, tokens)]
         rates = sorted({end.rate for end in own if end.rate})
         if len(rates) > 1:
-            means = [np.mean([_shown(end, loss) for end in own if end.rate == rate]) for rate in rates]
+            means = [np.mean([loss.at(end) for end in own if end.rate == rate]) for rate in rates]
             yield _Sweep(own, np.array(rates), np.array(means))
-
-
-def _shown(end: Endpoint, loss: Loss) -> float:
-    return end.loss * (loss.of_endpoint(end) or np.nan)
 
 
 def _points(sweep: _Sweep, loss: Loss, canvas: Canvas) -> Points:
     best = np.array([end.rate == sweep.best for end in sweep.runs])
     return Points(
         x=np.array([end.rate for end in sweep.runs]),
-        y=np.array([_shown(end, loss) for end in sweep.runs]),
+        y=np.array([loss.at(end) for end in sweep.runs]),
         sizes=canvas.font * np.where(best, _BEST, _OTHER),
         faint=~best,
         hover=tuple(words_of(end) for end in sweep.runs),
