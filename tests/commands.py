@@ -84,13 +84,13 @@ class Command:
         """Both, for an assertion's message."""
         return f"{self.arguments}: exit code {self.code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = 300.0) -> int:
         """Its exit code."""
         self.code = self._poll(seconds) if self.code is None else self.code
         assert self.code is not None, f"not ended after {seconds} s: {self.output}"
         return self.code
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 200.0) -> None:
         """Wait until it has come so far. Fails if it ends before."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -113,7 +113,7 @@ class Commands:
         self._count = 0
 
     def __call__(
-        self, *arguments: str | Path, forked: bool = True, seconds: float = 120.0, **surroundings: Any
+        self, *arguments: str | Path, forked: bool = True, seconds: float = 300.0, **surroundings: Any
     ) -> Command:
         """Run it to its end; `surroundings` as of `Surroundings`."""
         with self.start(*arguments, forked=forked, **surroundings) as command:

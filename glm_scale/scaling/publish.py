@@ -15,7 +15,9 @@ from glm_scale.tracking.uris import resolve_uri
 from glm_scale.tracking.where import where_tracked
 
 _ANSWER_S = 10.0
-_TIMEOUT_S, _OF_A_RUN_S = 30.0, 0.5
+_TIMEOUT_S, _OF_A_RUN_S = 180.0, 0.5
+"""What a slow machine takes to import MLflow and to make a new database; a server that does not answer is found out
+before."""
 
 
 def where_to_publish(report: Report, uri: str | None) -> tuple[str, str] | None:
@@ -36,7 +38,7 @@ def publish(report: Report, uri: str, experiment: str, parent: str | None = None
     """Log the report to MLflow, in place of an earlier one: into the run under which its runs stand (`parent`, see
     `tracking.parent`), or into a run of its own, of which there is one for each folder that reports are written to.
 
-    Raises RuntimeError with the reason if that was not possible within half a minute, and half a second for each run.
+    Raises RuntimeError with the reason if that was not possible within three minutes, and half a second for each run.
     """
     publication = publication_of(report, uri, experiment, parent)
     timeout = _TIMEOUT_S + _OF_A_RUN_S * len(publication.colours)

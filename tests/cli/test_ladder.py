@@ -1,8 +1,7 @@
 """`glm-scale ladder`: from a plan to figures, and on after a run that fails."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,30 @@ from glm_scale.cli.ladder import fit, run
 from glm_scale.run_directory import RunDirectory
 from glm_scale.run_search import find_runs
 from glm_scale.scaling.curves import load_run
+from tests.commands import Commands
 from tests.ladder.test_members import ladder_file, sized_file
 
+Ladder = Callable[..., str]
 
-def test_climbs_samples_compares_and_goes_on_after_a_failure(data: Path, tmp_path: Path) -> None:
+
+@pytest.fixture
+def ladder(command: Commands) -> Ladder:
+    """`glm-scale ladder ARGUMENTS`, all that it says."""
+
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        done = command("ladder", *arguments)
+        assert done.code == code, done.output
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_climbs_samples_compares_and_goes_on_after_a_failure(data: Path, tmp_path: Path, ladder: Ladder) -> None:
     path = ladder_file(tmp_path, data, mixers=["ssm", "attention"])
     runs = tmp_path / "runs"
     runs.mkdir()
     (runs / "tiny-ssm").write_text("in the way")
-    command = [sys.executable, "-m", "glm_scale.cli.app", "ladder", str(path)]
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 1, first.stderr
-    assert "failed: tiny-ssm" in first.stdout
+    assert "failed: tiny-ssm" in ladder(path, code=1)
     trained = RunDirectory(runs / "tiny-attention")
     assert trained.read_summary().status == "finished"
     assert (trained.samples / "step-00000006.txt").read_text().startswith("The state of the union is")
@@ -34,23 +45,15 @@ def test_climbs_samples_compares_and_goes_on_after_a_failure(data: Path, tmp_pat
 
     (runs / "tiny-ssm").unlink()
     before = trained.metrics.stat().st_mtime_ns
-    second = subprocess.run(command, capture_output=True, text=True)
-    assert second.returncode == 0, second.stdout + second.stderr
+    ladder(path)
     assert RunDirectory(runs / "tiny-ssm").read_summary().status == "finished"
     assert trained.metrics.stat().st_mtime_ns == before, "a finished run is left alone"
-
-
-def ladder(*arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "glm_scale.cli.app", "ladder", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 SIZES, RATIOS, MIXERS = [6e3, 16e3, 26e3], [2, 4], ["attention", "lattice:2^k"]
 
 
-def test_a_ladder_from_its_plan_to_its_figures(data: Path, tmp_path: Path) -> None:
+def test_a_ladder_from_its_plan_to_its_figures(data: Path, tmp_path: Path, ladder: Ladder) -> None:
     path = str(sized_file(tmp_path, data, mixers=MIXERS, sizes=SIZES, tokens_per_parameter=RATIOS, sample_tokens=0))
     small = ["training.batch_tokens=1024", "training.micro_batch=32", "training.optimizer.learning_rate=1e-2"]
     assert "12 missing" in ladder("status", path, *small)
@@ -95,7 +98,7 @@ def test_a_part_of_the_runs_is_compared_with_all_that_have_finished(
     assert asked == ["tiny-ssm", "tiny-attention"]
 
 
-def test_more_gpu_hours_than_allowed_are_refused(data: Path, tmp_path: Path) -> None:
+def test_more_gpu_hours_than_allowed_are_refused(data: Path, tmp_path: Path, ladder: Ladder) -> None:
     path = str(sized_file(tmp_path, data, mixers=["attention"], sizes=[1e9], tokens_per_parameter=[20], gpu_hours=3))
     assert "GPU hours, and ladder.gpu_hours allows 3; leave out sizes" in ladder("plan", path, code=2)
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,12 @@ from torch import distributed as dist
 
 from glm_scale.processes.ports import reserved_port
 
-_SECONDS, _MOMENT = 150, 2
+_SECONDS, _MOMENT = 280, 2
 """How long a case may take (DeepSpeed compiles something on a new machine), and others after a failure."""
+_MOST_THREADS = 48
+"""Of a process. Groups live as long as what has used them, and each has a thread that wakes up a hundred times a
+second: a pool that has kept many of them is made anew."""
+_IMPORTED = ("deepspeed", "megatron.core.parallel_state", "glm_scale.run.train", "tests.parallel.processes")
 
 
 class Pool:
@@ -27,7 +32,7 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._context = multiprocessing.get_context("forkserver")
         # The server that processes are forked from has done the imports.
-        self._context.set_forkserver_preload(["tests.parallel.processes", "glm_scale.parallel.sequence.recurrence"])
+        self._context.set_forkserver_preload(list(_IMPORTED))
         self._size = size
         self._workers: list[tuple[Any, Connection]] = []
 
@@ -44,6 +49,8 @@ class Pool:
             self.close()
             missing = sorted(set(range(size)) - answers.keys())
             raise AssertionError("\n".join([*failures, *([f"no answer from ranks {missing}"] if missing else [])]))
+        if any(_threads(process.pid) > _MOST_THREADS for process, _ in workers):
+            self.close()
         return [answers[rank][1] for rank in range(size)]
 
     def close(self) -> None:
@@ -77,6 +84,10 @@ class Pool:
         return answers
 
 
+def _threads(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
 def _serve(pipe: Connection) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Newer torch renames collectives, which DeepSpeed, and torch of the oldest version that we take, know by old names.
@@ -97,8 +108,7 @@ def _serve(pipe: Connection) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
-        # Groups live as long as what has used them, and each has a thread that wakes up a hundred times a second. What
-        # is left is looked through once.
+        # What is left is looked through once.
         gc.collect()
         gc.freeze()
         pipe.send(answer)

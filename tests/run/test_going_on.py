@@ -1,9 +1,6 @@
 """A run that was interrupted ends as if nothing had happened; one that would become another is refused."""
 
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from glm_scale.model import LanguageModel
 from glm_scale.run.train import train
 from glm_scale.tracking import read_metrics
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
+from tests.commands import Commands
 from tests.signals import handled
 from tests.tiny_run import write_config
 from tests.whole_runs import STEPS, CrashError, Tree, config, curve, run_of
@@ -75,24 +73,19 @@ def test_the_global_random_state_is_resumed(tree: Tree, monkeypatch: pytest.Monk
     assert curve(run_of(tree, "torn")) == curve(run_of(tree, "whole"))
 
 
-def test_a_killed_process_goes_on_as_if_nothing_had_happened(tree: Tree, tmp_path: Path) -> None:
+def test_a_killed_process_goes_on_as_if_nothing_had_happened(tree: Tree, tmp_path: Path, command: Commands) -> None:
     tree["training"]["tokens"] = 120 * tree["training"]["batch_tokens"]
     tree["checkpoint"]["every"] = 7
     tree["evaluation"] = {"every": 50, "sequences": 4}
     tree["tracking"]["system_metrics"] = None
     path = write_config(tmp_path / "run.yaml", tree)
-    command = [sys.executable, "-m", "glm_scale.cli.app", "train", str(path)]
-    process = subprocess.Popen([*command, "name=torn"], stdout=subprocess.DEVNULL)
     run = run_of(tree, "torn")
-    deadline = time.monotonic() + 120
-    while not any(record.step >= 30 for record in read_metrics(run.metrics)):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    with command.start("train", path, "name=torn") as process:
+        process.wait_for(lambda: any(record.step >= 30 for record in read_metrics(run.metrics)))
+        process.send(signal.SIGKILL)
+        process.wait()
     assert run.status() == "killed"
-    subprocess.run([*command, "name=torn"], check=True, stdout=subprocess.DEVNULL)
+    assert command("train", path, "name=torn").code == 0
     train(config(tree, name="whole"))
     assert curve(run) == curve(run_of(tree, "whole"))
     assert run.read_summary().status == "finished"
