@@ -31,10 +31,9 @@ def serves(name: str, q: Tensor, v: Tensor, backend: str, *, packed_state: bool 
     """
     if backend not in ("auto", "fla") or (backend == "auto" and not q.is_cuda):
         return False
-    reason = _why_not(name, q, v, packed_state)
+    reason = _why_not(name, q.dtype, q.shape[3], v.shape[3], packed_state)
     if backend == "fla" and reason is not None:
         raise ValueError(f"backend = 'fla' cannot serve this call of {name}: {reason}; use backend = 'auto'")
-    _tell(name, reason)
     return reason is None
 
 
@@ -86,20 +85,31 @@ def _run(
     return y.view(batch, length, *y.shape[2:]), None
 
 
-def _why_not(name: str, q: Tensor, v: Tensor, packed_state: bool) -> str | None:
+def _why_not(name: str, dtype: torch.dtype, key: int, value: int, packed_state: bool) -> str | None:
+    """Why fla does not take a call with keys and values so wide, None if it does; said once in either case."""
+    reason = _unserved(name, dtype, key, value, packed_state) or fla.why_not(name)
+    _tell(name, reason)
+    return reason
+
+
+# Compilers are told the answer: what is asked for it is nothing that they can look into, and would break their graphs.
+_why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as `assume_constant_result` marks what it gives
+
+
+def _unserved(name: str, dtype: torch.dtype, key: int, value: int, packed_state: bool) -> str | None:
     if torch.are_deterministic_algorithms_enabled():
         return (
             "deterministic algorithms are asked for, and its autotuner chooses by time in which order numbers are added"
         )
     if packed_state:
         return "states of packed documents are ours alone"
-    if q.dtype not in _DTYPES:
-        return f"q is {q.dtype}"
-    if q.shape[3] > _LARGEST_KEY:
-        return f"K = {q.shape[3]}; its largest is {_LARGEST_KEY}"
-    if name == "log_linear" and (v.shape[3] & (v.shape[3] - 1) or q.shape[3] % 64):
-        return f"it needs K of a multiple of 64 and V of a power of two, but K = {q.shape[3]} and V = {v.shape[3]}"
-    return fla.why_not(name)
+    if dtype not in _DTYPES:
+        return f"q is {dtype}"
+    if key > _LARGEST_KEY:
+        return f"K = {key}; its largest is {_LARGEST_KEY}"
+    if name == "log_linear" and (value & (value - 1) or key % 64):
+        return f"it needs K of a multiple of 64 and V of a power of two, but K = {key} and V = {value}"
+    return None
 
 
 @lru_cache(maxsize=64)

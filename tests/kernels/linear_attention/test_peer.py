@@ -25,8 +25,7 @@ def there(monkeypatch):
 
 
 def reason(name, key_dim=64, value_dim=64, dtype=torch.float32, packed_state=False):
-    q, v = (torch.empty(1, 1, 1, size, dtype=dtype) for size in (key_dim, value_dim))
-    return peer._why_not(name, q, v, packed_state)
+    return peer._why_not(name, dtype, key_dim, value_dim, packed_state)
 
 
 def test_sizes_and_calls_that_it_does_not_take_are_told(there):
@@ -55,6 +54,19 @@ def test_on_a_gpu_a_line_says_why_ours_are_taken_once(monkeypatch, caplog):
         for _ in range(2):
             assert not peer.serves("kda", q, q, "auto")
     assert caplog.messages == ["kda runs in torch and not on flash-linear-attention's kernels: it is known to be wrong"]
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_compiler_is_told_the_answer(monkeypatch, served):
+    monkeypatch.setattr(fla, "why_not", lambda name: None if served else "it is known to be wrong")
+    peer._tell.cache_clear()
+    torch._dynamo.reset()
+
+    def chosen(q):
+        return q * 3 if peer._why_not("kda", q.dtype, q.shape[3], q.shape[3], False) is None else q * 2
+
+    q = torch.ones(1, 2, 1, 64)
+    assert torch.equal(torch.compile(chosen, backend="eager", fullgraph=True)(q), q * (3 if served else 2))
 
 
 @pytest.mark.parametrize("packed", [False, True])
