@@ -20,7 +20,7 @@ from glm_scale.processes.ports import reserved_port
 
 _SECONDS, _MOMENT = 280, 2
 """How long a case may take (DeepSpeed compiles something on a new machine), and others after a failure."""
-_MOST_THREADS = 48
+_MOST_THREADS = 32
 """Of a process. Groups live as long as what has used them, and each has a thread that wakes up a hundred times a
 second: a pool that has kept many of them is made anew."""
 _IMPORTED = ("deepspeed", "megatron.core.parallel_state", "glm_scale.run.train", "tests.parallel.processes")
