@@ -110,9 +110,11 @@ class LanguageModel(nn.Module):
                 x = block(x, sequence)
         return self.head(entering(self.norm(x), self.tensor), labels, reduction)
 
-    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+    def compile_blocks(
+        self, backend: str | Callable[..., Any] = "inductor", options: dict[str, Any] | None = None
+    ) -> None:
         """Have torch compile the blocks when they are first called, one by one: the graphs of one serve all layers of
-        its kind, and compiling takes seconds instead of minutes.
+        its kind, and compiling takes seconds instead of minutes. options: of the backend.
         """
         import torch._dynamo
 
@@ -121,7 +123,7 @@ class LanguageModel(nn.Module):
         kinds = len(set(self.config.layer_mixers()))
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * kinds)
         for block in self.blocks:
-            block.compile(backend=backend, dynamic=False)
+            block.compile(backend=backend, dynamic=False, options=options)
 
     def prefill(self, tokens: Tensor, caches: ModelCache, *, last_only: bool = False) -> tuple[Tensor, ModelCache]:
         """Logits of T more tokens `[B, T]` of the documents in `caches`, one for each sequence, and the caches after

@@ -16,6 +16,7 @@ from glm_scale.errors import UserError
 from glm_scale.evaluation.in_training import TasksInTraining
 from glm_scale.inference.loading import CONFIG_NAME
 from glm_scale.model import LanguageModel
+from glm_scale.parallel.tensor.overlap import in_pieces, share_memory
 from glm_scale.processes import Watchdog
 from glm_scale.run.branching import branch_point
 from glm_scale.run.fresh_start import start_anew
@@ -309,7 +310,8 @@ class _Session:
         model.activation_checkpointing = training.activation_checkpointing
         model.sequence_axis = mesh.sequence if mesh else None
         if compiled:
-            model.compile_blocks()
+            together = mesh is not None and share_memory(mesh.tensor, self.device)
+            model.compile_blocks(options=in_pieces() if together else None)
         if not mesh:
             tell_about_compiling(self.device, self.progress)
         with clock.phase("engine"), libraries_logging_to(self.run.log, self.ranks.first):

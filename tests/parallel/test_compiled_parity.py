@@ -16,6 +16,7 @@ SETUPS = [
         shards_tokens=True,
         checkpointing="selective",
         backend="inductor",
+        in_pieces=True,
     ),
     Setup(("lattice:k^2+1",), sequence=4, strategy="ring", stage=2, backend="aot_eager"),
     Setup(("attention",), tensor=2, sequence=2, stage=3, checkpointing="selective", backend="aot_eager"),

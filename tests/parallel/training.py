@@ -24,12 +24,14 @@ from glm_scale.model.transformer import LanguageModel
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.mesh import Layout, Mesh
 from glm_scale.parallel.sequence.strategies import SequenceStrategy
+from glm_scale.parallel.tensor.overlap import in_pieces
 from glm_scale.parallel.tensor.splitting import own_part, whole_shape
 from glm_scale.training import bf16_gradients
 from glm_scale.training.config import TrainingConfig
 from glm_scale.training.distributed import quiet
 from glm_scale.training.engine import Engine
 from glm_scale.training.orthogonal import AMPLIFICATION
+from tests.parallel import pieces
 from tests.parallel.sequence.test_recurrence import documents
 from tests.tolerances import TOO_FAR, error, norm, rounding
 from tests.whole_state import whole_state
@@ -90,6 +92,8 @@ class Setup:
     tied: bool = False
     backend: str = ""
     """By which blocks are compiled, if they are."""
+    in_pieces: bool = False
+    """Whether products are cut into pieces that are computed while others are exchanged."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     kv_heads: int | None = None
     qk_norm: bool = False
@@ -153,7 +157,12 @@ def train(setup: Setup) -> Trained:
     layout = Layout.of(dist.get_world_size(), tensor=setup.tensor, sequence=setup.sequence)
     mesh = Mesh(layout, shards_tokens=setup.shards_tokens, strategy=setup.strategy)
     try:
-        return _train(setup, mesh)
+        if not setup.in_pieces:
+            return _train(setup, mesh)
+        with pieces.played() as runs:
+            trained = _train(setup, mesh)
+        assert runs.keys() == pieces.STAND_INS.keys(), runs
+        return trained
     finally:
         mesh.close()
 
@@ -172,7 +181,7 @@ def _train(setup: Setup, mesh: Mesh) -> Trained:
     model.activation_checkpointing = setup.checkpointing
     model.sequence_axis = mesh.sequence
     if setup.backend:
-        model.compile_blocks(setup.backend)
+        model.compile_blocks(setup.backend, in_pieces() if setup.in_pieces else None)
     rows, columns = ROWS // mesh.layout.data, LENGTH // setup.sequence
     config = TrainingConfig.model_validate(
         {
