@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from glm_kernels import parse_pattern
 from glm_scale.config import RunConfig, load_config
 from glm_scale.ladder import read_ladder
 from glm_scale.model import LanguageModel
@@ -20,7 +21,7 @@ def parameters(config: RunConfig) -> int:
 
 
 def test_every_config_is_known_here() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"quickstart", "ladder", "transfer", *CLAIMED}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"quickstart", "ladder", "transfer", "text", *CLAIMED}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -59,6 +60,18 @@ def test_the_grid_of_rates_is_the_same_at_every_width_and_asked_of_the_base() ->
     assert grids[128] == grids[256] == grids[512]
     standard = ["name=untransferred", "model.parametrization=standard", "model.base_width=null"]
     assert len(read_ladder(CONFIGS / "transfer.yaml", standard).members) == len(members)
+
+
+def test_the_ladder_on_text_carries_the_rate_of_its_smallest_size_to_all() -> None:
+    ladder = read_ladder(CONFIGS / "text.yaml")
+    smallest = min(ladder.members, key=lambda member: member.parameters or 0).config.model
+    assert (smallest.base_width, smallest.base_layers) == (smallest.width, smallest.layers)
+    rates = [member.config.training.optimizer.learning_rate for member in ladder.members]
+    assert rates == pytest.approx([rates[0]] * len(rates))
+    everywhere, two_sizes = 5 * 3 * (2 + 2 + 1 + 1), 3 * 3 * (2 + 1)
+    assert len(ladder.members) == everywhere + two_sizes
+    # The window holds as many rows as the lattice that it stands beside.
+    assert parse_pattern("window:12").slot_count(2048) == parse_pattern("lattice:2^k").slot_count(2048)
 
 
 def test_the_quickstart_keeps_its_promises() -> None:
