@@ -1,5 +1,7 @@
 """Compiled blocks: graphs end at exchanges, and those of one layer serve all of its kind."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -45,6 +47,11 @@ def graphs(layers: int, mixers: tuple[str, ...], tensor: int, sequence: int) -> 
     return counter.frame_count
 
 
+def graphs_of_both(few: int, many: int, *how: Any) -> tuple[int, int]:
+    """Of few layers and of many, in the same process: what else it has compiled makes graphs end elsewhere."""
+    return graphs(few, *how), graphs(many, *how)
+
+
 @pytest.mark.parametrize(
     ("mixers", "tensor", "sequence"),
     [
@@ -59,7 +66,7 @@ def graphs(layers: int, mixers: tuple[str, ...], tensor: int, sequence: int) -> 
 )
 def test_graphs_of_one_layer_serve_all_of_its_kind(processes, mixers, tensor, sequence):
     ranks, kinds = tensor * sequence, len(mixers)
-    few, many = (processes.run(ranks, graphs, n * kinds, mixers, tensor, sequence) for n in (2, 4))
-    assert few == many
-    # Exchanges of tensor ranks are part of the graphs.
-    assert sequence > 1 or few == [kinds] * ranks
+    for few, many in processes.run(ranks, graphs_of_both, 2 * kinds, 4 * kinds, mixers, tensor, sequence):
+        assert few == many
+        # Exchanges of tensor ranks are part of the graphs.
+        assert sequence > 1 or few == kinds
