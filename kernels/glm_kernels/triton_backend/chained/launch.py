@@ -95,8 +95,8 @@ def _configuration(dtype: torch.dtype, width: int) -> _Configuration:
     rows = 16 if dtype != torch.bfloat16 else 64 if width <= 128 else 32
     # Products of float32 without tensor cores: wide rows need the registers of more warps. Of bf16 they shorten what a
     # chunk waits for, by 8 % of both passes on an H200 with 16 heads of 128, 12 % with 8.
-    wide = width > 128 if dtype == torch.float32 else 64 < width <= 128
-    return _Configuration(rows, rows, 8 if wide and dtype in (torch.float32, torch.bfloat16) else 4)
+    wide = {torch.float32: width > 128, torch.bfloat16: 64 < width <= 128}.get(dtype, False)
+    return _Configuration(rows, rows, 8 if wide else 4)
 
 
 @lru_cache(maxsize=256)
