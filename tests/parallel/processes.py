@@ -89,7 +89,8 @@ def _threads(pid: int) -> int:
 
 
 def _serve(pipe: Connection) -> None:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # More, and processes would take turns at the cores of a small machine.
+    torch.set_num_threads(1)
     # Newer torch renames collectives, which DeepSpeed, and torch of the oldest version that we take, know by old names.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     while True:
