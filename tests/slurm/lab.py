@@ -22,7 +22,7 @@ from tests.tiny_run import LENGTH, tiny_config
 
 BATCH = 4
 TOKEN = "a-token-that-nobody-may-see"
-_PATIENCE = 240.0
+_PATIENCE = 480.0
 
 
 class Lab:

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from mlflow.tracking import MlflowClient
 
 from glm_launch.records import LaunchFolder
+from glm_scale.training import distributed
 from tests.slurm.cluster import cluster
 from tests.slurm.lab import BATCH, TOKEN, Lab, losses
 from tests.slurm.server import Server
 from tests.tiny_run import LENGTH, tiny_data
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 Runs = Mapping[str, LaunchFolder]
 
@@ -82,6 +84,8 @@ def runs(lab: Lab, server: Server) -> Runs:
         lab.submit(config, "--cluster", site, *options, tasks=tasks, pace=pace, spoiled=spoiled)
 
     # Not in the lab: MLflow cannot make an sqlite store in a folder with an apostrophe.
+    # Once, and not in all of them at a time.
+    distributed.load(torch.device("cpu"))
     to_file: dict[str, Any] = {"enabled": True, "uri": f"sqlite:///{lab.folder.parent}/mlflow.db"}
     # Made before, since a process that is killed while it makes one leaves a half of it.
     MlflowClient(to_file["uri"]).search_experiments()
