@@ -19,6 +19,7 @@ _CGROUP = "CgroupPlugin={plugin}\n"
 
 # cred_expire: a requeued job may start only when the credentials of its last start have run out, by default in 120 s.
 # preempt_send_user_signal: a preempted job gets the signal that it asked for with --signal, not only SIGTERM.
+# KillWait: twenty nodes share the processor of this machine, so that half a minute may be too little to save in.
 # config_overrides: nodes may claim more processors and memory than the machine has.
 _SLURM = """\
 ClusterName=private
@@ -44,7 +45,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=1
-KillWait=30
+KillWait=90
 MinJobAge=36000
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 AccountingStorageType=accounting_storage/none
