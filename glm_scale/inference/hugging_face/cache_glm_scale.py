@@ -64,8 +64,9 @@ class GlmScaleCacheLayer(CacheLayerMixin):
         """Nothing is allocated before it is known."""
 
     def update(self, *tensors: Any, **others: Any) -> tuple[Tensor, Tensor]:
-        """Mixers remember more than keys and values, by themselves. Raises NotImplementedError."""
-        raise NotImplementedError("the layers of a GLM-scale model write their cache themselves")
+        """For models whose layers give keys and values alone. Always raises RuntimeError: mixers remember more, and
+        write it themselves."""
+        raise RuntimeError("a GLM-scale cache takes no keys and values: the model's layers write into it themselves")
 
 
 class GlmScaleCache(Cache):
