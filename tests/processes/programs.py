@@ -14,6 +14,8 @@ from glm_scale.processes import Watchdog, collective_timeout
 
 RANK = int(os.environ["RANK"])
 TIMEOUT = 2.0
+FOR_EVER = 1000.0
+"""Seconds: longer than any test waits, so that nothing ends which is not ended."""
 
 
 def connect() -> None:
@@ -63,7 +65,7 @@ def first_raises() -> None:
     """Rank 0 fails, whose stderr is the terminal."""
     if RANK == 0:
         raise ValueError("a mistake in rank 0")
-    time.sleep(60)
+    time.sleep(FOR_EVER)
 
 
 def refuses() -> None:
@@ -71,7 +73,7 @@ def refuses() -> None:
     if RANK == 1:
         print("error: vocab_size is too small", file=sys.stderr)
         sys.exit(2)
-    time.sleep(60)
+    time.sleep(FOR_EVER)
 
 
 def is_killed() -> None:
@@ -86,7 +88,7 @@ def exits_and_others_ignore() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if RANK == 1:
         os._exit(3)
-    time.sleep(60)
+    time.sleep(FOR_EVER)
 
 
 def skips_collective() -> None:
@@ -101,7 +103,7 @@ def skips_collective() -> None:
 
 
 def be_busy_elsewhere() -> None:
-    time.sleep(60)
+    time.sleep(FOR_EVER)
 
 
 def waits_elsewhere() -> None:
@@ -127,7 +129,7 @@ def keeps_interpreter() -> None:
             library.pthread_mutex_lock(mutex)
             # For ever: a sleep would end when the rank is asked for its stack.
             library.pthread_mutex_lock(mutex)
-        time.sleep(60)
+        time.sleep(FOR_EVER)
 
 
 def hangs_alone() -> None:

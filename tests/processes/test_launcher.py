@@ -57,7 +57,7 @@ def without_ranks() -> dict[str, str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str, int]:
-    """stdout, stderr and exit code."""
+    """stdout, stderr and exit code; long before a rank that nobody ends would end by itself."""
     out, error = process.communicate(timeout=200)
     return out, error, process.returncode
 
@@ -154,7 +154,7 @@ def test_rank_that_keeps_the_interpreter_is_named_with_its_stack(start: Start) -
     assert "look at rank 1 first: rank 1 does not let go of the Python interpreter and stands at " in error
     assert "rank 1, last sign of life unknown:" in error
     assert "\n    library.pthread_mutex_lock(mutex)\n" in error
-    assert "\n    time.sleep(60)\n" in error
+    assert "\n    time.sleep(FOR_EVER)\n" in error
     assert code == HANG_EXIT_CODE
 
 
