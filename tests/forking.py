@@ -28,7 +28,7 @@ from typing import Any
 
 from glm_scale.processes.ports import reserved_port
 
-_IMPORTS = (
+IMPORTS = (
     "deepspeed",
     "megatron.core.parallel_state",
     "glm_data",
@@ -129,7 +129,7 @@ def _serve(pipe: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in _IMPORTS:
+    for name in IMPORTS:
         importlib.import_module(name)
     _compile_communication_op()
     gc.collect()

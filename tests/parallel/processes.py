@@ -17,13 +17,13 @@ import torch
 from torch import distributed as dist
 
 from glm_scale.processes.ports import reserved_port
+from tests.forking import IMPORTS
 
 _SECONDS, _MOMENT = 280, 2
 """How long a case may take (DeepSpeed compiles something on a new machine), and others after a failure."""
 _MOST_THREADS = 32
 """Of a process. Groups live as long as what has used them, and each has a thread that wakes up a hundred times a
 second: a pool that has kept many of them is made anew."""
-_IMPORTED = ("deepspeed", "megatron.core.parallel_state", "glm_scale.run.train", "tests.parallel.processes")
 
 
 class Pool:
@@ -32,7 +32,7 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._context = multiprocessing.get_context("forkserver")
         # The server that processes are forked from has done the imports.
-        self._context.set_forkserver_preload(list(_IMPORTED))
+        self._context.set_forkserver_preload([*IMPORTS, "tests.parallel.processes"])
         self._size = size
         self._workers: list[tuple[Any, Connection]] = []
 

@@ -21,6 +21,7 @@ import torch
 import triton
 from torch import Tensor, nn
 
+from glm_kernels.bench.timing import row_seconds
 from glm_scale.model import LanguageModel, ModelConfig
 
 WIDTH, HEADS, HEAD, STATE, CONVOLUTION = 2048, 16, 128, 128, 4
@@ -90,15 +91,6 @@ class Racer:
         self.optimizer.zero_grad()
         return loss.detach()
 
-    def milliseconds(self, steps: int) -> float:
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(steps):
-            self.step()
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end) / steps
-
 
 def race(name: str, options: argparse.Namespace) -> dict[str, object]:
     racers = {
@@ -109,12 +101,12 @@ def race(name: str, options: argparse.Namespace) -> dict[str, object]:
         if not losses[-1] < losses[0]:
             raise SystemExit(f"{name} of {who} does not learn: losses {losses}")
         print(f"{name} of {who}: {racer.mixer_weights:,} weights a mixer, losses {losses}", flush=True)
-    rounds = [{who: racer.milliseconds(5) for who, racer in racers.items()} for _ in range(options.rounds)]
+    rounds = [{who: row_seconds(racer.step, "cuda", 5) for who, racer in racers.items()} for _ in range(options.rounds)]
     ratio = statistics.median(one["fla"] / one["glm-scale"] for one in rounds)
     tokens = options.batch * options.length
-    speeds = {who: 1000 * tokens / statistics.median(one[who] for one in rounds) for who in racers}
+    speeds = {who: tokens / statistics.median(one[who] for one in rounds) for who in racers}
     print(f"{name}: {speeds['glm-scale']:,.0f} tokens/s, {ratio:.3f} of fla's {speeds['fla']:,.0f}", flush=True)
-    return {"tokens_per_second": speeds, "ratio": ratio, "milliseconds": rounds}
+    return {"tokens_per_second": speeds, "ratio": ratio, "step_seconds": rounds}
 
 
 def main() -> None:
