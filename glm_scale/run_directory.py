@@ -61,7 +61,8 @@ class RunSummary(BaseModel):
     decoder (early runs do not say). `started` and `ended` are unix seconds. `step` counts optimizer steps, `tokens`
     and `samples` what was consumed up to it. The fingerprints tell whether two runs had the same tokenizer, the same
     sequences in the same order (`data_fingerprint`), and the same texts, whatever became of them
-    (`documents_fingerprint`, which early runs lack).
+    (`documents_fingerprint`, which early runs lack). `neighbours`: how many runs at most have shared its
+    GPUs with it, or the machine on CPUs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,6 +83,7 @@ class RunSummary(BaseModel):
     tokenizer_fingerprint: str | None = None
     data_fingerprint: str | None = None
     documents_fingerprint: str | None = None
+    neighbours: int = Field(default=0, ge=0)
 
 
 class RunDirectory:

@@ -92,10 +92,17 @@ def run(
     only: Annotated[
         str | None, typer.Option(metavar="PATTERN", help="Runs whose name matches, as in '*-attention-*'.")
     ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="How many models train at a time, on the GPUs in turn.")
+    ] = 1,
 ) -> None:
     """Train the runs one after the other, let each write a sample, and compare them.
 
     Finished runs are left alone, so the same command goes on where an earlier one stopped.
+
+    With --concurrency small models share a GPU or a machine, or each has a GPU of its own while there are enough.
+    Where they share one all are done sooner, but each takes longer: the comparison then says that their measured times
+    tell nothing of the mixers.
     """
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, layout_of
@@ -107,8 +114,8 @@ def run(
     for member in ladder.members:
         check_environment(member.config, str(config))
         if not is_finished(member):
-            must_find_room(member.config, layout_of(member.config))
-    outcomes = {member.name: outcome for member, outcome in climb(ladder)}
+            must_find_room(member.config, layout_of(member.config), concurrency)
+    outcomes = {member.name: outcome for member, outcome in climb(ladder, concurrency)}
     console = _console()
     if "stopped" in outcomes.values():
         console.print("stopped; the same command goes on from here")

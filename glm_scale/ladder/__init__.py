@@ -3,7 +3,8 @@
 members           the runs of a ladder, from its file
 shapes            from a number of parameters to layers, widths and heads
 hyperparameters   from a size and a budget to batch, learning rate and warm-up
-climbing          trains the runs, one after the other
+climbing          trains the runs, one after the other or several models at a time
+crew              the processes that do it, their shares of the machine, and signals
 """
 
 from glm_scale.ladder.climbing import RunOutcome, climb

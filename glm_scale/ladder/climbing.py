@@ -7,69 +7,82 @@ but those that begin from it. Runs that are finished are left alone, so a ladder
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from types import FrameType
+from queue import SimpleQueue
 from typing import Literal
 
 from glm_scale.config import layout_of
+from glm_scale.ladder.crew import STOPPED, Crew, gpus_here, share
 from glm_scale.ladder.members import Ladder, Member, is_finished
-from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
 __all__ = ["RunOutcome", "climb"]
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a ladder: the run that trains saves and ends first."""
-
-_STOPPED = {REQUEUE_EXIT_CODE, *(-number for number in _FORWARDED), *(128 + number for number in _FORWARDED)}
 _SOME_FAILED = 1
 
 RunOutcome = Literal["finished", "finished before", "failed", "stopped"]
 
 
-def climb(ladder: Ladder) -> Iterator[tuple[Member, RunOutcome]]:
-    """Train the runs one after the other, and say what became of each.
+def climb(ladder: Ladder, concurrency: int = 1) -> Iterator[tuple[Member, RunOutcome]]:
+    """Train the runs, those of so many models at a time, and say what became of each.
 
-    A run that fails is reported and the next one started; one that the user stopped ends the ladder.
+    A run that fails is reported and the next one started. When the user stops one, the others are stopped, too, and so
+    are those that have not begun.
     """
-    for _, alike in groupby(ladder.members, _trained_together):
-        members = list(alike)
-        before = {member.name for member in members if is_finished(member)}
-        left = [member for member in members if member.name not in before]
-        outcomes = dict(_train(ladder, left))
-        for member in members:
-            if member.name in before:
-                yield member, "finished before"
-            elif member.name in outcomes:
-                yield member, outcomes[member.name]
-        if "stopped" in outcomes.values():
-            return
+    groups = [list(alike) for _, alike in groupby(ladder.members, _model)]
+    told: SimpleQueue[tuple[Member, RunOutcome] | None] = SimpleQueue()
+    with Crew(concurrency) as crew, ThreadPoolExecutor(concurrency) as threads:
+        work = [threads.submit(_climb_group, ladder, group, crew, told.put) for group in groups]
+        try:
+            for _ in groups:
+                yield from iter(told.get, None)
+        finally:
+            crew.ended = True
+    for done in work:
+        done.result()
 
 
-def _trained_together(member: Member) -> tuple[Hashable, ...]:
-    """The same for consecutive runs that share a process."""
+def _model(member: Member) -> tuple[Hashable, ...]:
+    """The same for consecutive runs of one model, of which some may begin from others."""
     config = member.config
-    if layout_of(config).processes > 1:
-        return (member.name,)
     return config.model, config.data.sequence_length, config.training.micro_batch, config.training.batch_tokens
 
 
-def _train(ladder: Ladder, members: Sequence[Member]) -> Iterator[tuple[str, RunOutcome]]:
-    """By name. If the process dies, the run that it was at has failed, and another one goes on with the next."""
+def _climb_group(
+    ladder: Ladder, members: Sequence[Member], crew: Crew, tell: Callable[[tuple[Member, RunOutcome] | None], None]
+) -> None:
+    """Train the runs of one model, tell of each, and None at last."""
+    try:
+        with crew.place() as place:
+            left = []
+            for member in members:
+                if is_finished(member):
+                    tell((member, "finished before"))
+                else:
+                    left.append(member)
+            for found in _train(ladder, left, crew, place):
+                tell(found)
+    finally:
+        tell(None)
+
+
+def _train(ladder: Ladder, members: Sequence[Member], crew: Crew, place: int) -> Iterator[tuple[Member, RunOutcome]]:
+    """If the process dies, the run that it was at has failed, and another one goes on with the next."""
     left = list(members)
     while left:
-        code = _run(_command(ladder, left))
-        stopped = code in _STOPPED
-        while left:
-            member = left.pop(0)
+        config, ranks = left[0].config, layout_of(left[0].config).processes
+        at_once = left if ranks == 1 else left[:1]
+        gpus = [] if crew.size == 1 or config.training.device == "cpu" else gpus_here()
+        code = crew.run(_command(ladder, at_once), share(place, crew.size, ranks, gpus))
+        for member in tuple(at_once):
             finished = is_finished(member)
-            if not finished and stopped:
-                yield member.name, "stopped"
+            if not finished and code in STOPPED:
+                yield from ((unfinished, "stopped") for unfinished in left)
                 return
-            yield member.name, "finished" if finished else "failed"
+            left.remove(member)
+            yield member, "finished" if finished else "failed"
             if not finished and code not in (0, _SOME_FAILED) and not _has_failed(member):
                 break
 
@@ -85,22 +98,3 @@ def _command(ladder: Ladder, members: Sequence[Member]) -> list[str]:
 def _has_failed(member: Member) -> bool:
     """Whether it has said so itself: its process went on to the next."""
     return member.run.exists() and member.run.status() == "failed"
-
-
-def _run(command: list[str]) -> int:
-    """Run a command on our terminal. Signals that would end us are its business: it saves and ends, then we do."""
-    process = subprocess.Popen(command)
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        # The terminal sends Ctrl-C to both of us; anything else reaches us alone.
-        if number != signal.SIGINT:
-            process.send_signal(number)
-
-    # What is ignored, as SIGHUP under nohup, stays so, for the command as well.
-    heeded = [number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, forward) for number in heeded}
-    try:
-        return process.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -43,15 +43,17 @@ class _Bound:
         return sum(need.of(self.ranks).values())
 
 
-def check_memory_here(config: RunConfig, layout: Layout, ranks: int) -> str:
-    """See `check_memory`, for so many ranks on this machine: in its memory, or each in that of a GPU."""
+def check_memory_here(config: RunConfig, layout: Layout, ranks: int, runs: int = 1) -> str:
+    """See `check_memory`, for so many ranks on this machine of each of so many runs: in its memory, or in that of its
+    GPUs, to each of which come as many."""
     if not config.training.check_memory:
         return ""
     device = _device(config)
     if device == "cuda":
-        bounds = [_Bound(room, 1) for room in gpu_rooms(ranks)]
+        rooms = gpu_rooms(ranks * runs)
+        bounds = [_Bound(room, -(-ranks * runs // len(rooms))) for room in rooms]
     else:
-        bounds = [_Bound(room, ranks) for room in host_rooms()] + [_Bound(room, 1) for room in process_rooms()]
+        bounds = [_Bound(room, ranks * runs) for room in host_rooms()] + [_Bound(room, 1) for room in process_rooms()]
     return _check(config, layout, device, bounds)
 
 

@@ -2,13 +2,23 @@
 
     launch      starts the ranks and waits for them; what a rank died of is shown, or where it hangs
     launched    the place among the ranks that a launcher, this one or another, has given to this process
+    neighbours  how many other runs share the machine with this one
     Watchdog    in each rank: reports and ends the process when training no longer moves
 
 The launcher holds no tensors: importing this package imports neither torch nor anything else that is heavy.
 """
 
-from glm_scale.processes.environment import Place, launched
+from glm_scale.processes.environment import NEIGHBOURS, Place, launched, neighbours
 from glm_scale.processes.launcher import launch
 from glm_scale.processes.watchdog import HANG_EXIT_CODE, Watchdog, collective_timeout
 
-__all__ = ["HANG_EXIT_CODE", "Place", "Watchdog", "collective_timeout", "launch", "launched"]
+__all__ = [
+    "HANG_EXIT_CODE",
+    "NEIGHBOURS",
+    "Place",
+    "Watchdog",
+    "collective_timeout",
+    "launch",
+    "launched",
+    "neighbours",
+]

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from glm_scale.errors import UserError
 
-__all__ = ["VARIABLES", "Place", "launched"]
+__all__ = ["NEIGHBOURS", "VARIABLES", "Place", "launched", "neighbours"]
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What launchers set."""
+
+NEIGHBOURS = "GLM_SCALE_NEIGHBOURS"
+"""How many other runs may be on this one's GPUs, or on this machine if it has none, at the same time."""
 
 _WAY_OUT = f"a launcher sets {', '.join(VARIABLES)}; to start without one: unset RANK WORLD_SIZE"
 
@@ -53,6 +56,12 @@ def launched(environment: Mapping[str, str] = os.environ) -> Place | None:
         )
     port = _number(environment, "MASTER_PORT", 1, 65535)
     return Place(rank, size, local_rank, environment["MASTER_ADDR"].strip(), port)
+
+
+def neighbours(environment: Mapping[str, str] = os.environ) -> int:
+    """How many other runs whoever started this process lets share its GPUs, or its machine on CPUs."""
+    told = environment.get(NEIGHBOURS, "0")
+    return int(told) if told.isascii() and told.isdecimal() else 0
 
 
 def _number(environment: Mapping[str, str], name: str, least: int, most: int | None) -> int:

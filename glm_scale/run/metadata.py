@@ -8,6 +8,7 @@ from glm_data import PackedSequences
 from glm_data.files import write_atomically
 from glm_scale.config import RunConfig, resolved_yaml
 from glm_scale.model import LanguageModel
+from glm_scale.processes import neighbours
 from glm_scale.run_directory import RunDirectory, RunSummary
 
 __all__ = ["write_metadata"]
@@ -15,7 +16,7 @@ __all__ = ["write_metadata"]
 
 def write_metadata(run: RunDirectory, config: RunConfig, sequences: PackedSequences, step: int) -> RunSummary:
     """Write what the tracker and other commands read of a run that trains on `sequences`, and goes on from `step`."""
-    started = run.read_summary().started if run.exists() else time.time()
+    before = run.read_summary() if run.exists() else None
     write_atomically(run.config, resolved_yaml(config.model_copy(update={"ladder": None})))
     run.write_version()
     length = config.data.sequence_length
@@ -29,11 +30,12 @@ def write_metadata(run: RunDirectory, config: RunConfig, sequences: PackedSequen
         train_flops_per_token=3 * model.flops_per_token(length),
         sequence_length=length,
         cache_bytes=model.cache_bytes(length),
-        started=started,
+        started=before.started if before else time.time(),
         step=step,
         tokenizer_fingerprint=sequences.tokenizer_fingerprint,
         data_fingerprint=sequences.fingerprint,
         documents_fingerprint=sequences.documents_fingerprint,
+        neighbours=max(neighbours(), before.neighbours if before else 0),
     )
     run.write_summary(summary)
     return summary

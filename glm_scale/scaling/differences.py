@@ -61,6 +61,8 @@ def remarks_on(runs: Sequence[TrainedRun], scaling: bool) -> Iterator[str]:
             yield f"{what} differ ({key.replace('[]', '')}): {difference}"
     if difference := _difference(runs, lambda run: run.summary.sequence_length, show=True):
         yield f"sequence lengths differ: {difference}"
+    if shared := [run for run in runs if run.summary.neighbours]:
+        yield f"measured times cannot be compared: others trained on the same GPUs or CPUs beside {_names(shared)}"
     budgets = [run.tokens for run in runs]
     yield from _parameters(runs, scaling)
     if scaling:

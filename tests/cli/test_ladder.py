@@ -60,7 +60,8 @@ def test_a_ladder_from_its_plan_to_its_figures(data: Path, tmp_path: Path, ladde
     planned = ladder("plan", path, *small)
     assert "12 runs" in planned
     assert "tiny-0000.01M-lattice-2-pow-k-004.0t" in planned
-    said = ladder(path, *small)
+    said = ladder(path, *small, "--concurrency", "2")
+    assert "measured times cannot be compared: others trained on the same GPUs or CPUs" in " ".join(said.split())
     assert "begins as tiny-0000.01M-attention-004.0t was after step 10" in said
     assert "12 finished" in ladder("status", path, *small)
     trunk, branch = (RunDirectory(tmp_path / "runs" / f"tiny-0000.01M-attention-{n}.0t") for n in ("004", "002"))
@@ -91,7 +92,7 @@ def test_a_part_of_the_runs_is_compared_with_all_that_have_finished(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(memory, "must_find_room", lambda *_: None)
-    monkeypatch.setattr(ladders, "climb", lambda ladder: [(member, "finished") for member in ladder.members])
+    monkeypatch.setattr(ladders, "climb", lambda ladder, _: [(member, "finished") for member in ladder.members])
     monkeypatch.setattr(ladders, "is_finished", lambda member: "dense" not in member.name)
     monkeypatch.setattr(compare, "present", lambda runs, *_, **how: asked.extend(run.path.name for run in runs))
     run(ladder_file(tmp_path, data, mixers=["ssm", "dense", "attention"], sample_tokens=0), only="*-ssm")

@@ -1,4 +1,4 @@
-"""Which runs a ladder makes, and what ends it."""
+"""Which runs a ladder makes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from glm_scale.config import ConfigError, RunConfig, resolved_yaml, validate
-from glm_scale.ladder import Member, climb, read_ladder
+from glm_scale.ladder import Member, read_ladder
 from glm_scale.ladder.hyperparameters import learning_rate
 from tests.tiny_run import tiny_config, write_config
 
@@ -54,17 +54,6 @@ def test_a_wrong_size_is_told_before_anything_starts(tmp_path: Path) -> None:
 def test_a_ladder_without_sense_is_refused(tmp_path: Path, ladder: dict[str, Any], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         read_ladder(ladder_file(tmp_path, tmp_path / "data", **ladder))
-
-
-@pytest.mark.parametrize(
-    ("code", "outcomes"), [(85, ["stopped"]), (130, ["stopped"]), (-15, ["stopped"]), (1, ["failed", "failed"])]
-)
-def test_a_run_that_was_asked_to_end_ends_the_ladder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcomes: list[str]
-) -> None:
-    path = ladder_file(tmp_path, tmp_path / "data", mixers=["ssm", "attention"])
-    monkeypatch.setattr("glm_scale.ladder.climbing._run", lambda command: code)
-    assert [outcome for _, outcome in climb(read_ladder(path))] == outcomes
 
 
 def test_a_file_without_ladder_is_refused(tmp_path: Path) -> None:
