@@ -298,7 +298,7 @@ def test_a_gpu_is_compared_with_what_its_rank_needs(monkeypatch):
     # Runs side by side have GPUs in turn.
     rooms[:] = [Room(int(1.5 * need_of(run, layout, "cuda").of_rank), "of each GPU")] * 2
     assert fitting.check_memory_here(run, layout, 1, runs=2) == ""
-    with pytest.raises(UserError, match="for 2 processes on the GPU, but .* GB are free of each GPU"):
+    with pytest.raises(UserError, match=r"for 2 processes on the GPU, but .* GB are free of each GPU"):
         fitting.check_memory_here(run, layout, 1, runs=3)
     # Compiled blocks keep less, which the compiler is asked for.
     asked = need_of(shipped("160m"), Layout.of(2), "cuda", traced=True)
