@@ -106,15 +106,16 @@ def run(
     """
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, layout_of
-    from glm_scale.ladder import climb, is_finished, read_ladder
+    from glm_scale.ladder import climb, is_finished, models_of, read_ladder
 
     is_commentary()
     whole = read_ladder(config, overrides or ())
     ladder = _chosen(whole, only)
+    at_once = min(concurrency, len(models_of(ladder)))
     for member in ladder.members:
         check_environment(member.config, str(config))
         if not is_finished(member):
-            must_find_room(member.config, layout_of(member.config), concurrency)
+            must_find_room(member.config, layout_of(member.config), at_once)
     outcomes = {member.name: outcome for member, outcome in climb(ladder, concurrency)}
     console = _console()
     if "stopped" in outcomes.values():

@@ -17,8 +17,9 @@ from typing import Literal
 from glm_scale.config import layout_of
 from glm_scale.ladder.crew import STOPPED, Crew, gpus_here, share
 from glm_scale.ladder.members import Ladder, Member, is_finished
+from glm_scale.processes import handled
 
-__all__ = ["RunOutcome", "climb"]
+__all__ = ["RunOutcome", "climb", "models_of"]
 
 _SOME_FAILED = 1
 
@@ -31,12 +32,13 @@ def climb(ladder: Ladder, concurrency: int = 1) -> Iterator[tuple[Member, RunOut
     A run that fails is reported and the next one started. When the user stops one, the others are stopped, too, and so
     are those that have not begun.
     """
-    groups = [list(alike) for _, alike in groupby(ladder.members, _model)]
+    models = models_of(ladder)
+    crew = Crew(min(concurrency, len(models)))
     told: SimpleQueue[tuple[Member, RunOutcome] | None] = SimpleQueue()
-    with Crew(concurrency) as crew, ThreadPoolExecutor(concurrency) as threads:
-        work = [threads.submit(_climb_group, ladder, group, crew, told.put) for group in groups]
+    with handled(crew.forward), ThreadPoolExecutor(crew.size) as threads:
+        work = [threads.submit(_climb_model, ladder, members, crew, told.put) for members in models]
         try:
-            for _ in groups:
+            for _ in models:
                 yield from iter(told.get, None)
         finally:
             crew.ended = True
@@ -44,13 +46,18 @@ def climb(ladder: Ladder, concurrency: int = 1) -> Iterator[tuple[Member, RunOut
         done.result()
 
 
+def models_of(ladder: Ladder) -> list[list[Member]]:
+    """The runs, those of one model together: some of them may begin from others."""
+    return [list(alike) for _, alike in groupby(ladder.members, _model)]
+
+
 def _model(member: Member) -> tuple[Hashable, ...]:
-    """The same for consecutive runs of one model, of which some may begin from others."""
+    """The same for consecutive runs of one model."""
     config = member.config
     return config.model, config.data.sequence_length, config.training.micro_batch, config.training.batch_tokens
 
 
-def _climb_group(
+def _climb_model(
     ladder: Ladder, members: Sequence[Member], crew: Crew, tell: Callable[[tuple[Member, RunOutcome] | None], None]
 ) -> None:
     """Train the runs of one model, tell of each, and None at last."""
@@ -64,6 +71,9 @@ def _climb_group(
                     left.append(member)
             for found in _train(ladder, left, crew, place):
                 tell(found)
+    except BaseException:
+        crew.ended = True
+        raise
     finally:
         tell(None)
 
@@ -74,7 +84,7 @@ def _train(ladder: Ladder, members: Sequence[Member], crew: Crew, place: int) ->
     while left:
         config, ranks = left[0].config, layout_of(left[0].config).processes
         at_once = left if ranks == 1 else left[:1]
-        gpus = [] if crew.size == 1 or config.training.device == "cpu" else gpus_here()
+        gpus = [] if config.training.device == "cpu" else gpus_here()
         code = crew.run(_command(ladder, at_once), share(place, crew.size, ranks, gpus))
         for member in tuple(at_once):
             finished = is_finished(member)

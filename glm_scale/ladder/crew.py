@@ -12,16 +12,13 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Self
 
-from glm_scale.processes import NEIGHBOURS
+from glm_scale.processes import ENDING, NEIGHBOURS
 from glm_scale.training.signals import REQUEUE_EXIT_CODE
 
 __all__ = ["STOPPED", "Crew", "gpus_here", "share"]
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPED = {REQUEUE_EXIT_CODE, *(-number for number in _FORWARDED), *(128 + number for number in _FORWARDED)}
+STOPPED = {REQUEUE_EXIT_CODE, *(-number for number in ENDING), *(128 + number for number in ENDING)}
 """Exit codes of a process that was asked to end, ours too."""
 _LAST_LINES = 2.0
 """Seconds for what a process has written to be read once it has ended; what it has started may keep its stdout."""
@@ -30,7 +27,7 @@ _LAST_LINES = 2.0
 class Crew:
     """`size` processes at a time. One that is alone has our terminal; several tell in lines what they do.
 
-    Entered and left by the main thread, which gets the signals; `place` and `run` are for any thread.
+    The main thread gives it its signals (`forward`); `place` and `run` are for other threads.
     """
 
     def __init__(self, size: int) -> None:
@@ -42,18 +39,6 @@ class Crew:
             self._places.put(place)
         self._living: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        # What is ignored, as SIGHUP under nohup, stays so, for the processes as well.
-        heeded = [number for number in _FORWARDED if signal.getsignal(number) != signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._forward) for number in heeded}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     @contextmanager
     def place(self) -> Iterator[int]:
@@ -86,11 +71,12 @@ class Crew:
             self._end(signal.SIGTERM)
         return code
 
-    def _forward(self, number: int, frame: FrameType | None) -> None:
+    def forward(self, number: signal.Signals) -> None:
+        """A signal that has reached us, for all processes; nothing more is started."""
         # The terminal sends Ctrl-C to all of us; anything else reaches us alone.
         self._end(None if number == signal.SIGINT else number)
 
-    def _end(self, number: int | None) -> None:
+    def _end(self, number: signal.Signals | None) -> None:
         with self._lock:
             self.ended = True
             if number is not None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from types import FrameType
 
 from glm_scale.processes.collect_reports import hear, someone_hangs
 from glm_scale.processes.diagnosis import describe, diagnose
 from glm_scale.processes.failures import Death, cause_of
 from glm_scale.processes.rank_processes import POLL, RankProcesses
+from glm_scale.processes.signals import handled
 from glm_scale.processes.watchdog import HANG_EXIT_CODE
 
 __all__ = ["launch"]
 
 _MOMENT = 5.0
 """Seconds for the cause to appear after a rank has died that blames another."""
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 1.0
 """Seconds between looks for reports: the folder may lie on a file system that is shared."""
 
@@ -38,7 +36,8 @@ def launch(
 
     Only for the main thread: signals are handled there, and ranks die with the thread that started them.
     """
-    with _noted_signals() as noted, RankProcesses(command, processes, logs) as ranks:
+    noted: list[signal.Signals] = []
+    with handled(noted.append), RankProcesses(command, processes, logs) as ranks:
         stopped: set[int] = set()  # codes of ranks that did as they were told
         looked = time.monotonic()
         while ranks.living and not ranks.failed({*stopped, *no_failures}):
@@ -96,23 +95,6 @@ def _end_hang(ranks: RankProcesses) -> int:
     ranks.stop(grace=0.0)
     _show_cursor()
     return HANG_EXIT_CODE
-
-
-@contextlib.contextmanager
-def _noted_signals() -> Iterator[list[signal.Signals]]:
-    """SIGINT, SIGTERM and SIGHUP are put into a list, to be passed on."""
-    noted: list[signal.Signals] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(signal.Signals(number))
-
-    heeded = [number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, note) for number in heeded}
-    try:
-        yield noted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 
 from glm_scale.ladder import climb, crew, read_ladder
 from glm_scale.ladder.crew import Crew, share
-from glm_scale.processes import NEIGHBOURS
+from glm_scale.processes import NEIGHBOURS, handled
 from tests.ladder.test_members import ladder_file
 
 PATIENCE = 120
@@ -100,7 +101,8 @@ def test_a_signal_reaches_all_and_nothing_more_is_started(capfd: pytest.CaptureF
         return "first waits\n" in said and "second waits\n" in said
 
     before = signal.getsignal(signal.SIGTERM)
-    with Crew(2) as crew, ThreadPoolExecutor(2) as threads:
+    crew = Crew(2)
+    with handled(crew.forward), ThreadPoolExecutor(2) as threads:
         codes = [threads.submit(waiting, crew, name) for name in ("first", "second")]
         until(both_wait)
         if to == "us":
@@ -108,27 +110,41 @@ def test_a_signal_reaches_all_and_nothing_more_is_started(capfd: pytest.CaptureF
         else:
             next(iter(crew._living)).terminate()
         assert [code.result(PATIENCE) for code in codes] == [85, 85]
-        assert waiting(crew, "third") == 85
+        assert threads.submit(waiting, crew, "third").result(PATIENCE) == 85
     assert "third" not in capfd.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_only_so_many_have_a_place() -> None:
-    crew = Crew(2)
-    here: list[int] = []
+    crew, pair = Crew(2), threading.Barrier(2, timeout=PATIENCE)
+    here: set[int] = set()
 
-    def others(_: int) -> list[int]:
+    def others(_: int) -> set[int]:
         with crew.place() as place:
-            found = list(here)
-            here.append(place)
-            time.sleep(0.01)
+            assert place not in here
+            here.add(place)
+            pair.wait()
+            found = set(here)
+            pair.wait()
             here.remove(place)
-            return [place, *found]
+            return found
 
     with ThreadPoolExecutor(8) as threads:
-        together = list(threads.map(others, range(16)))
-    assert all(len(set(places)) == len(places) <= 2 for places in together)
-    assert max(map(len, together)) == 2
+        assert list(threads.map(others, range(16))) == [{0, 1}] * 16
+
+
+def test_an_error_of_ours_ends_the_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ladder_file(tmp_path, tmp_path / "data", mixers=["ssm", "attention"])
+    commands = []
+
+    def start(command: list[str], **_: object) -> None:
+        commands.append(command)
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("glm_scale.ladder.crew.subprocess.Popen", start)
+    with pytest.raises(OSError, match="no more processes"):
+        list(climb(read_ladder(path)))
+    assert len(commands) == 1
 
 
 def test_what_a_process_has_started_may_outlive_it(capfd: pytest.CaptureFixture[str]) -> None:
