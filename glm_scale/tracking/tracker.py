@@ -23,6 +23,9 @@ from glm_scale.tracking.system import SystemMonitor
 _logger = logging.getLogger("glm_scale.tracking")
 _SILENCE = 2.0
 """Seconds that a user waits for MLflow without being told."""
+_PATIENCE_FINISHED, _PATIENCE = 60.0, 15.0
+"""Seconds that a run waits in the end. A run that is stopped may soon be killed; one that has finished may have sent
+nothing yet if it was short, since MLflow is slow to be imported from shared file systems."""
 
 
 class Tracker:
@@ -62,12 +65,14 @@ class Tracker:
             except OSError as error:
                 self._tell(f"the process that speaks to MLflow cannot be started ({error}); {replay_hint(self._run)}")
 
-    def close(self, status: FinalStatus, deadline: float = 15.0) -> bool:
+    def close(self, status: FinalStatus, deadline: float | None = None) -> bool:
         """Record how the run ended, in summary.json and in MLflow; whether MLflow has received everything.
 
-        Waits at most `deadline` seconds. What is missing by then stays in the run directory, and the user is told which
-        command delivers it.
+        Waits at most `deadline` seconds, by default a minute for a run that has finished and 15 s for one that has not.
+        What is missing by then stays in the run directory, and the user is told which command delivers it.
         """
+        if deadline is None:
+            deadline = _PATIENCE_FINISHED if status == "finished" else _PATIENCE
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
