@@ -271,7 +271,7 @@ def test_stopped_at_any_moment_it_continues_and_leaves_no_process(tmp_path: Path
             stop = os.kill if number == signal.SIGKILL else os.killpg
             stop(process.pid, number)
             stopped += 1
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         _wait_until_gone(process.pid)
     assert stopped
     subprocess.run(command, check=True)
@@ -279,7 +279,7 @@ def test_stopped_at_any_moment_it_continues_and_leaves_no_process(tmp_path: Path
     assert load_index(tmp_path / "set") == index
 
 
-def _wait_until_gone(session: int, seconds: float = 10) -> None:
+def _wait_until_gone(session: int, seconds: float = 60) -> None:
     """Wait for the end of every process of a session."""
     deadline = time.monotonic() + seconds
     while alive := _processes(session):

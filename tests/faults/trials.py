@@ -81,9 +81,9 @@ class _Trial:
             victims = list(range(attempt.setup.processes)) if kill.all_die else [kill.rank]
             when = time.monotonic()
             processes.send(signal.SIGKILL, victims)
-            processes.wait(5, lambda: processes.ended.keys() >= set(victims))
+            processes.wait(60, lambda: processes.ended.keys() >= set(victims))
         else:
-            processes.wait(60, lambda: bool(processes.ended))
+            processes.wait(300, lambda: bool(processes.ended))
             when = time.monotonic()
             if kill.all_die and processes.ended.get(kill.rank) == -signal.SIGKILL:
                 processes.send(signal.SIGKILL, processes.living)
@@ -107,7 +107,7 @@ class _Trial:
             return not attempt.processes.wait(moment.part * reference.started)
         begins = attempt.logs / "rank-0.notes"
         over = attempt.processes.wait(
-            60, lambda: begins.exists() and b"training begins" in begins.read_bytes(), poll=0.005
+            300, lambda: begins.exists() and b"training begins" in begins.read_bytes(), poll=0.005
         )
         return over and not attempt.processes.wait(moment.part * reference.trained)
 

@@ -94,7 +94,7 @@ class FakeSlurm:
         """The last one that was submitted."""
         return (self.state / "script").read_text()
 
-    def wait_for(self, name: str, seconds: float = 60) -> None:
+    def wait_for(self, name: str, seconds: float = 240) -> None:
         """Until a file of the state is there."""
         deadline = time.monotonic() + seconds
         while not (self.state / name).exists():

@@ -181,7 +181,7 @@ def test_following_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     said: list[str] = []
 
     def wait_for(text: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while text not in "".join(said):
             assert time.monotonic() < deadline, said
             said.append(capsys.readouterr().out)
@@ -198,7 +198,7 @@ def test_following_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert thread.is_alive()
         with log.open("a") as file:
             file.write("the end\n")
-    thread.join(20)
+    thread.join(120)
     assert not thread.is_alive()
     said.append(capsys.readouterr().out)
     assert "".join(said) == "grown\nanew\nthe end\n"
@@ -244,7 +244,7 @@ def test_following_bears_a_controller_that_is_away(
     assert thread.is_alive()
     slurm.now("101", None)
     (slurm.state / "silent").unlink()
-    thread.join(20)
+    thread.join(120)
     assert not thread.is_alive()
 
 

@@ -62,7 +62,7 @@ def test_signs_of_life_keep_it_quiet(tmp_path: Path, reported: list[Watchdog]) -
 def test_nothing_happens_after_its_end(tmp_path: Path, reported: list[Watchdog]) -> None:
     with Watchdog(0.2, tmp_path) as ended:
         pass
-    ended._thread.join(5)
+    ended._thread.join(60)
     assert not ended._thread.is_alive()
     assert not reported
 

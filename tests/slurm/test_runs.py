@@ -1,10 +1,12 @@
 """Runs on a cluster on which things go wrong: each comes to its end without a person, and says what happened.
 
-All are submitted at once, each to nodes of its own, because they mostly wait: for time limits, dead nodes, the queue.
+They run side by side, each on nodes of its own, because they mostly wait: for time limits, dead nodes, the queue. They
+do not all start side by side: dozens of processes that import at a time would keep one another from being in time.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -21,19 +23,20 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from glm_launch.records import LaunchFolder
+from glm_scale.tracking.state import TrackingState
 from glm_scale.training import distributed
+from tests.mlflow_server import Server
 from tests.slurm.cluster import cluster
 from tests.slurm.lab import BATCH, TOKEN, Lab, losses
-from tests.slurm.server import Server
 from tests.tiny_run import LENGTH, tiny_data
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 Runs = Mapping[str, LaunchFolder]
 
 STEPS, INTERVAL = 120, 20
 OUTAGE = 10.0
-SEEDS = [1, 2, 3, 4, 5, 6]
+SEEDS = [1, 2, 3, 4]
 NODES = {
     "plain": {1, 2},
     "preempted": {3},
@@ -92,26 +95,29 @@ def runs(lab: Lab, server: Server) -> Runs:
     to_server = {"enabled": True, "uri": server.uri}
     # SLURM looks at the limits of time every 30 s, so it warns this one after 60 to 90 s.
     submit("limited", "--time", 3, "--lead", 90, tasks=1, steps=100, pace=0.8, tracking=to_server)
+    lab.wait_for_step(lab.launch("limited"), 1)
     submit("orphaned", tasks=1, pace=0.2)
     submit("preempted", tracking=to_file)
     submit("killed", tracking=to_file)
     submit("requeued", tasks=1, pace=0.2)
-    submit("steady", tasks=1, pace=0.4)
     submit("unwanted", tasks=1, pace=0.2)
     submit("taken", tasks=1, pace=0.2)
-    submit("diverging", tasks=1, spoiled=True, training={"bad_step_limit": 3})
-    submit("plain", "--nodes", 2, parallel={"sequence": 2})
-    local = lab.config("local", STEPS, parallel={"sequence": 2})
-    lab.glm("submit", local.name, "--local", 4)
-    submit_sweep(lab)
-    submit_ladder(lab)
-    submit_chain(lab)
     launches = {name: lab.launch(name) for name in NODES}
     with ThreadPoolExecutor() as pool:
         for happening in [pool.submit(happens, lab, launches, server) for happens in HAPPENINGS]:
             happening.result()
+    for name in ("orphaned", "preempted", "killed", "requeued"):
+        lab.wait_for_state(launches[name], "finished")
+    submit("steady", tasks=1, pace=0.4)
+    submit("diverging", tasks=1, spoiled=True, training={"bad_step_limit": 3})
+    submit("plain", "--nodes", 2, parallel={"sequence": 2})
+    local = lab.config("local", STEPS, parallel={"sequence": 2})
+    lab.glm("submit", local.name, "--local", 4)
     # Not beside the others, which need the controller.
     _controller_restarted(lab, launches)
+    submit_sweep(lab)
+    submit_ladder(lab)
+    submit_chain(lab)
     return launches
 
 
@@ -182,6 +188,7 @@ def _requeued_from_outside(lab: Lab, runs: Runs, server: Server) -> None:
 
 
 def _controller_restarted(lab: Lab, runs: Runs) -> None:
+    lab.wait_for_step(runs["steady"], 10)
     lab.cluster.drain("127.0.0.9")
     lab.cluster.stop_controller()
     time.sleep(2)
@@ -278,11 +285,13 @@ def test_a_run_that_diverges_is_not_tried_again(lab: Lab, runs: Runs) -> None:
 
 
 def test_each_run_is_one_run_in_mlflow(lab: Lab, runs: Runs, server: Server) -> None:
-    lab.wait_for_state(runs["limited"], "finished")
     stores = {
         f"sqlite:///{lab.folder.parent}/mlflow.db": ["preempted", "killed"],
         server.uri: ["limited"],
     }
+    for name in itertools.chain.from_iterable(stores.values()):
+        lab.wait_for_state(runs[name], "finished")
+        deliver(lab, runs[name])
     for uri, names in stores.items():
         client = MlflowClient(uri)
         (experiment,) = [e for e in client.search_experiments() if e.name == "glm-scale"]
@@ -292,6 +301,14 @@ def test_each_run_is_one_run_in_mlflow(lab: Lab, runs: Runs, server: Server) -> 
             assert copy.info.status == "FINISHED"
             history = client.get_metric_history(copy.info.run_id, "train/loss")
             assert {point.step: point.value for point in history} == losses(runs[name].run)
+
+
+def deliver(lab: Lab, launch: LaunchFolder) -> None:
+    """What a user is told to do if MLflow, on a machine as busy as this one, took longer than a run waits for it."""
+    state = TrackingState.read_own(launch.run)
+    if state is None or not state.complete:
+        assert "deliver it with: glm-scale track sync" in lab.everything(launch)
+        lab.glm("track", "sync", launch.run.path)
 
 
 def test_a_sweep_runs_as_many_at_a_time_as_it_may(lab: Lab, runs: Runs) -> None:

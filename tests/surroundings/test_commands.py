@@ -60,4 +60,4 @@ def test_a_command_that_runs_can_be_sent_signals(command, tmp_path):
     os.mkfifo(fifo)
     with command.start("config", fifo) as waiting:
         waiting.send(signal.SIGTERM)
-        assert waiting.wait(20) == -signal.SIGTERM, waiting.output
+        assert waiting.wait() == -signal.SIGTERM, waiting.output

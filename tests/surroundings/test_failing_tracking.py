@@ -165,7 +165,7 @@ class TestWhatIsSaid:
         with run.lock(), MetricsLog(run.metrics) as log:
             tracker = Tracker(TrackingConfig(uri=uri, system_metrics=None), run, log, lines.append)
             tracker.start()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while not lines and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert not tracker.close("finished")

@@ -124,7 +124,7 @@ def test_what_is_passed_over_is_counted_and_shown(command: Commands, tmp_path: P
         os.close(descriptor)
     if os.geteuid() == 0:
         os.mknod(folder / "zero.txt", 0o600 | 0o020000, os.makedev(1, 5))
-    done = command("data", "build", "-i", folder, "-o", tmp_path / "set", "--vocab-size", "300", seconds=30)
+    done = command("data", "build", "-i", folder, "-o", tmp_path / "set", "--vocab-size", "300")
     assert done.code == 0, done.output
     for shown in (done, command("data", "show", tmp_path / "set")):
         assert "2 hidden (.b.txt, .git), 3 of other formats (d.md, e.TXT, f/g.orc)" in shown.stdout, shown.output

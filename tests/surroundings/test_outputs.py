@@ -101,7 +101,7 @@ def test_stderr_of_rank_0_is_read_to_its_end_though_it_can_be_shown_nowhere(
         for _ in range(40):
             rank.write(b"a word of a library " * 400)
         rank.close()
-        relay.join(20)
+        relay.join(120)
     assert not relay.is_alive()
     assert (tmp_path / "rank-0.log").stat().st_size == 40 * 8000
 

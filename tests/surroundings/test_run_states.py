@@ -180,7 +180,7 @@ def test_cancel_and_resume_wait_for_a_run_that_saves(launch, monkeypatch):
         told: list[str] = []
         thread = threading.Thread(target=wait, args=(launch, told.append))
         thread.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not told:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -188,7 +188,7 @@ def test_cancel_and_resume_wait_for_a_run_that_saves(launch, monkeypatch):
         with pytest.raises(UserError, match=r"was cancelled, and process 1 .*still saves.*cancel --wait"):
             must_be_idle(launch)
         supervisor.release()
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
         assert "saving" in told[0]
     must_be_idle(launch)

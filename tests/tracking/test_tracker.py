@@ -23,6 +23,7 @@ from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig, read_metrics
 from glm_scale.tracking.state import TrackingState
 from glm_scale.tracking.sync import sync
 from glm_scale.tracking.system import SystemMonitor
+from tests.mlflow_server import Server
 from tests.tracking.synthetic_training import only_run, steps_of, train
 
 
@@ -86,7 +87,7 @@ def test_a_server_that_never_answers_delays_nothing(make_run, elsewhere, empty_s
         tracker.start()
         train(log, 1, 1000)
         assert time.monotonic() - start < 10  # a hanging request alone takes longer
-        silent.settimeout(20)
+        silent.settimeout(120)
         connection, _ = silent.accept()  # the request is under way, and will hang
         start = time.monotonic()
         assert not tracker.close("finished", deadline=1.0)
@@ -166,6 +167,7 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
+from tests.mlflow_server import Server
 from tests.tracking.synthetic_training import train
 run = RunDirectory(sys.argv[1])
 lock, log = run.lock(), MetricsLog(run.metrics)
@@ -229,45 +231,30 @@ def test_sync_refuses_what_cannot_work(make_run, elsewhere, caplog):
     assert f"process {os.getpid()} on" in caplog.text
 
 
-def server(store: Path, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    stores = ["--backend-store-uri", f"sqlite:///{store}/s.db", "--artifacts-destination", f"{store}/artifacts"]
-    lean = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    null = subprocess.DEVNULL
-    return subprocess.Popen(command + stores, start_new_session=True, env=lean, stdout=null, stderr=null)
-
-
-def stop_server(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def test_a_server_that_dies_and_comes_back_receives_everything(make_run, elsewhere, empty_store, caplog, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # what the user sets holds for the mirror
     run = make_run()
-    shutil.copy(empty_store, elsewhere / "s.db")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    serving = server(elsewhere, port)
-    uri = f"http://127.0.0.1:{port}"
+    shutil.copy(empty_store, elsewhere / "mlflow.db")
+    server = Server(elsewhere)
+    server.start()
     try:
         with caplog.at_level(logging.INFO), run.lock(), MetricsLog(run.metrics) as log:
-            tracker = Tracker(TrackingConfig(uri=uri, system_metrics=None), run, log)
+            tracker = Tracker(TrackingConfig(uri=server.uri, system_metrics=None), run, log)
             tracker.start()
             train(log, 1, 100)
             log.append("train", step=101, tokens=1, flops=1, loss=float("nan"), grad_norm=float("inf"))
             until(lambda: received(run) == run.metrics.stat().st_size, timeout=120)
-            stop_server(serving)
+            server.stop()
             start = time.monotonic()
             train(log, 102, 300)
             assert time.monotonic() - start < 5
             until(lambda: "does not take this run" in caplog.text.split("Traceback")[-1])
-            serving = server(elsewhere, port)
+            server.start()
             until(lambda: received(run) == run.metrics.stat().st_size, timeout=120)
             assert "answers again" in caplog.text
             assert tracker.close("finished", deadline=120)
-        assert only_run(uri).info.status == "FINISHED"
-        assert sorted({step for step, _ in steps_of(uri, "train/loss")}) == list(range(1, 301))
-        assert len(steps_of(uri, "train/loss")) == 300
+        assert only_run(server.uri).info.status == "FINISHED"
+        assert sorted({step for step, _ in steps_of(server.uri, "train/loss")}) == list(range(1, 301))
+        assert len(steps_of(server.uri, "train/loss")) == 300
     finally:
-        stop_server(serving)
+        server.stop()

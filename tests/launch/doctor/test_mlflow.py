@@ -15,21 +15,29 @@ from glm_launch.doctor import Asked
 from glm_launch.doctor.clock import clock_of_mlflow
 from glm_launch.doctor.tracking import ask, mlflow
 
+_SILENCE = 30.0
 SECRET = "hunter2"
 
 
 class Server(HTTPServer):
-    """Answers like MLflow, with the status that is set; `clock` seconds ahead."""
+    """Answers like MLflow, with the status that is set; `clock` seconds ahead. Silent while `may_answer` is not set."""
 
-    status, clock, delay = 200, 0.0, 0.0
+    status, clock = 200, 0.0
     seen: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        time.sleep(self.server.delay)
+        if not self.server.may_answer.is_set():
+            self.server.may_answer.wait(_SILENCE)
+            return
         self.server.seen = self.headers["Authorization"]
         self.send_response(self.server.status)
         self.send_header("Content-Type", "application/json")
@@ -49,13 +57,13 @@ class TestMLflow:
         for name in [name for name in os.environ if name.startswith("MLFLOW_") or name.lower().endswith("_proxy")]:
             monkeypatch.delenv(name)
         ask.cache_clear()
-        server = Server(("127.0.0.1", 0), Handler)
+        server = Server()
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
         server.server_close()
 
-    def asked_of(self, server: Server, patience: float = 5.0) -> Asked:
+    def asked_of(self, server: Server, patience: float = _SILENCE) -> Asked:
         return Asked(tracking_uri=f"http://127.0.0.1:{server.server_port}", patience=patience)
 
     def test_a_server_that_answers_is_ok(self, server: Server) -> None:
@@ -89,12 +97,13 @@ class TestMLflow:
         assert SECRET not in str(found)
 
     def test_a_server_that_does_not_answer_is_given_up(self, server: Server) -> None:
-        server.delay = 1.0
+        server.may_answer.clear()
         before = time.monotonic()
         asked = self.asked_of(server, patience=0.1)
         assert mlflow(asked).state == "problem"
         assert clock_of_mlflow(asked).state == "not applicable"
-        assert time.monotonic() - before < 1.0
+        assert time.monotonic() - before < _SILENCE
+        server.may_answer.set()
 
     @pytest.mark.parametrize(
         "uri", [f"http://me:{SECRET}@example.org", f"file://me:{SECRET}@example.org/x", "runs/mlruns"]

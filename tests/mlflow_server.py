@@ -12,6 +12,9 @@ from pathlib import Path
 
 from glm_scale.processes.ports import reserved_port
 
+_LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""What keeps a server from starting seven processes for jobs that it is not given."""
+
 
 class Server:
     """Keeps what it receives in `folder`."""
@@ -29,8 +32,9 @@ class Server:
         store = ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db", "--port", str(self._port)]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *store], stdout=log, stderr=log, cwd=self._folder, start_new_session=True
-            )
+                [*command, *store], stdout=log, stderr=log, cwd=self._folder, start_new_session=True,
+                env=os.environ | _LEAN,
+            )  # fmt: skip
         deadline = time.monotonic() + 240
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "server.log").read_text()
