@@ -26,7 +26,7 @@ from glm_launch.records import LaunchFolder
 from glm_scale.tracking.state import TrackingState
 from glm_scale.training import distributed
 from tests.mlflow_server import Server
-from tests.slurm.cluster import cluster
+from tests.slurm.cluster import Cluster, cluster
 from tests.slurm.lab import BATCH, TOKEN, Lab, losses
 from tests.tiny_run import LENGTH, tiny_data
 
@@ -193,6 +193,12 @@ def _controller_restarted(lab: Lab, runs: Runs) -> None:
     lab.cluster.stop_controller()
     time.sleep(2)
     lab.cluster.start_controller()
+    # Until nodes have answered it, which takes seconds, it says of every new job that there are none for it.
+    lab.cluster.wait_until("a controller that takes jobs", lambda: takes_jobs(lab.cluster))
+
+
+def takes_jobs(slurm: Cluster) -> bool:
+    return slurm.run("sbatch", "--test-only", "--partition=low", "--wrap", "true", check=False).returncode == 0
 
 
 def _server_away(lab: Lab, runs: Runs, server: Server) -> None:
