@@ -106,12 +106,12 @@ def run(
     """
     from glm_scale.cli.memory import must_find_room
     from glm_scale.config import check_environment, layout_of
-    from glm_scale.ladder import climb, is_finished, models_of, read_ladder
+    from glm_scale.ladder import climb, is_finished, models_at_once, read_ladder
 
     is_commentary()
     whole = read_ladder(config, overrides or ())
     ladder = _chosen(whole, only)
-    at_once = min(concurrency, len(models_of(ladder)))
+    at_once = models_at_once(ladder, concurrency)
     for member in ladder.members:
         check_environment(member.config, str(config))
         if not is_finished(member):

@@ -7,7 +7,7 @@ climbing          trains the runs, one after the other or several models at a ti
 crew              the processes that do it, their shares of the machine, and signals
 """
 
-from glm_scale.ladder.climbing import RunOutcome, climb, models_of
+from glm_scale.ladder.climbing import RunOutcome, climb, models_at_once
 from glm_scale.ladder.members import Ladder, Member, is_finished, read_ladder
 
-__all__ = ["Ladder", "Member", "RunOutcome", "climb", "is_finished", "models_of", "read_ladder"]
+__all__ = ["Ladder", "Member", "RunOutcome", "climb", "is_finished", "models_at_once", "read_ladder"]

@@ -19,7 +19,7 @@ from glm_scale.ladder.crew import STOPPED, Crew, gpus_here, share
 from glm_scale.ladder.members import Ladder, Member, is_finished
 from glm_scale.processes import handled
 
-__all__ = ["RunOutcome", "climb", "models_of"]
+__all__ = ["RunOutcome", "climb", "models_at_once"]
 
 _SOME_FAILED = 1
 
@@ -32,8 +32,7 @@ def climb(ladder: Ladder, concurrency: int = 1) -> Iterator[tuple[Member, RunOut
     A run that fails is reported and the next one started. When the user stops one, the others are stopped, too, and so
     are those that have not begun.
     """
-    models = models_of(ladder)
-    crew = Crew(min(concurrency, len(models)))
+    models, crew = _models(ladder), Crew(models_at_once(ladder, concurrency))
     told: SimpleQueue[tuple[Member, RunOutcome] | None] = SimpleQueue()
     with handled(crew.forward), ThreadPoolExecutor(crew.size) as threads:
         work = [threads.submit(_climb_model, ladder, members, crew, told.put) for members in models]
@@ -46,7 +45,12 @@ def climb(ladder: Ladder, concurrency: int = 1) -> Iterator[tuple[Member, RunOut
         done.result()
 
 
-def models_of(ladder: Ladder) -> list[list[Member]]:
+def models_at_once(ladder: Ladder, concurrency: int) -> int:
+    """Of how many models runs train side by side where so many may."""
+    return min(concurrency, len(_models(ladder)))
+
+
+def _models(ladder: Ladder) -> list[list[Member]]:
     """The runs, those of one model together: some of them may begin from others."""
     return [list(alike) for _, alike in groupby(ladder.members, _model)]
 

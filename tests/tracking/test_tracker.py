@@ -105,6 +105,23 @@ def test_a_server_that_never_answers_delays_nothing(make_run, elsewhere, empty_s
     assert len(steps_of(uri, "train/loss")) == 1000
 
 
+@pytest.mark.parametrize(("status", "seconds"), [("finished", 60.0), ("stopped", 15.0), ("failed", 15.0)])
+def test_a_run_that_has_finished_is_in_no_hurry(make_run, monkeypatch, status, seconds):
+    waited: list[float] = []
+
+    def stop(deadline: float) -> int:
+        waited.append(deadline)
+        return 0
+
+    monkeypatch.setattr("glm_scale.tracking.tracker.Worker", lambda *_: SimpleNamespace(stop=stop))
+    run = make_run()
+    with MetricsLog(run.metrics) as log:
+        tracker = Tracker(TrackingConfig(system_metrics=None), run, log)
+        tracker.start()
+        assert tracker.close(status)
+    assert waited == [seconds]
+
+
 @pytest.mark.parametrize("uri", ["htp://localhost", "http://127.0.0.1:9"])
 def test_a_uri_that_leads_nowhere_is_a_warning(make_run, elsewhere, caplog, uri):
     run = make_run()
@@ -167,7 +184,6 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from glm_scale.run_directory import RunDirectory
 from glm_scale.tracking import MetricsLog, Tracker, TrackingConfig
-from tests.mlflow_server import Server
 from tests.tracking.synthetic_training import train
 run = RunDirectory(sys.argv[1])
 lock, log = run.lock(), MetricsLog(run.metrics)

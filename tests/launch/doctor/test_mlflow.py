@@ -16,6 +16,7 @@ from glm_launch.doctor.clock import clock_of_mlflow
 from glm_launch.doctor.tracking import ask, mlflow
 
 _SILENCE = 30.0
+"""Seconds that a server may take for an answer, and for which one is silent that does not answer."""
 SECRET = "hunter2"
 
 
