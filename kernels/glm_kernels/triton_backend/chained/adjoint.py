@@ -1,9 +1,9 @@
 """Chained lifetime recurrence, backward: a chain in reverse for z of (I − B)^T z = G.
 
 Notation and formulas of `segmented.backward`. A row receives from its readers: those in its own chunk, those in the
-next chunk, and later ones, whose contributions are carried in its slot:
+next two chunks, and later ones, whose contributions are carried in its slot:
 
-    z = (I − P^T)^-1 (G + carried)  +  (I − P^T)^-1 P_next^T Z_next
+    z = (I − P^T)^-1 (G + carried)  +  (I − P^T)^-1 P_2^T Z_2  +  (I − P^T)^-1 P_1^T Z_1
 
 As in the forward pass all but the last product is ready when the next chunk's z arrives. Having handed its own z on, a
 program adds what its chunk gives to older rows to their slots, tile by tile in the order of the chain, so that sums are
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from glm_kernels.triton_backend.chained.tiles import HEADROOM, older_keys, older_slots, slots_of, weights_transposed
-from glm_kernels.triton_backend.common.chain import release, ticket, wait
+from glm_kernels.triton_backend.common.chain import arriving, arriving_number, release, ticket, wait
 from glm_kernels.triton_backend.common.numerics import fine, in_units, inverse_less_identity
 from glm_kernels.triton_backend.common.softmax import LOG2_E, less
 from glm_kernels.triton_backend.common.tiles import lanes, load_tokens, places, segment_at, store_tokens
@@ -27,10 +27,10 @@ def chained_adjoint(
     q, k, v, d, y, residual, grad, normaliser, dd, z, z_unit, row_term, carried, state_k, dstate_y,
     last, occupant, occupant_last, segments, order, counter, flags, H, scale, CASE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (segments · H). z `[rows, H, V]` in WORK and units of z_unit `[segments, H]`.
+    """Grid (segments · H). z `[rows, H, V]` in WORK and units of z_unit `[segments, H]`; both hold `nothing_yet`.
 
     row_term fp32 `[rows, H]`: z·y. carried fp32 `[carriers, H, SLOTS, V]`. flags `[segments, H, 1 + TILES]`: z is
-    there; each tile of `carried` has what this chunk gives.
+    there, if its rows are PADDED; each tile of `carried` has what this chunk gives.
     """
     item = ticket(counter)
     h = item % H
@@ -42,51 +42,47 @@ def chained_adjoint(
     carrier = (begin - within * CASE.C) // (2 * CASE.C + 1) if CASE.BY_ROW else sequence
     carried += (carrier.to(tl.int64) * H + h) * CASE.SLOTS * CASE.V
     r, s, kk, vv = tl.arange(0, CASE.C), tl.arange(0, CASE.TILE), tl.arange(0, CASE.K2), tl.arange(0, CASE.V2)
-    rows, rows_n = begin + r, begin + CASE.C + r
-    there, there_n = (rows < end)[:, None], (rows_n < end)[:, None]
-    row, row_n = rows.to(tl.int64) * H + h, rows_n.to(tl.int64) * H + h
+    rows = begin + r
+    there, row = (rows < end)[:, None], rows.to(tl.int64) * H + h
     k_c = load_tokens(k, begin, r, h, H, kk, there, CASE.K, CASE.K2)
     q_c = load_tokens(q, begin, r, h, H, kk, there, CASE.K, CASE.K2)
-    q_n = load_tokens(q, begin + CASE.C, r, h, H, kk, there_n, CASE.K, CASE.K2)
     top = tl.load(normaliser + row, mask=rows < end, other=0.0)
-    top_n = tl.load(normaliser + row_n, mask=rows_n < end, other=0.0)
     last_c = tl.load(last + rows, mask=rows < end, other=-1)
 
-    p = weights_transposed(q_n, k_c, top_n, (rows_n[None, :] <= last_c[:, None]) & (rows_n < end)[None, :], scale)
-    reach_n = p.to(CASE.WORK)
     reads = (r[:, None] < r[None, :]) & (rows[None, :] <= last_c[:, None])
     inverse = weights_transposed(q_c, k_c, top, reads, scale)
     inverse = inverse_less_identity(inverse, CASE.WORK, CASE.PRECISION).to(CASE.WORK)
-    reach_n = tl.dot(inverse, reach_n, acc=p, input_precision=CASE.PRECISION).to(CASE.WORK)
+    reach_1 = reach_after(q, k_c, normaliser, last_c, inverse, begin, end, 1, r, h, H, kk, scale, CASE)
+    reach_2 = reach_after(q, k_c, normaliser, last_c, inverse, begin, end, 2, r, h, H, kk, scale, CASE)
     p_s = tl.zeros((CASE.TILE, CASE.C), CASE.WORK)
     if CASE.TILES > 0:
         # Most rows that the next chunks need their sums of stand in the first tile: its weights are taken in advance.
-        held, reader, any_held = older_slots(occupant, occupant_last, segment, s, begin - CASE.C, CASE)
+        held, reader, any_held = older_slots(occupant, occupant_last, segment, s, begin - 2 * CASE.C, CASE)
         k_s = older_keys(k, state_k, held, sequence, h, H, s, kk, CASE)
         p_s = weights_transposed(q_c, k_s, top, rows[None, :] <= reader[:, None], scale).to(CASE.WORK)
     received = load_tokens(grad, begin, r, h, H, vv, there, CASE.V, CASE.V2).to(tl.float32)
     if CASE.TILES > 0:  # noqa: SIM102 - decided by the compiler; the one inside on the device
-        if begin + 2 * CASE.C < end:
-            slot = slots_of(rows, occupant, segment + 2, CASE)
+        if begin + 3 * CASE.C < end:
+            slot = slots_of(rows, occupant, segment + 3, CASE)
             if tl.max(slot, 0) >= 0:
-                wait(flag + 2 * chunk_flags + 1 + tl.max(slot, 0) // CASE.TILE)
+                wait(flag + 3 * chunk_flags + 1 + tl.max(slot, 0) // CASE.TILE)
             kept = lanes((slot >= 0)[:, None], vv, CASE.V, CASE.V2)
             received += tl.load(carried + slot[:, None] * CASE.V + vv[None, :], mask=kept, other=0.0)
     units, unit = in_units(received, HEADROOM, CASE.WORK)
     z_c = received + tl.dot(inverse, units, input_precision=CASE.PRECISION) * unit
+    if begin + 2 * CASE.C < end:
+        z_c += from_chunk_after(reach_2, z, z_unit, flag, segment, begin, end, 2, r, h, H, vv, CASE)
     if begin + CASE.C < end:
-        wait(flag + chunk_flags)
-        unit_n = tl.load(z_unit + (segment + 1) * H + h)
-        z_n = load_tokens(z, begin + CASE.C, r, h, H, vv, there_n, CASE.V, CASE.V2)
-        z_c += tl.dot(reach_n, z_n, input_precision=CASE.PRECISION) * unit_n
+        z_c += from_chunk_after(reach_1, z, z_unit, flag, segment, begin, end, 1, r, h, H, vv, CASE)
     units, unit = in_units(z_c, HEADROOM, CASE.WORK)
-    store_tokens(z, begin, r, h, H, vv, there, units, CASE.V, CASE.V2)
     tl.store(z_unit + segment * H + h, unit)
-    release(flag)
+    store_tokens(z, begin, r, h, H, vv, there, units, CASE.V, CASE.V2)
+    if CASE.PADDED:
+        release(flag)
 
     for tile in tl.range(0, CASE.TILES, num_stages=1):
         slot = tile * CASE.TILE + s
-        held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - CASE.C, CASE)
+        held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - 2 * CASE.C, CASE)
         given = tl.zeros((CASE.TILE, CASE.V2), tl.float32)
         if any_held:
             if tile > 0:
@@ -109,6 +105,35 @@ def chained_adjoint(
     alpha = tl.exp2(less(tl.load(d + row, mask=rows < end, other=0.0).to(tl.float32) * LOG2_E, top))
     tl.store(row_term + row, zy, mask=rows < end)
     tl.store(dd + row, (alpha * (zv - zy)).to(dd.dtype.element_ty), mask=rows < end)
+
+
+@triton.jit
+def reach_after(
+    q, k_c, normaliser, last_c, inverse, begin, end, ahead, r, h, H, kk, scale, CASE: tl.constexpr
+):  # fmt: skip
+    """(I − P^T)^-1 P^T for the weights P that the rows of the chunk so many after this one have on its rows."""
+    first = begin + ahead * CASE.C
+    rows = first + r
+    q_a = load_tokens(q, first, r, h, H, kk, (rows < end)[:, None], CASE.K, CASE.K2)
+    top = tl.load(normaliser + rows.to(tl.int64) * H + h, mask=rows < end, other=0.0)
+    p = weights_transposed(q_a, k_c, top, (rows[None, :] <= last_c[:, None]) & (rows < end)[None, :], scale)
+    return tl.dot(inverse, p.to(CASE.WORK), acc=p, input_precision=CASE.PRECISION).to(CASE.WORK)
+
+
+@triton.jit
+def from_chunk_after(reach, z, z_unit, flag, segment, begin, end, ahead, r, h, H, vv, CASE: tl.constexpr):
+    """What z of the chunk so many after this one gives to z of this one, once it is there."""
+    first, at_unit = begin + ahead * CASE.C, z_unit + (segment + ahead) * H + h
+    if CASE.PADDED:
+        wait(flag + ahead * H * (1 + CASE.TILES))
+        z_a = load_tokens(z, first, r, h, H, vv, (first + r < end)[:, None], CASE.V, CASE.V2)
+    else:
+        # Of a chunk with fewer rows the last one stands for those that are none: nobody reads them.
+        z_a = arriving(z + (first.to(tl.int64) * H + h) * CASE.V, H * CASE.V, end - first, CASE.C, CASE.V2, CASE.WARPS)
+    # While the product is taken.
+    unit = tl.load(at_unit, volatile=True)
+    given = tl.dot(reach, z_a, input_precision=CASE.PRECISION)
+    return given * arriving_number(at_unit, unit)
 
 
 @triton.jit

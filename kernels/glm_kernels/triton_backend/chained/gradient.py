@@ -99,7 +99,7 @@ def run_gradient(
             held, reader, any_held = older_slots(occupant, occupant_last, segment, slot, begin - CASE.C, CASE)
             if any_held:
                 k_s = older_keys(k, state_k, held, sequence, h, H, slot, kk, CASE)
-                y_s, low_s, unit_y, _ = older_outputs(y, residual, state_y, held, sequence, h, H, slot, vv, CASE)
+                y_s, low_s, unit_y = older_outputs(y, residual, state_y, held, sequence, h, H, slot, vv, CASE)
                 reads = rows[None, :] <= reader[:, None]
                 ds = score_gradient(q_c, k_s, z_c, y_s, low_s, unit * unit_y, top, zy, reads, scale, CASE.PRECISION)
                 dq_t = rounded_dot(tl.trans(k_s), ds, dq_t, CASE.PRECISION)

@@ -17,6 +17,7 @@ from glm_kernels.patterns import Dense, Lifetime
 from glm_kernels.triton_backend.chained.adjoint import chained_adjoint
 from glm_kernels.triton_backend.chained.forward import chained_forward
 from glm_kernels.triton_backend.chained.gradient import run_gradient, value_gradient
+from glm_kernels.triton_backend.common.chain import nothing_yet
 from glm_kernels.triton_backend.common.constants import Constants
 from glm_kernels.triton_backend.common.late_keys import late_key_pass
 from glm_kernels.triton_backend.common.numerics import residual_of
@@ -64,8 +65,10 @@ class Case(Constants):
     """What programs hand to one another in, and multiply weights in."""
     PRECISION: tl.constexpr
     """Of products of float32 tiles."""
-    RING: tl.constexpr = False
-    """Of the forward pass: programs hand y on in two entries for each sequence, and not in one for each chunk."""
+    WARPS: tl.constexpr
+    """Of a program."""
+    PADDED: tl.constexpr = False
+    """Of the backward pass: rows of z are none of words that arrive by themselves."""
     BY_ROW: tl.constexpr = False
     """Of the backward pass: what is kept for each sequence is numbered by the row at which the sequence starts."""
     RUN: tl.constexpr = 1
@@ -136,15 +139,15 @@ def forward(call: RecurrenceCall) -> tuple[Tensor, Tensor, Tensor]:
     y = torch.empty_like(v)
     residual = residual_of(v)
     lse = q.new_empty(q.shape[:3], dtype=norm_dtype(q.dtype))
-    # A program is read by the next one only, so two entries a sequence do, unless sequences are many and short.
-    ring = 2 * len(launch.tables.sequences) <= launch.segments
-    entries = 2 * len(launch.tables.sequences) if ring else launch.segments
-    handed = q.new_empty(entries, heads, launch.constants["C"], launch.constants["V2"], dtype=launch.work)
-    bound = q.new_empty(entries, heads, dtype=torch.float32)
+    tile = launch.constants["C"], launch.constants["V2"]
+    handed = nothing_yet(q.new_empty(launch.segments, heads, *tile, dtype=launch.work))
+    largest = torch.linalg.vector_norm(v, torch.inf, (0, 1, 3)).float()
+    for outputs in launch.state[1:]:
+        largest = torch.maximum(largest, torch.linalg.vector_norm(outputs, torch.inf, (0, 2, 3)))
     state_k, state_y = launch.state or (lse, lse)
     chained_forward[(launch.segments * heads,)](
-        q, k, v, d, y, residual, lse, handed, bound, state_k, state_y, *_walk(launch, call, flags=2),
-        CASE=Case.of(**launch.constants, RING=ring), num_warps=launch.warps,
+        q, k, v, d, y, residual, lse, handed, largest, state_k, state_y, *_walk(launch, call, flags=1),
+        CASE=Case.of(**launch.constants), num_warps=launch.warps,
     )  # fmt: skip
     return y, lse, residual
 
@@ -162,13 +165,17 @@ def backward(call: RecurrenceCall, y: Tensor, grad: Tensor, lse: Tensor, residua
     dstate_k, dstate_y = dstate or (dk, lse)
     # Where both take the same memory, z is in that of dv until it is needed no more.
     z = dv.view(launch.work) if launch.work.itemsize == dv.dtype.itemsize else torch.empty_like(dv, dtype=launch.work)
-    z_unit = q.new_empty(launch.segments, heads, dtype=torch.float32)
+    padded = constants["V"] != constants["V2"]
+    if not padded:
+        nothing_yet(z)
+    z_unit = nothing_yet(q.new_empty(launch.segments, heads, dtype=torch.float32))
     row_term = q.new_empty(q.shape[:3], dtype=torch.float32)
     tiles, runs = constants["TILES"], _runs(launch, call)
     carried = q.new_empty(runs.carriers, heads, constants["SLOTS"], v.shape[3], dtype=torch.float32)
     chained_adjoint[(launch.segments * heads,)](
         q, k, v, d, y, residual, grad, lse, dd, z, z_unit, row_term, carried, state_k, dstate_y,
-        *_walk(launch, call, flags=1 + tiles), CASE=Case.of(**constants, BY_ROW=runs.by_row), num_warps=warps,
+        *_walk(launch, call, flags=1 + tiles),
+        CASE=Case.of(**constants, PADDED=padded, BY_ROW=runs.by_row), num_warps=warps,
     )  # fmt: skip
     del carried
     late = q.new_empty(runs.entries, heads, constants["SLOTS"], q.shape[3], dtype=torch.float32)
@@ -217,6 +224,7 @@ def _launch(call: RecurrenceCall) -> _Launch:
         "V2": padded_width(v.shape[3]),
         "WORK": tl.float16 if work == torch.float16 else tl.float32,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32x3",
+        "WARPS": configuration.warps,
     }
     rows = () if state is None else (state.k.float(), state.y.float())
     return _Launch(tables, rows, work, constants, configuration.warps)

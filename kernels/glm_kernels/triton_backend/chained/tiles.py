@@ -53,18 +53,26 @@ def older_keys(k, state_k, held, sequence, h, H, slot, lane, CASE: tl.constexpr)
 
 @triton.jit
 def older_outputs(y, residual, state_y, held, sequence, h, H, slot, lane, CASE: tl.constexpr):
-    """As `fine_in_units`, the outputs `[TILE, V2]` of a tile of slots, and the largest of them (0 without a state)."""
+    """As `fine_in_units`, the outputs `[TILE, V2]` of a tile of slots."""
     at, mask = token_places(held, h, H, lane, CASE.V), lanes((held >= 0)[:, None], lane, CASE.V, CASE.V2)
-    largest = 0.0
     if CASE.STATE_SLOTS > 0:
         outputs = fine(y + at, residual + at, mask)
         outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, CASE.STATE_SLOTS, CASE.V, CASE.V2)
-        largest = largest_of(outputs)
-        unit, inverse = unit_in(largest, HEADROOM, CASE.WORK)
+        unit, inverse = unit_in(largest_of(outputs), HEADROOM, CASE.WORK)
         high, low = parts(outputs * inverse, CASE.WORK, False)
     else:
         high, low, unit = fine_in_units(y + at, residual + at, HEADROOM, mask, CASE.WORK)
-    return high, low, unit, largest
+    return high, low, unit
+
+
+@triton.jit
+def older_in_units(y, residual, state_y, held, sequence, h, H, slot, lane, into_units, CASE: tl.constexpr):
+    """The outputs `[TILE, V2]` of a tile of slots, in WORK and in units."""
+    at, mask = token_places(held, h, H, lane, CASE.V), lanes((held >= 0)[:, None], lane, CASE.V, CASE.V2)
+    outputs = fine(y + at, residual + at, mask)
+    if CASE.STATE_SLOTS > 0:
+        outputs = from_state(outputs, state_y, held, sequence, h, H, slot, lane, CASE.STATE_SLOTS, CASE.V, CASE.V2)
+    return (outputs * into_units).to(CASE.WORK)
 
 
 @triton.jit
