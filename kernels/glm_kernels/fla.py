@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from glm_kernels.tuning import compile_side_by_side
+
 Version = tuple[int, ...]
 
 OLDEST: Version = (0, 6)
@@ -91,6 +93,7 @@ def operator(name: str, *, gradients: bool = True) -> Callable[..., Any]:
     reason = why_not(name, gradients=gradients)
     if reason is not None:
         raise FlaError(f"fla's {name}: {reason}")
+    compile_side_by_side()
     module, function = OPERATORS[name]
     return getattr(import_module(module), function)
 

@@ -120,6 +120,7 @@ recurrence = Operator(
     results=3,
     differentiable=("q", "k", "v", "d", "state_k", "state_y"),
     needs_results=True,
+    rehearsed=True,
 )
 """y `[B, T, H, V]` and what `RecurrenceKernel.forward` gives beside it, for the backward pass."""
 
@@ -133,5 +134,6 @@ ssm = Operator(
     results=2,
     differentiable=("q", "k", "v", "log_decay", "state"),
     needs_results=False,
+    rehearsed=True,
 )
 """y `[B, T, H, V]` and the final state `[N, H, K, V]`, empty if it is not asked for."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glm_kernels.precision import without_autocast
+from glm_kernels.rehearsal import rehearse
 
 Gradients = list[Tensor]
 Outputs = tuple[Tensor, ...]
@@ -27,6 +28,7 @@ class Operator:
     arguments: of its schema. forward, backward: what runs; backward takes the results' gradients (None for one that
     is not needed), then the results if it `needs_results`, then the arguments, and gives the gradients of the tensors
     among the arguments that are named in `differentiable`, in that order. fake: empty results of the right shapes.
+    rehearsed: whether what runs is compiled when it first does, so that it pays to begin when a compiler is told of it.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Operator:
         results: int,
         differentiable: tuple[str, ...],
         needs_results: bool,
+        rehearsed: bool = False,
     ) -> None:
-        self._needs_results = needs_results
+        self._needs_results, self._rehearsed = needs_results, rehearsed
         names = [argument.split()[-1] for argument in arguments.split(",")]
         self._differentiable = [name in differentiable for name in names]
         given = [f"Tensor? grad{i}" for i in range(results)]
@@ -49,13 +52,13 @@ class Operator:
             name: f"({arguments}) -> ({', '.join(['Tensor'] * results)})",
             f"{name}_backward": f"({', '.join(given)}, {arguments}) -> Tensor[]",
         }
-        self._run, self._run_backward = forward, backward
+        self._run, self._run_backward, self._fake = forward, backward, fake
         for (operator, schema), run in zip(schemas.items(), (self._results, self._cast_gradients), strict=True):
             _LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
             _LIBRARY.impl(operator, run, "CompositeExplicitAutograd")
         namespace = torch.ops.glm_kernels
         self.forward, self.backward = (getattr(namespace, operator).default for operator in schemas)
-        torch.library.register_fake(f"glm_kernels::{name}", fake, lib=_LIBRARY)
+        torch.library.register_fake(f"glm_kernels::{name}", self._fake_results, lib=_LIBRARY)
         torch.library.register_fake(f"glm_kernels::{name}_backward", self._fake_gradients, lib=_LIBRARY)
         torch.library.register_autograd(f"glm_kernels::{name}", self._gradients, setup_context=self._save, lib=_LIBRARY)
         torch.library.register_autograd(f"glm_kernels::{name}_backward", _refuse, lib=_LIBRARY)
@@ -110,7 +113,14 @@ class Operator:
             found = self._run_backward(*arguments)
         return [gradient.to(x.dtype) for gradient, x in zip(found, inputs, strict=True)]
 
+    def _fake_results(self, *arguments: Any) -> Outputs:
+        if self._rehearsed:
+            rehearse(self._results, arguments)
+        return self._fake(*arguments)
+
     def _fake_gradients(self, *arguments: Any) -> Gradients:
+        if self._rehearsed:
+            rehearse(self._cast_gradients, arguments)
         return [x.new_empty(x.shape) for x in self._differentiable_of(arguments)]
 
     def _differentiable_of(self, arguments: tuple[Any, ...]) -> list[Tensor]:
