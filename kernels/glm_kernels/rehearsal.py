@@ -8,7 +8,9 @@ kernels are compiled for; so the operator is called at once, in a thread: most o
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Thread
@@ -21,15 +23,20 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Zeros:
+class _Known:
     """What is known of a tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
 
-    def tensor(self) -> Tensor:
-        return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def zeros(self, memory: Tensor) -> Tensor:
+        """In memory that others have, too: operators write to none of what they are given."""
+        return memory[: self.bytes].view(self.dtype).view(self.shape)
 
 
 def rehearse(run: Callable[..., Any], arguments: tuple[Any, ...], device_type: str = "cuda") -> Thread | None:
@@ -43,11 +50,11 @@ def rehearse(run: Callable[..., Any], arguments: tuple[Any, ...], device_type: s
     # Asking a symbol for its value would have the compiler make code for that value alone.
     if elsewhere or not all(type(size) is int for x in tensors for size in x.shape):
         return None
-    return _rehearsal(run, tuple(_zeros_like(x) if isinstance(x, Tensor) else x for x in arguments))
+    return _rehearsal(run, tuple(_known(x) if isinstance(x, Tensor) else x for x in arguments))
 
 
-def _zeros_like(x: Tensor) -> _Zeros:
-    return _Zeros(tuple(x.shape), x.dtype, x.device)
+def _known(x: Tensor) -> _Known:
+    return _Known(tuple(x.shape), x.dtype, x.device)
 
 
 @lru_cache(maxsize=1024)
@@ -59,8 +66,15 @@ def _rehearsal(run: Callable[..., Any], arguments: tuple[Any, ...]) -> Thread:
 
 def _call(run: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
-        device = next(x.device for x in arguments if isinstance(x, _Zeros))
-        with torch.cuda.device(device) if device.type == "cuda" else torch.device(device):
-            run(*(x.tensor() if isinstance(x, _Zeros) else x for x in arguments))
+        tensors = [x for x in arguments if isinstance(x, _Known)]
+        device = tensors[0].device
+        with _current(device):
+            memory = torch.zeros(max(x.bytes for x in tensors), dtype=torch.uint8, device=device)
+            run(*(x.zeros(memory) if isinstance(x, _Known) else x for x in arguments))
     except Exception as error:
         _logger.debug("rehearsing %s: %s", run, error)
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton's kernels are started on the GPU that is current in the thread."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
