@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glm_kernels import short_convolution
 from glm_scale.layers.sequence import Sequence
 from glm_scale.parallel.axis import TensorAxis
 from glm_scale.parallel.sequence.exchange import tokens_before
@@ -18,41 +18,31 @@ class ShortConv(nn.Module):
     A depthwise convolution of a few tokens before the mixer, as in Primer (So et al. 2021, arXiv 2109.08668) and
     Mamba (Gu & Dao 2023, arXiv 2312.00752). It is residual and starts at zero, hence as the identity, so that
     switching it on leaves the initial model as it was (ours). The cache holds the last width − 1 tokens of x.
+
+    silu: outputs are SiLU of that.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, *, silu: bool = False) -> None:
         super().__init__()
-        self.width, self.channels = width, channels
+        self.width, self.channels, self.silu = width, channels, silu
         self.weight = nn.Parameter(torch.zeros(width, channels))
 
     def _taps(self) -> Tensor:
         """`[width, channels]`."""
         return self.weight
 
-    def _convolve(self, rows: Tensor, positions: Tensor | None) -> Tensor:
-        """`rows` begin width − 1 tokens before the first output; those before the start of a document count as zero."""
-        length, taps = rows.shape[1] - self.width + 1, self._taps()
-        y = rows.narrow(1, self.width - 1, length) * (1 + taps[0])
-        for shift in range(1, self.width):
-            earlier = rows.narrow(1, self.width - 1 - shift, length)
-            if positions is not None:
-                earlier = earlier.masked_fill((positions < shift)[..., None], 0)
-            y = y + taps[shift] * earlier
-        return y
-
     def forward(self, x: Tensor, sequence: Sequence) -> Tensor:
         """x `[B, T, D]`."""
-        before = self.width - 1
-        if sequence.axis is None:
-            rows = F.pad(x, (0, 0, before, 0))
-        else:
-            rows = torch.cat([tokens_before(x, before, sequence.axis.ranks), x], 1)
-        return self._convolve(rows, sequence.positions)
+        axis = sequence.axis
+        before = None if axis is None else tokens_before(x, self.width - 1, axis.ranks)
+        return short_convolution(x, self._taps(), sequence.positions, before, silu=self.silu)
 
     def extend(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         """Continue a document with x `[B, T, D]`: the outputs and the new cache."""
-        rows = torch.cat((cache, x), dim=1)
-        return self._convolve(rows, None), rows[:, x.shape[1] :]
+        # What there was before the document are zeros in its cache.
+        positions = torch.full((1, x.shape[1]), self.width, device=x.device)
+        y = short_convolution(x, self._taps(), positions, cache, silu=self.silu)
+        return y, torch.cat((cache, x), 1)[:, x.shape[1] :]
 
     def empty_cache(self, batch: int) -> Tensor:
         """`[B, width − 1, D]` of zeros: a document begins with nothing before it."""
@@ -70,8 +60,10 @@ class HeadsAndSharedConv(ShortConv):
     of all ranks', of which each gives that of the channels it has.
     """
 
-    def __init__(self, channels: int, shared: int, width: int, tensor: TensorAxis | None) -> None:
-        super().__init__(channels * (tensor.size if tensor else 1) + shared, width)
+    def __init__(
+        self, channels: int, shared: int, width: int, tensor: TensorAxis | None, *, silu: bool = False
+    ) -> None:
+        super().__init__(channels * (tensor.size if tensor else 1) + shared, width, silu=silu)
         self.channels, self._shared, self._tensor = channels + shared, shared, tensor
 
     def numbers_over(self, ranks: int) -> int:

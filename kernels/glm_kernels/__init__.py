@@ -2,6 +2,7 @@
 
 from glm_kernels import reference
 from glm_kernels.attention import Packing, attention
+from glm_kernels.convolution import short_convolution
 from glm_kernels.linear_attention import (
     LevelState,
     empty_levels,
@@ -43,6 +44,7 @@ __all__ = [
     "recurrence",
     "recurrence_step",
     "reference",
+    "short_convolution",
     "ssm",
     "ssm_step",
     "with_room",

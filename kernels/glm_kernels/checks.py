@@ -48,6 +48,34 @@ def check_operands(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, gate_name: str
             )
 
 
+def check_convolution(x: Tensor, weight: Tensor, positions: Tensor, before: Tensor | None) -> None:
+    """x `[B, T, D]`, weight `[width, D]`, positions int `[B or 1, T]`, before `[B, width − 1, D]`: one device."""
+    if x.ndim != 3 or 0 in x.shape or not x.is_floating_point():
+        raise ValueError(
+            f"x must be a floating tensor [B, T, D] with every size ≥ 1, got {x.dtype} of shape {list(x.shape)}"
+        )
+    batch, length, channels = x.shape
+    if weight.ndim != 2 or weight.shape[1] != channels or len(weight) == 0 or not weight.is_floating_point():
+        raise ValueError(
+            f"weight must be a floating tensor [width ≥ 1, {channels}] to go with x {list(x.shape)}, "
+            f"got {weight.dtype} of shape {list(weight.shape)}"
+        )
+    if positions.dtype not in _INTEGERS or tuple(positions.shape) not in {(batch, length), (1, length)}:
+        raise ValueError(
+            f"positions must be int32 or int64 of shape [{batch} or 1, {length}] to go with x {list(x.shape)}, "
+            f"got {positions.dtype} of shape {list(positions.shape)}"
+        )
+    wanted = (batch, len(weight) - 1, channels)
+    if before is not None and (tuple(before.shape) != wanted or before.dtype != x.dtype):
+        raise ValueError(
+            f"before must be {x.dtype} of shape {list(wanted)} to go with x {list(x.shape)} and weight "
+            f"{list(weight.shape)}, got {before.dtype} of shape {list(before.shape)}"
+        )
+    for name, tensor in (("weight", weight), ("positions", positions), ("before", before)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} must be on {x.device} like x, got {tensor.device}")
+
+
 def check_packing(q: Tensor, cu_seqlens: Tensor | None, document_starts: Tensor | None) -> None:
     """Shapes, dtypes and devices of the arguments that say where documents begin."""
     documents.check_packing_shape(q.shape[0], q.shape[1], cu_seqlens, document_starts)

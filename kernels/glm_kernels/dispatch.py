@@ -28,6 +28,8 @@ from glm_kernels.torch_backend import summaries as torch_summaries
 
 LARGEST_WIDTH = 256
 """Of K and V in Triton's kernels."""
+LARGEST_CONVOLUTION = 8
+"""Tokens that a short convolution in Triton reads: its kernels have code for each pair of them."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -124,6 +126,21 @@ def projects_in_triton(x: Tensor, weights: Sequence[Tensor], backend: str) -> bo
         reason = f"x is {list(x.shape)}, and more rows than one are a matrix product"
     if reason is None and not all(weight.is_contiguous() and weight.dtype == x.dtype for weight in weights):
         reason = f"x is {x.dtype}; weights must have its dtype and be contiguous"
+    if reason is not None:
+        _refuse(reason, backend)
+    return reason is None
+
+
+def convolves_in_triton(x: Tensor, weight: Tensor, backend: str) -> bool:
+    """Whether a short convolution runs in Triton: for "auto" where x is on a GPU and the kernels take it.
+
+    Raises ValueError if the backend is "triton" and they do not.
+    """
+    if not _asks_triton(x, backend):
+        return False
+    reason = _why_none_takes("x", x) or _why_none_takes("weight", weight)
+    if reason is None and len(weight) > LARGEST_CONVOLUTION:
+        reason = f"weight has {len(weight)} tokens; the most are {LARGEST_CONVOLUTION}"
     if reason is not None:
         _refuse(reason, backend)
     return reason is None

@@ -43,7 +43,7 @@ class Operator:
         needs_results: bool,
         rehearsed: bool = False,
     ) -> None:
-        self._needs_results, self._rehearsed = needs_results, rehearsed
+        self._needs_results, self._rehearsed, self._single = needs_results, rehearsed, results == 1
         names = [argument.split()[-1] for argument in arguments.split(",")]
         self._differentiable = [name in differentiable for name in names]
         given = [f"Tensor? grad{i}" for i in range(results)]
@@ -65,9 +65,9 @@ class Operator:
         self._function = self._without_the_dispatcher()
 
     def __call__(self, *arguments: Any) -> Outputs:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return self.forward(*arguments)
-        return self._function.apply(*arguments)
+        traced = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        found = (self.forward if traced else self._function.apply)(*arguments)
+        return (found,) if self._single else found
 
     def _without_the_dispatcher(self) -> type[torch.autograd.Function]:
         """The same differentiable operator for eager mode, at a quarter of the dispatcher's time on the host."""
@@ -75,7 +75,7 @@ class Operator:
 
         class Function(torch.autograd.Function):
             @staticmethod
-            def forward(ctx: Any, *inputs: Any) -> Outputs:
+            def forward(ctx: Any, *inputs: Any) -> Any:
                 output = operator.forward(*inputs)
                 operator._save(ctx, inputs, output)
                 return output
@@ -86,9 +86,10 @@ class Operator:
 
         return Function
 
-    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         kept = [x if isinstance(x, Tensor) else None for x in inputs]
-        ctx.save_for_backward(*kept, *(output if self._needs_results else ()))
+        results = (output,) if self._single else output
+        ctx.save_for_backward(*kept, *(results if self._needs_results else ()))
         ctx.rest = [None if isinstance(x, Tensor) else x for x in inputs]
         ctx.set_materialize_grads(False)
 
@@ -102,9 +103,13 @@ class Operator:
         named = zip(inputs, self._differentiable, strict=True)
         return tuple(next(found) if differentiable and x is not None else None for x, differentiable in named)
 
-    def _results(self, *arguments: Any) -> Outputs:
+    def _results(self, *arguments: Any) -> Any:
         with without_autocast(arguments[0].device):
-            return self._run(*arguments)
+            return self._as_schema(self._run(*arguments))
+
+    def _as_schema(self, results: Outputs) -> Any:
+        """To torch a single result is none of several."""
+        return results[0] if self._single else results
 
     def _cast_gradients(self, *arguments: Any) -> Gradients:
         """A state may have another dtype than its kernels work in."""
@@ -113,10 +118,10 @@ class Operator:
             found = self._run_backward(*arguments)
         return [gradient.to(x.dtype) for gradient, x in zip(found, inputs, strict=True)]
 
-    def _fake_results(self, *arguments: Any) -> Outputs:
+    def _fake_results(self, *arguments: Any) -> Any:
         if self._rehearsed:
             rehearse(self._results, arguments)
-        return self._fake(*arguments)
+        return self._as_schema(self._fake(*arguments))
 
     def _fake_gradients(self, *arguments: Any) -> Gradients:
         if self._rehearsed:

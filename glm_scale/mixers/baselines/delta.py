@@ -45,7 +45,7 @@ class DeltaMixing(LinearMixing):
         super().__init__(structure.state, dims, gate)
         self.structure = structure
         self.beta = dims.projection(dims.heads)
-        self.conv = ShortConv(dims.heads * self._channels_per_head, CONV_WIDTH)
+        self.conv = ShortConv(dims.heads * self._channels_per_head, CONV_WIDTH, silu=True)
         mark_split(self.conv.weight, dims.tensor, 1)
 
     @abstractmethod
@@ -62,7 +62,7 @@ class DeltaMixing(LinearMixing):
 
     def _operands(self, project: Project, mixed: Tensor) -> tuple[Tensor, ...]:
         sizes = [self.state_dim, self.state_dim, self.head_dim]
-        q, k, v = F.silu(split_heads(mixed, self.heads)).split(sizes, -1)
+        q, k, v = split_heads(mixed, self.heads).split(sizes, -1)
         q, k = (F.normalize(y.float(), dim=-1).to(y.dtype) for y in (q, k))
         return q, k, v, self._log_decay(project), project(self.beta).sigmoid()
 

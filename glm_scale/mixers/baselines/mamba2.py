@@ -65,7 +65,7 @@ class Mamba2Mixing(HeadMixing):
         self.k = SharedProjection(dims.width, self.state_dim, dims.tensor)
         self.dt = dims.projection(dims.heads)
         self.gate = dims.projection(inner)
-        self.conv = HeadsAndSharedConv(inner, 2 * self.state_dim, CONV_WIDTH, dims.tensor)
+        self.conv = HeadsAndSharedConv(inner, 2 * self.state_dim, CONV_WIDTH, dims.tensor, silu=True)
         self.norm = AllHeadsNorm(inner, dims.norm_eps, dims.tensor)
         self.log_rate, self.dt_bias = decay_parameters(dims)
         self.skip = mark_split(nn.Parameter(torch.ones(dims.heads)), dims.tensor)
@@ -78,7 +78,7 @@ class Mamba2Mixing(HeadMixing):
 
     def _operands(self, project: Project, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k `[B, T, H, N]`, the values and the values times Δ `[B, T, H, head_dim]`, log decay `[B, T, H]`."""
-        mixed = split_heads(F.silu(mixed), self.groups)
+        mixed = split_heads(mixed, self.groups)
         together = self.heads // self.groups
         v, q, k = mixed.split([together * self.head_dim, self.state_dim, self.state_dim], -1)
         v = split_heads(v, together).flatten(2, 3)
