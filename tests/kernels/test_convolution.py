@@ -75,9 +75,9 @@ def test_kernels_equal_the_definition(case, dtype):
     exact = [x.detach().double().cpu().requires_grad_() for x in inputs]
     positions = positions_of(batch, length, packed, continued)
     found, expected = passes("triton", inputs, positions, silu), passes("reference", exact, positions, silu)
-    # Sums in float32, over tokens in the gradient of the weights; of what is rounded only what comes out.
+    # Sums in float32, over tokens in the gradient of the weights. Rounded: what comes out, and gradients before SiLU.
     bound = rounding(torch.float32, 4 * (width + 4) + batch * length)
-    assert_pass_close([x.cpu() for x in found], expected, bound + (2 * unit(dtype) if dtype == torch.bfloat16 else 0))
+    assert_pass_close([x.cpu() for x in found], expected, bound + (4 * unit(dtype) if dtype == torch.bfloat16 else 0))
 
 
 def test_weights_of_another_dtype():
@@ -88,7 +88,7 @@ def test_weights_of_another_dtype():
     assert (y.dtype, dx.dtype, dweight.dtype) == (torch.float16, torch.float16, torch.float32)
     exact = [z.detach().double().cpu().requires_grad_() for z in (half, weight)]
     expected = passes("reference", exact, positions, True)
-    assert_pass_close([y.cpu(), dx.cpu(), dweight.cpu()], expected, 4 * unit(torch.float16))
+    assert_pass_close([y.cpu(), dx.cpu(), dweight.cpu()], expected, 6 * unit(torch.float16))
 
 
 def test_it_is_a_proper_operator():

@@ -1,4 +1,4 @@
-"""The short convolution in Triton: one launch forward, and one backward, which computes sums before SiLU again.
+"""The short convolution in Triton: one launch forward, and two backward, of which the first computes sums again.
 
 A program has a tile of tokens and channels. Tokens before and after it are those of its neighbours, and all that they
 share is read from memory once: what a program reads again is in its cache still.
@@ -28,12 +28,38 @@ def convolve(
 
 
 @triton.jit
-def convolve_backward(
-    grad, x, weight, positions, before, dx, dbefore, sums, T, D, stride,
+def convolve_slopes(
+    grad, x, weight, positions, before, slopes, sums, T, D, stride,
     WIDTH: tl.constexpr, CONTINUED: tl.constexpr, SILU: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles, tiles of D, B): tiles of T, and of the tokens before if there are any. sums fp32 `[B · tiles, WIDTH,
-    D]`: what the gradient of each weight is the sum of."""
+    """Grid (tiles of T, tiles of D, B). slopes `[B, T, D]`: gradients of the sums before SiLU, not stored without it.
+
+    sums fp32 `[B · tiles, WIDTH, D]`: what the gradient of each weight is the sum of.
+    """
+    b = tl.program_id(2).to(tl.int64)
+    t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    lane = tl.program_id(1) * LANES + tl.arange(0, LANES)
+    mask = (t < T)[:, None] & (lane < D)[None, :]
+    place = tl.load(positions + b * stride + t, mask=t < T, other=-1)
+    at = (b * T + t)[:, None] * D + lane[None, :]
+    slope = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
+    if SILU:
+        out = _sums(x, weight, before, place, b, t, lane, T, D, WIDTH, CONTINUED)
+        opened = tl.sigmoid(out)
+        slope *= opened * (1 + out * (1 - opened))
+        tl.store(slopes + at, slope.to(slopes.dtype.element_ty), mask=mask)
+    sums += (b * tl.num_programs(0) + tl.program_id(0)) * WIDTH * D + lane
+    for back in tl.static_range(WIDTH):
+        rows = _rows(x, before, place, back, b, t, lane, T, D, WIDTH, CONTINUED)
+        tl.store(sums + back * D, tl.sum(slope * rows, 0), mask=lane < D)
+
+
+@triton.jit
+def convolve_back(
+    slopes, weight, positions, dx, dbefore, T, D, stride,
+    WIDTH: tl.constexpr, CONTINUED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Grid (tiles, tiles of D, B): tiles of T, and of the tokens before if there are any."""
     b = tl.program_id(2).to(tl.int64)
     t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     if CONTINUED:
@@ -46,17 +72,8 @@ def convolve_backward(
         inside = (later >= 0) & (later < T)
         place = tl.load(positions + b * stride + later, mask=inside, other=-1)
         at = (b * T + later)[:, None] * D + lane[None, :]
-        slope = tl.load(grad + at, mask=inside[:, None] & known, other=0.0).to(tl.float32)
-        if SILU:
-            out = _sums(x, weight, before, place, b, later, lane, T, D, WIDTH, CONTINUED)
-            open_ = tl.sigmoid(out)
-            slope *= open_ * (1 + out * (1 - open_))
-        given += tl.where((place >= shift)[:, None], slope, 0.0) * _tap(weight, shift, lane, D)[None, :]
-        if shift == 0:
-            at_sums = (b * tl.num_programs(0) + tl.program_id(0)) * WIDTH * D + lane
-            for back in tl.static_range(WIDTH):
-                rows = _rows(x, before, place, back, b, t, lane, T, D, WIDTH, CONTINUED)
-                tl.store(sums + at_sums + back * D, tl.sum(slope * rows, 0), mask=lane < D)
+        slope = tl.load(slopes + at, mask=(inside & (place >= shift))[:, None] & known, other=0.0).to(tl.float32)
+        given += slope * _tap(weight, shift, lane, D)[None, :]
     at = (b * T + t)[:, None] * D + lane[None, :]
     tl.store(dx + at, given.to(dx.dtype.element_ty), mask=((t >= 0) & (t < T))[:, None] & known)
     if CONTINUED:
