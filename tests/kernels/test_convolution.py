@@ -65,6 +65,7 @@ CASES = [
 ]
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels_equal_the_definition(case, dtype):

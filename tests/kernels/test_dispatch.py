@@ -59,6 +59,7 @@ def test_what_is_kept_for_the_backward_pass_is_known_beforehand(spelling, dtype)
     assert not any(x.numel() for x in kept[len(announced) :])
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("spelling", ["window:80", "dense", "offsets:2^k"])
 @pytest.mark.parametrize("continued", [False, True])
 def test_triton_equals_torch(spelling, continued):

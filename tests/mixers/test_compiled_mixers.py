@@ -12,6 +12,7 @@ pytestmark = pytest.mark.numeric
 MIXERS = ("lattice:2^k", "offsets:k^2+1", "ssm", "attention", "local:3 > dense", "kda:4", "log_linear:4")
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_model_is_one_graph(packed):
     torch._dynamo.reset()

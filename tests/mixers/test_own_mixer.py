@@ -64,6 +64,7 @@ def losses_on_a_rank(tree):
         sessions.run(tree)
 
 
+@pytest.mark.exact
 def test_every_command_takes_it(tree, tmp_path, processes):
     config = write_config(tmp_path / "own.yaml", tree)
     run, root = f"{tree['run_root']}/tiny", tree["run_root"]

@@ -123,6 +123,7 @@ def test_activation_checkpointing_changes_no_bit(mixers):
         assert all(ours.equal(theirs) for ours, theirs in zip(again, plain, strict=True))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("backend", ["", "aot_eager"])
 @pytest.mark.parametrize("breaks_mlp", [False, True])
 def test_activation_checkpointing_holds_less(backend, breaks_mlp):

@@ -46,6 +46,7 @@ def measured_together(engine, replica_group, whole):
     zero.update_hp_grads, zero.clear_hp_grads = update, clear
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("model", [TinyModel, PartlyUnused])
 def test_no_bit_of_a_run_depends_on_it(tmp_path, monkeypatch, model):
     together = make_engine("bf16", 1, tmp_path, model())

@@ -183,6 +183,7 @@ def test_every_weight_begins_where_it_can_be_read_in_vectors(stage: int, tmp_pat
     assert misplaced == []
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("limits", [None, LIMITS], ids=["without limits", "with limits"])
 def test_a_bad_step_changes_nothing_and_leaves_nothing_behind(
     layout: tuple[str, int], limits: Limits | None, tmp_path: Path
@@ -208,6 +209,7 @@ def test_a_bad_step_changes_nothing_and_leaves_nothing_behind(
     assert run(engine, range(2, 4), limits) == run(untroubled, range(2, 4))
 
 
+@pytest.mark.exact
 def test_state_moves_to_a_fresh_engine_bit_for_bit(layout: tuple[str, int], tmp_path: Path) -> None:
     engine = make_engine(*layout, tmp_path)
     run(engine, range(3))
@@ -253,6 +255,7 @@ def test_a_step_of_the_wrong_size_is_refused(tmp_path: Path) -> None:
 
 
 # ZeRO-3's hooks keep the model all the same; its runs have several processes, which end with them.
+@pytest.mark.exact
 @pytest.mark.parametrize(("precision", "stage"), [("fp32", 0), ("fp32", 1), ("fp32", 2), ("bf16", 1), ("bf16", 2)])
 def test_a_closed_engine_leaves_nothing_of_its_model(precision: str, stage: int, tmp_path: Path) -> None:
     """Of the runs that one process trains one after the other no weight and no moment stays."""

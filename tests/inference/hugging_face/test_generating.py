@@ -147,6 +147,7 @@ assert not any(name.startswith("glm_") for name in sys.modules)
 """
 
 
+@pytest.mark.exact
 @pytest.mark.numeric
 @torch.no_grad()
 def test_the_folder_needs_torch_and_transformers_only(exported: Export, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_shards_equal_the_whole_row(spelling, packed):
     assert_pass_close(found, whole(pattern, inputs, grad, starts), same(grad))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("spelling", "packed", "length"),
     [("lattice:2^k", True, 37), ("lattice:2^k", False, 32), ("lattice:k^2+1", False, 33), ("window:5", True, 16)],
