@@ -20,7 +20,8 @@ from glm_scale.checkpoint import CheckpointStore
 from glm_scale.checkpoint.points import Point
 from glm_scale.config import RunConfig, validate
 from glm_scale.errors import UserError
-from glm_scale.run import train as session
+from glm_scale.run import session
+from glm_scale.run.train import train
 from glm_scale.training.loop import Trainer
 from glm_scale.training.ranks import Ranks
 from glm_scale.training.saver import Saver
@@ -73,7 +74,7 @@ def run(config: dict[str, Any], faults: Faults, folder: Path) -> int:
     faulthandler.register(signal.SIGQUIT)  # shows where it stands, if it does
     _watch(note, rank, faults)
     try:
-        return session.train(validate(RunConfig, config, "the trial")).exit_code
+        return train(validate(RunConfig, config, "the trial")).exit_code
     except UserError as error:
         print(f"error: {error}", flush=True)
         return 1
@@ -115,7 +116,7 @@ def _watch(note: Notebook, rank: int, faults: Faults) -> None:
     session.CheckpointStore = store  # type: ignore[assignment,misc]
     Ranks.batches = _noting_samples(Ranks.batches, note)  # type: ignore[method-assign]
     # A figure takes longer than all the rest.
-    session._Session._draw_loss = lambda self: None  # type: ignore[method-assign]
+    session.Session._draw_loss = lambda self: None  # type: ignore[method-assign]
 
 
 class _Reached:
