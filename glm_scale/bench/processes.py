@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["last_words", "running"]
+__all__ = ["EndedError", "answers", "last_words", "running"]
 
 _LAST_LINES = 25
+_POLL_SECONDS = 0.2
+
+
+class EndedError(Exception):
+    """A process ended, or took too long, before it had answered everything: what it did, and its last words."""
 
 
 @contextlib.contextmanager
@@ -26,6 +34,31 @@ def running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[b
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def answers(command: Sequence[str], count: int, seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
+    """What a process says of `count` cases as it says it, each within so many seconds: lines of JSON that begin with a
+    "case". One with an "error" may be its last. Raises EndedError for what it does not say."""
+    told, deadline = 0, time.monotonic() + seconds
+    with running(command, folder) as process:
+        while told < count:
+            code = process.poll()
+            lines = _lines(folder / "out")
+            for line in lines[told:]:
+                yield line
+                told, deadline = told + 1, time.monotonic() + seconds
+            late = time.monotonic() > deadline
+            if (code is not None or late) and told < count:
+                if not lines or late or code == 0 or "error" not in lines[-1]:
+                    what = f"took longer than {seconds:.0f} s" if late else f"ended its process with exit code {code}"
+                    raise EndedError(last_words(what, [folder / "err"]))
+                return
+            time.sleep(_POLL_SECONDS)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    complete = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in complete if line.startswith(b'{"case"')]
 
 
 def last_words(what: str, paths: Iterable[Path]) -> str:

@@ -70,6 +70,7 @@ def assemble() -> Commands:
     )
     benchmarks.command()(bench.train)
     benchmarks.command()(bench.decode)
+    benchmarks.command()(bench.parallel)
     benchmarks.command()(bench.calibrate)
     benchmarks.command()(bench.plot)
     app.add_typer(benchmarks, name="bench", rich_help_panel="Prepare")

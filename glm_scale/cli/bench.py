@@ -173,6 +173,71 @@ def decode(
     run_table(cases, setting, output, seconds)
 
 
+def parallel(
+    mixers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MIXER …]",
+            help="What to measure. Default: lattice:2^k, lattice:k^2+1, ssm and attention.",
+            show_default=False,
+        ),
+    ] = None,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of the sequence that ranks share.")] = 131_072,
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,…",
+            help="Over how many GPUs of this machine; default: 1, 2, 4 … as far as they go.",
+            show_default=False,
+        ),
+    ] = None,
+    strategies: Annotated[
+        str, typer.Option(metavar="NAME,…", help="auto (what training takes), scan, ring, a2a.")
+    ] = "auto,a2a",
+    heads: Annotated[int, typer.Option(min=1, help="Heads; the model is as wide as all of them.")] = 16,
+    head_dim: Annotated[int, typer.Option(min=1, help="Numbers of a head.")] = 128,
+    precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="Of weights and tokens.")] = "bf16",
+    repeats: Annotated[int, typer.Option(min=1, help="Passes of a row; the median of 5 rows counts.")] = 5,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda, or cpu, to try it. Default: cuda where there is one.", show_default=False),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="No case takes longer.")] = 300,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE.json", help="Results are added to those that it holds already.")
+    ] = Path("bench-parallel.json"),
+) -> None:
+    """Measure one layer with the tokens of a sequence spread over GPUs: forward and backward, compiled.
+
+    Before it is measured a layer is compared with itself on one rank. Printed are its time as a share of the ideal (one
+    rank's, divided by the ranks), the bytes that a rank sends and what part of an all-to-all's that is, the time in
+    which ranks exchange and how much of it other work hides. Results are printed and kept as they come.
+
+    glm-scale bench parallel 'lattice:2^k' attention --length 1048576 --ranks 1,4
+    """
+    is_commentary()
+    import torch
+
+    from glm_scale.bench.parallel.cases import Setting
+    from glm_scale.bench.parallel.run import run_table
+    from glm_scale.errors import UserError
+
+    gpus = torch.cuda.device_count()
+    if device not in (None, "cuda", "cpu"):
+        raise UserError(f"--device {device}: give cuda or cpu")
+    on: Literal["cuda", "cpu"] = "cpu" if device == "cpu" or (device is None and not gpus) else "cuda"
+    counts = _numbers("--ranks", ranks) if ranks else [2**n for n in range(10) if 2**n <= (gpus if on == "cuda" else 2)]
+    if on == "cuda" and gpus < max([1, *counts]):
+        raise UserError(
+            f"--ranks {max(counts, default=1)}, but this machine shows {gpus} CUDA devices; give less, or --device cpu "
+            "to try it"
+        )
+    setting = Setting(length, heads, head_dim, precision, repeats, on)
+    asked = [name.strip() for name in strategies.split(",") if name.strip()]
+    cases = setting.cases(mixers or ["lattice:2^k", "lattice:k^2+1", "ssm", "attention"], asked, counts)
+    run_table(cases, setting, output, seconds)
+
+
 _DIGITS = 15
 """Of a number that can be meant."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Any
 
 from glm_scale.bench.decode.cases import Case, Setting
 from glm_scale.bench.decode.session import Measured
-from glm_scale.bench.processes import last_words, running
+from glm_scale.bench.processes import EndedError, answers
 
 __all__ = ["Outcome", "outcomes"]
-
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,27 +41,13 @@ def _of_one_process(cases: Sequence[Case], setting: Setting, seconds: float, fol
     """Ends with the process, and says of the case it was at why it has ended, unless it did itself."""
     asked = {"setting": setting.to_json(), "cases": [str(case) for case in cases]}
     command = [sys.executable, "-m", "glm_scale.bench.decode.worker", json.dumps(asked)]
-    told, deadline = 0, time.monotonic() + seconds
-    with running(command, folder) as process:
-        while told < len(cases):
-            code = process.poll()
-            lines = _lines(folder / "out")
-            for line in lines[told:]:
-                yield _outcome(line)
-                told, deadline = told + 1, time.monotonic() + seconds
-            late = time.monotonic() > deadline
-            if (code is not None or late) and told < len(cases):
-                if not lines or late or code == 0 or "error" not in lines[-1]:
-                    what = f"took longer than {seconds:.0f} s" if late else f"ended its process with exit code {code}"
-                    case = cases[told]
-                    yield Outcome(case, error=last_words(f"{case} {what}", [folder / "err"]))
-                return
-            time.sleep(_POLL_SECONDS)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    complete = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in complete if line.startswith(b'{"case"')]
+    told = 0
+    try:
+        for line in answers(command, len(cases), seconds, folder):
+            yield _outcome(line)
+            told += 1
+    except EndedError as error:
+        yield Outcome(cases[told], error=f"{cases[told]} {error}")
 
 
 def _outcome(line: dict[str, Any]) -> Outcome:

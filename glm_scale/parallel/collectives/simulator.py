@@ -1,7 +1,6 @@
 """Ranks in one process, a thread each: the same code as over torch.distributed, for any number of ranks.
 
-For tests in float64, and for counting what ranks send. Bytes are those of ring algorithms: an all-gather passes on
-P − 1 shards of the size of one's own, a reduce-scatter and an all-to-all (P − 1) / P of what they are given.
+For tests in float64, and for counting what ranks send.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from glm_scale.parallel.collectives.communicator import Communicator, Pending
+from glm_scale.parallel.collectives.counting import SentBytes
 
 _Result = TypeVar("_Result")
 _SECONDS = 60.0
@@ -44,24 +44,24 @@ class SimulatedRank(Communicator):
 
     def __init__(self, rank: int, meeting: _Meeting) -> None:
         self.rank, self.size = rank, meeting.size
-        self.sent: Counter[str] = Counter()
+        self.sent = SentBytes(self.size)
         self._meeting = meeting
         self._started = 0
 
     def all_gather(self, x: Tensor) -> Pending:
-        self.sent["all_gather"] += (self.size - 1) * _bytes(x)
+        self.sent.whole("all_gather", x)
         return self._together("all_gather", x, torch.stack)
 
     def reduce_scatter(self, x: Tensor) -> Pending:
-        self._count("reduce_scatter", x)
+        self.sent.parts("reduce_scatter", x)
         return self._together("reduce_scatter", x, lambda all_x: torch.stack([y[self.rank] for y in all_x]).sum(0))
 
     def all_to_all(self, x: Tensor) -> Pending:
-        self._count("all_to_all", x)
+        self.sent.parts("all_to_all", x)
         return self._together("all_to_all", x, lambda all_x: torch.stack([y[self.rank] for y in all_x]))
 
     def send(self, x: Tensor, to: int) -> Pending:
-        self.sent["send"] += _bytes(x)
+        self.sent.message(x)
         self._meeting.post(self.rank, to, x.detach().clone())
         return Pending(lambda: x)
 
@@ -72,11 +72,6 @@ class SimulatedRank(Communicator):
             return found
 
         return Pending(finish)
-
-    def _count(self, name: str, x: Tensor) -> None:
-        if len(x) != self.size:
-            raise ValueError(f"{name} takes a part for each of {self.size} ranks, got {list(x.shape)}")
-        self.sent[name] += (self.size - 1) * _bytes(x[0])
 
     def _together(self, name: str, x: Tensor, combine: Callable[[list[Tensor]], Tensor]) -> Pending:
         number, self._started = self._started, self._started + 1
@@ -140,10 +135,6 @@ class _Meeting:
             raise RuntimeError("another rank failed") from self.failure
         if not done:
             raise TimeoutError(f"{what} did not come together within {_SECONDS:.0f} s")
-
-
-def _bytes(x: Tensor) -> int:
-    return x.numel() * x.element_size()
 
 
 def _must_agree(name: str, tensors: list[Tensor]) -> None:

@@ -54,10 +54,8 @@ def _remarks(trace: Trace, count: int, step: float, busy: float) -> list[str]:
         f"Busy ({where}): {1e3 * busy:.1f} ms a step, {busy / step:.1%}. Idle: {1e3 * max(step - busy, 0):.1f} ms, in "
         f"which the host has not given it work, before {_waits(trace.work, count)}."
     ]
-    transfers = [piece for piece in trace.work if component(piece.name) == COMMUNICATION]
-    if transfers:
-        others = [piece for piece in trace.work if component(piece.name) != COMMUNICATION]
-        exposed = (_covered(trace.work) - _covered(others)) / count
+    if any(component(piece.name) == COMMUNICATION for piece in trace.work):
+        exposed = exposed_communication(trace)[0] / count
         remarks.append(f"Communication that nothing else hides: {1e3 * exposed:.1f} ms a step.")
     return remarks
 
@@ -86,6 +84,13 @@ def _longest(work: Sequence[Work], count: int, step: float) -> list[str]:
             _row((f"`{name}`", phase, f"{times[name, phase] / count:.0f}", _ms(ms), f"{ms / step / 10:.1f} %"))
         )
     return lines
+
+
+def exposed_communication(trace: Trace) -> tuple[float, float]:
+    """Seconds in which nothing else is at work while ranks exchange, and all seconds in which they do."""
+    exchanges = [piece for piece in trace.work if component(piece.name) == COMMUNICATION]
+    others = [piece for piece in trace.work if component(piece.name) != COMMUNICATION]
+    return _covered(trace.work) - _covered(others), _covered(exchanges)
 
 
 def _covered(spans: Iterable[Span]) -> float:
