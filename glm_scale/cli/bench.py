@@ -182,7 +182,7 @@ def parallel(
             show_default=False,
         ),
     ] = None,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of the sequence that ranks share.")] = 131_072,
+    length: Annotated[int, typer.Option(min=1, max=2**30, help="Tokens of the sequence that ranks share.")] = 131_072,
     ranks: Annotated[
         str | None,
         typer.Option(
@@ -194,8 +194,8 @@ def parallel(
     strategies: Annotated[
         str, typer.Option(metavar="NAME,…", help="auto (what training takes), scan, ring, a2a.")
     ] = "auto,a2a",
-    heads: Annotated[int, typer.Option(min=1, help="Heads; the model is as wide as all of them.")] = 16,
-    head_dim: Annotated[int, typer.Option(min=1, help="Numbers of a head.")] = 128,
+    heads: Annotated[int, typer.Option(min=1, max=1024, help="Heads; the model is as wide as all of them.")] = 16,
+    head_dim: Annotated[int, typer.Option(min=1, max=1024, help="Numbers of a head.")] = 128,
     precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="Of weights and tokens.")] = "bf16",
     repeats: Annotated[int, typer.Option(min=1, help="Passes of a row; the median of 5 rows counts.")] = 5,
     device: Annotated[

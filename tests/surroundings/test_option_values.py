@@ -38,6 +38,7 @@ WORK = (
     "glm_launch.submit.submit",
     "glm_scale.bench.calibration.run.calibrate",
     "glm_scale.bench.decode.run.run_table",
+    "glm_scale.bench.parallel.run.run_table",
     "glm_scale.inference.generation.Generation",
     "glm_scale.processes.launch",
     "glm_scale.planning.plan_layouts",

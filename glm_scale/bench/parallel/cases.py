@@ -20,6 +20,10 @@ __all__ = ["DTYPES", "Case", "Setting"]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+MOST_RANKS = 64
+"""Of one machine."""
+
+
 @dataclass(frozen=True)
 class Case:
     """strategy: None of one rank."""
@@ -60,8 +64,10 @@ class Setting:
             known = ", ".join(["auto", *get_args(SequenceStrategy)])
             raise UserError(f"--strategies {min(wrong)}: known are {known}")
         for count in ranks:
-            if count < 1 or self.length % count:
-                raise UserError(f"--ranks {count}: {self.length} tokens are not shared out evenly by so many")
+            if not 1 <= count <= MOST_RANKS or self.length % count:
+                raise UserError(
+                    f"--ranks {count}: {self.length} tokens are not shared out evenly by so many; at most {MOST_RANKS}"
+                )
         found = [case for spelling in mixers for case in self._of_mixer(spelling, strategies, ranks)]
         return sorted(dict.fromkeys(found), key=lambda case: case.ranks)
 
