@@ -6,15 +6,21 @@ import contextlib
 import json
 import platform
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
 
 from glm_data.files import write_atomically
 from glm_scale.errors import UserError
 
-__all__ = ["Calls", "machine", "table"]
+__all__ = ["DTYPES", "Calls", "Table", "machine", "table"]
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Of a --precision."""
 
 
 def machine() -> str:
@@ -43,6 +49,43 @@ class Calls:
         """Keep a part of this call; the file holds it when this returns."""
         self._calls[-1]["parts"].append(part)
         write_atomically(self.path, json.dumps({"calls": self._calls}, indent=1) + "\n")
+
+
+class Kept(Protocol):
+    """What was measured of a part."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+Part = TypeVar("Part", bound=Kept)
+
+
+class Table(ABC, Generic[Part]):
+    """The parts of one call, kept as they come, and what is printed of them."""
+
+    headings: tuple[str, ...]
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._measured: list[Part] = []
+
+    def add(self, measured: Part) -> None:
+        """Keep a part; the file holds it when this returns."""
+        self._measured.append(measured)
+        self._calls.add(measured.to_json())
+
+    def line(self) -> str:
+        """What was measured last."""
+        cells = self._cells(self._measured[-1])
+        return "  ".join(f"{heading} {cell}" for heading, cell in zip(self.headings, cells, strict=True) if cell)
+
+    def markdown(self) -> str:
+        """All of this call."""
+        return table(self.headings, map(self._cells, self._measured))
+
+    @abstractmethod
+    def _cells(self, measured: Part) -> list[str]:
+        """Under the headings; empty where there is nothing to say."""
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

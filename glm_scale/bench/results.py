@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm_scale.bench.calls import Calls, table
+from glm_scale.bench.calls import Calls, Table
 from glm_scale.bench.measuring import Measured
 from glm_scale.bench.parts import PLAIN, SIZES, Part
 from glm_scale.training.hardware import peaks
 
 __all__ = ["Results", "Row"]
-
-_HEADINGS = ("model", "T", "tokens/s", "of plain", "MFU", "peak", "of plain", "first step", "last loss")
 
 
 @dataclass(frozen=True)
@@ -26,44 +24,32 @@ class Row:
     memory: float | None
 
 
-class Results:
+class Results(Table[Measured]):
     """What `path` holds: calls, each with its machine, setting and parts. What was measured before is kept."""
+
+    headings = ("model", "T", "tokens/s", "of plain", "MFU", "peak", "of plain", "first step", "last loss")
 
     def __init__(self, path: Path, machine: str, size: str, data: str) -> None:
         self.machine = machine
         about = {"machine": machine, "size": size, "data": data}
-        self._calls = Calls(path, "glm-scale bench train", about, Measured.from_json)
+        super().__init__(Calls(path, "glm-scale bench train", about, Measured.from_json))
         self._size = size
-        self._measured: list[Measured] = []
-
-    def add(self, measured: Measured) -> None:
-        """Keep a part; the file holds it when this returns."""
-        self._measured.append(measured)
-        self._calls.add(measured.to_json())
 
     def rows(self) -> Iterator[Row]:
         """Those of this call."""
-        parts = [(Part.parse(measured.part), measured) for measured in self._measured]
-        plain = {part.length: measured for part, measured in parts if part.model == PLAIN[0]}
-        for part, measured in parts:
-            other = plain.get(part.length)
-            yield Row(
-                measured,
-                measured.tokens_per_second / other.tokens_per_second if other else None,
-                measured.peak_bytes / other.peak_bytes if other and other.peak_bytes else None,
-            )
+        return map(self._row, self._measured)
 
-    def line(self) -> str:
-        """What was measured last."""
-        cells = self._cells(list(self.rows())[-1])
-        return "  ".join(f"{heading} {cell}" for heading, cell in zip(_HEADINGS, cells, strict=True) if cell)
+    def _row(self, measured: Measured) -> Row:
+        length = Part.parse(measured.part).length
+        other = next((plain for plain in self._measured if Part.parse(plain.part) == Part(PLAIN[0], length)), None)
+        return Row(
+            measured,
+            measured.tokens_per_second / other.tokens_per_second if other else None,
+            measured.peak_bytes / other.peak_bytes if other and other.peak_bytes else None,
+        )
 
-    def markdown(self) -> str:
-        """The table of this call."""
-        return table(_HEADINGS, map(self._cells, self.rows()))
-
-    def _cells(self, row: Row) -> list[str]:
-        part, measured = Part.parse(row.measured.part), row.measured
+    def _cells(self, measured: Measured) -> list[str]:
+        part, row = Part.parse(measured.part), self._row(measured)
         speed, peak = measured.tokens_per_second, peaks(self.machine)
         flops = SIZES[self._size].plain_flops_per_token(part.length)
         return [

@@ -100,15 +100,9 @@ def calibrate(
 
     from glm_scale.bench.calibration.run import Asked, calibrate
     from glm_scale.bench.calibration.sizes import OPERATORS
-    from glm_scale.errors import UserError
 
     gpus = torch.cuda.device_count()
-    device = device or ("cuda" if gpus else "cpu")
-    if device not in ("cuda", "cpu"):
-        raise UserError(f"--device {device}: give cuda or cpu")
-    if device == "cuda" and gpus < (ranks or 1):
-        what = f"--ranks {ranks}" if ranks else "--device cuda"
-        raise UserError(f"{what}, but this machine shows {gpus} CUDA devices; give less, or --device cpu to try it")
+    device = _device(device, ranks)
     ranks = ranks or (gpus if device == "cuda" else 1)
     # Without --output: where a file was written first says nothing about what is in it.
     options = ["--device", device, "--ranks", str(ranks), "--seconds", f"{seconds:g}"]
@@ -220,22 +214,32 @@ def parallel(
 
     from glm_scale.bench.parallel.cases import Setting
     from glm_scale.bench.parallel.run import run_table
-    from glm_scale.errors import UserError
 
-    gpus = torch.cuda.device_count()
-    if device not in (None, "cuda", "cpu"):
-        raise UserError(f"--device {device}: give cuda or cpu")
-    on: Literal["cuda", "cpu"] = "cpu" if device == "cpu" or (device is None and not gpus) else "cuda"
-    counts = _numbers("--ranks", ranks) if ranks else [2**n for n in range(10) if 2**n <= (gpus if on == "cuda" else 2)]
-    if on == "cuda" and gpus < max([1, *counts]):
-        raise UserError(
-            f"--ranks {max(counts, default=1)}, but this machine shows {gpus} CUDA devices; give less, or --device cpu "
-            "to try it"
-        )
+    counts = _numbers("--ranks", ranks) if ranks else None
+    on = _device(device, max(counts) if counts else None)
+    if counts is None:
+        there = torch.cuda.device_count() if on == "cuda" else 2
+        counts = [2**n for n in range(there.bit_length())]
     setting = Setting(length, heads, head_dim, precision, repeats, on)
     asked = [name.strip() for name in strategies.split(",") if name.strip()]
     cases = setting.cases(mixers or ["lattice:2^k", "lattice:k^2+1", "ssm", "attention"], asked, counts)
     run_table(cases, setting, output, seconds)
+
+
+def _device(asked: str | None, ranks: int | None) -> Literal["cuda", "cpu"]:
+    """The one that was asked for, or cuda where there is one. Raises UserError if it has no GPU for each rank."""
+    import torch
+
+    from glm_scale.errors import UserError
+
+    gpus = torch.cuda.device_count()
+    device = asked or ("cuda" if gpus else "cpu")
+    if device not in ("cuda", "cpu"):
+        raise UserError(f"--device {device}: give cuda or cpu")
+    if device == "cuda" and gpus < (ranks or 1):
+        what = f"--ranks {ranks}" if ranks else "--device cuda"
+        raise UserError(f"{what}, but this machine shows {gpus} CUDA devices; give less, or --device cpu to try it")
+    return "cuda" if device == "cuda" else "cpu"
 
 
 _DIGITS = 15

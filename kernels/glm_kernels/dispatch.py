@@ -29,7 +29,7 @@ from glm_kernels.torch_backend import summaries as torch_summaries
 LARGEST_WIDTH = 256
 """Of K and V in Triton's kernels."""
 LARGEST_CONVOLUTION = 8
-"""Tokens that a short convolution in Triton reads: its kernels have code for each pair of them."""
+"""Tokens that a short convolution in Triton reads: its kernels have code for each of them."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

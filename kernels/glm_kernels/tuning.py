@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 
+@cache
 def compile_side_by_side() -> None:
     """From now on, for all kernels of this process that tune themselves. Once is enough, and more do nothing."""
     from triton.runtime.autotuner import Autotuner
 
     prune = Autotuner.prune_configs
-    if hasattr(prune, "__wrapped__"):
-        return
 
     @wraps(prune)
     def pruned_and_compiled(self: Any, kwargs: Mapping[str, Any]) -> list[Any]:

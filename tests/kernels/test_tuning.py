@@ -16,7 +16,10 @@ from glm_kernels.tuning import compile_side_by_side
 def tuner(monkeypatch):
     """Undone in the end."""
     monkeypatch.setattr(Autotuner, "prune_configs", Autotuner.prune_configs)
+    compile_side_by_side.cache_clear()
     compile_side_by_side()
+    yield
+    compile_side_by_side.cache_clear()
 
 
 class Kernel:

@@ -5,40 +5,25 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from glm_scale.bench.calls import Calls, table
+from glm_scale.bench.calls import Calls, Table
 from glm_scale.bench.decode.cases import Case, Setting
 from glm_scale.bench.decode.session import Measured
 
 __all__ = ["Results"]
 
-_HEADINGS = (
-    "mixer", "batch", "context", "ms/token", "of shortest", "tokens/s", "weights/s of copy", "with caches", "caches",
-    "peak", "prefill", "error", "of graph",
-)  # fmt: skip
 
-
-class Results:
+class Results(Table[Measured]):
     """Cases of one call. Shares are of the copy bandwidth measured in the case's own process, in which bytes that are
     read and bytes that are written count; a token's are those of the weights, and with the live rows of the caches."""
 
+    headings = (
+        "mixer", "batch", "context", "ms/token", "of shortest", "tokens/s", "weights/s of copy", "with caches",
+        "caches", "peak", "prefill", "error", "of graph",
+    )  # fmt: skip
+
     def __init__(self, path: Path, machine: str, setting: Setting) -> None:
         about = {"machine": machine, **setting.to_json()}
-        self._calls = Calls(path, "glm-scale bench decode", about, Measured.from_json)
-        self._measured: list[Measured] = []
-
-    def add(self, measured: Measured) -> None:
-        """Keep a case; the file holds it when this returns."""
-        self._measured.append(measured)
-        self._calls.add(measured.to_json())
-
-    def line(self) -> str:
-        """What was measured last."""
-        cells = self._cells(self._measured[-1])
-        return "  ".join(f"{heading} {cell}" for heading, cell in zip(_HEADINGS, cells, strict=True) if cell)
-
-    def markdown(self) -> str:
-        """The table."""
-        return table(_HEADINGS, map(self._cells, self._measured))
+        super().__init__(Calls(path, "glm-scale bench decode", about, Measured.from_json))
 
     def _cells(self, measured: Measured) -> list[str]:
         case, ms = Case.parse(measured.case), statistics.median(measured.round_ms)

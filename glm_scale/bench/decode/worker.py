@@ -13,6 +13,7 @@ import traceback
 import torch
 
 from glm_kernels.bench.timing import copy_bandwidth
+from glm_scale.bench.calls import DTYPES
 from glm_scale.bench.decode.cases import Case, Setting, model_config
 from glm_scale.bench.decode.model import random_model
 from glm_scale.bench.decode.session import RefusedError, measure
@@ -20,15 +21,13 @@ from glm_scale.errors import UserError
 
 __all__: list[str] = []
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
 
 def main(argument: str) -> int:
     """The exit code."""
     asked = json.loads(argument)
     setting, cases = Setting(**asked["setting"]), [Case.parse(case) for case in asked["cases"]]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = random_model(model_config(cases[0].mixer, setting.size), device, _DTYPES[setting.precision])
+    model = random_model(model_config(cases[0].mixer, setting.size), device, DTYPES[setting.precision])
     bandwidth = copy_bandwidth(device.type)
     for case in cases:
         try:

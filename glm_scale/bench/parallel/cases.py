@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 
+from glm_scale.bench.calls import DTYPES
 from glm_scale.errors import UserError
 from glm_scale.layers.rotary import Rotary
 from glm_scale.mixers import parse_mixer
@@ -15,12 +16,9 @@ from glm_scale.mixers.contract import Mixer, MixerDims
 from glm_scale.parallel.sequence.costs import Spread
 from glm_scale.parallel.sequence.strategies import SequenceStrategy, possible
 
-__all__ = ["DTYPES", "Case", "Setting"]
+__all__ = ["Case", "Setting"]
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-MOST_RANKS = 64
+_MOST_RANKS = 64
 """Of one machine."""
 
 
@@ -64,9 +62,9 @@ class Setting:
             known = ", ".join(["auto", *get_args(SequenceStrategy)])
             raise UserError(f"--strategies {min(wrong)}: known are {known}")
         for count in ranks:
-            if not 1 <= count <= MOST_RANKS or self.length % count:
+            if not 1 <= count <= _MOST_RANKS or self.length % count:
                 raise UserError(
-                    f"--ranks {count}: {self.length} tokens are not shared out evenly by so many; at most {MOST_RANKS}"
+                    f"--ranks {count}: {self.length} tokens are not shared out evenly by so many; at most {_MOST_RANKS}"
                 )
         found = [case for spelling in mixers for case in self._of_mixer(spelling, strategies, ranks)]
         return sorted(dict.fromkeys(found), key=lambda case: case.ranks)

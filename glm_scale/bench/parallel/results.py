@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from glm_scale.bench.calls import Calls, table
+from glm_scale.bench.calls import Calls, Table
 from glm_scale.bench.parallel.cases import Setting
 from glm_scale.bench.parallel.session import Measured
 
 __all__ = ["Results"]
 
-_HEADINGS = ("mixer", "strategy", "ranks", "ms", "of ideal", "sends", "of a2a", "exchange", "hidden", "peak", "error")
 
-
-class Results:
+class Results(Table[Measured]):
     """Cases of one call. The ideal is one rank's time of the same mixer, divided by the ranks."""
 
+    headings = (
+        "mixer", "strategy", "ranks", "ms", "of ideal", "sends", "of a2a", "exchange", "hidden", "peak", "error",
+    )  # fmt: skip
+
     def __init__(self, path: Path, machine: str, setting: Setting) -> None:
-        self._calls = Calls(
-            path, "glm-scale bench parallel", {"machine": machine, **setting.to_json()}, Measured.from_json
-        )
-        self._measured: list[Measured] = []
-
-    def add(self, measured: Measured) -> None:
-        """Keep a case; the file holds it when this returns."""
-        self._measured.append(measured)
-        self._calls.add(measured.to_json())
-
-    def line(self) -> str:
-        """What was measured last."""
-        cells = self._cells(self._measured[-1])
-        return "  ".join(f"{heading} {cell}" for heading, cell in zip(_HEADINGS, cells, strict=True) if cell)
-
-    def markdown(self) -> str:
-        """The table."""
-        return table(_HEADINGS, map(self._cells, self._measured))
+        about = {"machine": machine, **setting.to_json()}
+        super().__init__(Calls(path, "glm-scale bench parallel", about, Measured.from_json))
 
     def _cells(self, measured: Measured) -> list[str]:
         alone = self._other(measured, 1, None)

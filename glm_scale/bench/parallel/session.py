@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from torch import distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 from glm_kernels.bench.timing import row_seconds
-from glm_scale.bench.parallel.cases import DTYPES, Case, Setting
+from glm_scale.bench.calls import DTYPES
+from glm_scale.bench.parallel.cases import Case, Setting
 from glm_scale.errors import UserError
 from glm_scale.layers.sequence import Sequence
 from glm_scale.mixers.contract import Mixer
@@ -77,14 +79,15 @@ def measure(case: Case, setting: Setting) -> Measured:
     error = layer.error()
     if not error <= BOUNDS[setting.precision]:
         raise UserError(f"{case}: it differs from one rank's by {error:.1e}, more than {BOUNDS[setting.precision]:g}")
-    x, sent = layer.tokens(setting.length), layer.sent()
+    x = layer.tokens(setting.length)
+    sent = layer.sent(x)
     layer.compile()
     call = layer.passing(x)
     for _ in range(3):
         call()
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = [layer.slowest(row_seconds(call, setting.device, setting.repeats)) for _ in range(_ROWS)]
+    seconds = [layer.largest(row_seconds(call, setting.device, setting.repeats)) for _ in range(_ROWS)]
     exchange, exposed = layer.traced(call) if setting.device == "cuda" and case.ranks > 1 else (None, None)
     peak = torch.cuda.max_memory_allocated() if setting.device == "cuda" else 0
     return Measured(case.mixer, case.strategy, case.ranks, seconds, sent, exchange, exposed, error, peak)
@@ -112,15 +115,13 @@ class _Layer:
         x, grad = self._drawn(length, 1).requires_grad_(), self._drawn(length, 2)
         whole = self._passed(x, grad, None)
         mine = self._passed(self._shard(x.detach()).requires_grad_(), self._shard(grad), self._ranks)
-        errors = [float((a - self._shard(b)).norm() / self._shard(b).norm()) for a, b in zip(mine, whole, strict=True)]
-        return self.slowest(max(errors))
+        return self.largest(max(_error(a, self._shard(b)) for a, b in zip(mine, whole, strict=True)))
 
-    def sent(self) -> dict[str, int]:
+    def sent(self, x: Tensor) -> dict[str, int]:
         """Bytes of a forward and a backward pass, of the rank that sends most."""
         if self._case.ranks == 1:
             return {}
         counted = Counted(self._ranks)
-        x = self.tokens(self._setting.length)
         self._passed(x, torch.ones_like(x), counted)
         everyone: list[Any] = [None] * self._case.ranks
         dist.all_gather_object(everyone, dict(counted.sent))
@@ -152,8 +153,8 @@ class _Layer:
         exchange, exposed = (found / self._case.ranks).tolist()
         return exchange, exposed
 
-    def slowest(self, value: float) -> float:
-        """The largest of all ranks."""
+    def largest(self, value: float) -> float:
+        """Of all ranks."""
         found = torch.tensor(value, dtype=torch.float64, device=self._device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return float(found)
@@ -173,3 +174,9 @@ class _Layer:
     def _passed(self, x: Tensor, grad: Tensor, ranks: Communicator | None) -> tuple[Tensor, Tensor]:
         y = self._mixer(x, self._sequence(x, ranks))
         return y.detach().double(), torch.autograd.grad(y, x, grad)[0].double()
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """Relative to the norm; infinite if anything is not finite, which no maximum loses."""
+    error = float((found - expected).norm() / expected.norm())
+    return error if math.isfinite(error) else math.inf

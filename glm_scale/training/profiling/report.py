@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from glm_scale.training.profiling.components import COMMUNICATION, component
 from glm_scale.training.profiling.trace import BACKWARD, BETWEEN, FORWARD, OPTIMIZER, Span, Trace, Work
 
-__all__ = ["describe"]
+__all__ = ["describe", "exposed_communication"]
 
 _PHASES = (FORWARD, BACKWARD, OPTIMIZER, BETWEEN)
 _LONGEST = 20

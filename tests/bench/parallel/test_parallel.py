@@ -74,9 +74,15 @@ def test_what_is_counted_is_what_the_planner_expects(tmp_path: Path, capsys: pyt
 
 def test_one_that_is_wrong_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session._Layer, "__init__", lambda *_: None)
-    monkeypatch.setattr(session._Layer, "error", lambda _: float("nan"))
-    with pytest.raises(UserError, match="lattice:2\\^k scan on 2: it differs from one rank's by nan"):
+    monkeypatch.setattr(session._Layer, "error", lambda _: float("inf"))
+    with pytest.raises(UserError, match="lattice:2\\^k scan on 2: it differs from one rank's by inf"):
         session.measure(Case("lattice:2^k", "scan", 2), SETTING)
+
+
+def test_what_is_not_finite_is_wrong() -> None:
+    right, wrong = torch.ones(3), torch.tensor([1.0, float("nan"), 1.0])
+    assert session._error(right, right) == 0
+    assert max(0.0, session._error(wrong, right)) == max(0.0, session._error(right, wrong)) == float("inf")
 
 
 def test_ranks_that_die_are_followed_by_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
